@@ -1,0 +1,300 @@
+"""What a data set is, and `load`, which finds one by name.
+
+A source (digits.py, fashion_mnist.py, tfds_source.py, folder.py, npz.py) hands over its rows as they are stored, a `Source`.
+`load` fits every picture to one shape, keeps the splits in memory if they are small enough, and hashes what came out.
+"""
+
+import difflib
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from jimgen.data import images as pictures
+from jimgen.errors import UserError
+
+NAMES = ("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH")
+UNLABELLED = ("all",)  # the class names of a set without labels: one class, every label 0
+
+
+class DataSpec(NamedTuple):
+    """What a method or an experiment may know of its data."""
+
+    name: str
+    shape: tuple[int, int, int]  # (height, width, channels), channels 1 or 3
+    num_classes: int
+    class_names: tuple[str, ...]
+    num_train: int
+    num_test: int
+    hash: str  # sha256, 64 hex digits: see `data_hash`
+
+
+class Arrays(NamedTuple):
+    """A split in memory."""
+
+    images: np.ndarray  # uint8 [n, h, w, c]
+    labels: np.ndarray  # int32 [n]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A split too large for memory: a row is decoded when it is asked for.
+
+    `read` takes a row in [0, num_rows) and returns (uint8 [h, w, c], int label). Several threads may call it at once.
+    `identity` names the rows; it stands for their content in the data hash.
+    `trusted` is False where a row may turn out to be unreadable: `load` then reads each once and leaves those out.
+    """
+
+    read: Callable[[int], tuple[np.ndarray, int]]
+    num_rows: int
+    identity: str
+    trusted: bool = True
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+
+class Source(NamedTuple):
+    """What a source hands to `load`: rows as stored. A Stream of a Source may yield pictures of several sizes."""
+
+    train: Arrays | Stream
+    test: Arrays | Stream
+    class_names: tuple[str, ...]
+    shape: tuple[int | None, int | None, int]  # None where the pictures differ
+    skipped: tuple[str, ...] = ()
+
+
+class Dataset(NamedTuple):
+    spec: DataSpec
+    train: Arrays | Stream
+    test: Arrays | Stream
+    skipped: tuple[str, ...] = ()  # unreadable files that were left out, each with the reason
+
+
+def load(
+    name: str,
+    *,
+    size: int | None = None,
+    fit: Literal["resize", "pad"] = "resize",
+    channels: Literal[1, 3] | None = None,
+    strict: bool = False,
+    data_dir: str | None = None,
+    download: bool = False,
+    resident_bytes: int = 2**30,
+) -> Dataset:
+    """Finds a data set by name. The network is never used unless `download` is true.
+
+    Args:
+      name: `digits` (scikit-learn, 8x8 grey), `fashion_mnist` (28x28 grey), `tfds:NAME` (a prepared TFDS set of labelled
+        images), `folder:PATH` (pictures, a subfolder per class), `npz:PATH` (arrays, MedMNIST's field names).
+      size: height and width of every picture; None keeps the stored size, which must then be the same for all.
+      fit: "resize" stretches to size x size by bicubic interpolation; "pad" centres the picture, unscaled, on black.
+      channels: 1 converts to luma, 3 repeats grey; None keeps 1 if every picture is grey, else 3.
+      strict: an unreadable picture is an error, instead of being left out and listed in `skipped`.
+      data_dir: where TFDS keeps its prepared sets. Default: TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      download: let TFDS download and prepare a set that is missing.
+      resident_bytes: train and test are `Arrays` if both together take at most this many bytes once fitted, else each is
+        a `Stream`. Sources that are arrays already (digits, fashion_mnist, npz) stay so at any size.
+
+    Returns:
+      A Dataset: images uint8 [n, h, w, c] in [0, 255], labels int32 in [0, num_classes). A set without labels has one
+      class, and labels 0.
+
+    Raises:
+      UserError: an unknown name, a set that is missing or malformed, pictures that do not fit `size`.
+    """
+    if size is not None and size < 1:
+        raise UserError(f"size is {size}: give the height and width in pixels, for example 64")
+    if fit not in ("resize", "pad"):
+        raise UserError(f"fit is {fit!r}: choose 'resize' or 'pad'")
+    if channels not in (None, 1, 3):
+        raise UserError(f"channels is {channels}: choose 1 (grey) or 3 (RGB), or leave it out")
+
+    source = _open(name, strict=strict, data_dir=data_dir, download=download)
+    shape = _fitted_shape(name, source.shape, size, channels)
+    fit_images = functools.partial(pictures.fit_images, size=size, fit=fit, channels=shape[2])
+    num_bytes = (num_rows(source.train) + num_rows(source.test)) * int(np.prod(shape))
+    skipped = list(source.skipped)
+
+    def fitted(split: Arrays | Stream) -> Arrays | Stream:
+        if isinstance(split, Arrays):
+            chunks = [fit_images(split.images[rows]) for rows in _chunks(len(split.images))]
+            return Arrays(np.concatenate(chunks), split.labels.astype(np.int32))
+        stream = _fit_stream(split, fit_images, f"{shape} {fit}")
+        if num_bytes <= resident_bytes:
+            split, unreadable = read_all(stream, shape, strict=strict)
+        else:
+            split, unreadable = _leave_out_unreadable(stream, strict=strict)
+        skipped.extend(unreadable)
+        if not num_rows(split):
+            raise UserError(f"{name}: no readable picture is left in a split; the first fault: {skipped[0]}")
+        return split
+
+    train, test = fitted(source.train), fitted(source.test)
+    spec = DataSpec(
+        name=name,
+        shape=shape,
+        num_classes=len(source.class_names),
+        class_names=source.class_names,
+        num_train=num_rows(train),
+        num_test=num_rows(test),
+        hash=data_hash(train, test),
+    )
+    return Dataset(spec, train, test, tuple(skipped))
+
+
+def num_rows(split: Arrays | Stream) -> int:
+    """How many pictures a split has. (`len` of Arrays counts its two fields.)"""
+    return len(split.labels) if isinstance(split, Arrays) else len(split)
+
+
+def data_hash(train: Arrays | Stream, test: Arrays | Stream) -> str:
+    """sha256, in hex, of train then test, after fitting.
+
+    Of Arrays: shape and dtype (as text), then the bytes, of the images and of the labels. Of a Stream, which would have to
+    be decoded whole: its identity (for a folder names, sizes in bytes and labels; for TFDS name, version and split) and the
+    fitted shape. So one set has two hashes, one in memory and one streamed.
+    """
+    digest = hashlib.sha256()
+    for split in (train, test):
+        for part in split if isinstance(split, Arrays) else (split.identity,):
+            if isinstance(part, str):
+                digest.update(part.encode())
+            else:
+                digest.update(f"{part.shape} {part.dtype}".encode())
+                digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()
+
+
+def cache_dir() -> Path:
+    """Where decoded sets are kept: JIMGEN_CACHE, else ~/.cache/jimgen. Made if it is missing.
+
+    Raises:
+      UserError: it cannot be made.
+    """
+    path = Path(os.environ.get("JIMGEN_CACHE") or "~/.cache/jimgen").expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the cache folder {path} ({error}); set JIMGEN_CACHE to another") from error
+    return path
+
+
+def read_all(
+    stream: Stream, shape: tuple[int, int, int], *, strict: bool = False
+) -> tuple[Arrays, list[str]]:
+    """Decodes a whole stream of pictures of one shape, in threads. Returns it with the faults of the rows left out.
+
+    Raises:
+      UserError: a row is unreadable and `strict` is true.
+    """
+    images = np.empty((len(stream), *shape), np.uint8)
+    labels = np.empty(len(stream), np.int32)
+    faults = {}
+    for row, result in enumerate(_read_in_threads(stream, strict=strict)):
+        if isinstance(result, pictures.UnreadableImage):
+            faults[row] = str(result)
+        else:
+            images[row], labels[row] = result
+    if faults:
+        images, labels = (np.delete(array, list(faults), axis=0) for array in (images, labels))
+    return Arrays(images, labels), list(faults.values())
+
+
+def _open(name: str, *, strict: bool, data_dir: str | None, download: bool) -> Source:
+    # Each source imports its own library, so that a run on one does not wait for the others'.
+    kind, _, argument = name.partition(":")
+    if name == "digits":
+        from jimgen.data.digits import open_digits
+
+        return open_digits()
+    if name == "fashion_mnist":
+        from jimgen.data.fashion_mnist import open_fashion_mnist
+
+        return open_fashion_mnist(data_dir=data_dir, download=download)
+    if kind == "tfds" and argument:
+        from jimgen.data.tfds_source import open_tfds
+
+        return open_tfds(argument, data_dir=data_dir, download=download)
+    if kind == "folder" and argument:
+        from jimgen.data.folder import open_folder
+
+        return open_folder(argument, strict=strict)
+    if kind == "npz" and argument:
+        from jimgen.data.npz import open_npz
+
+        return open_npz(argument)
+
+    if Path(name).expanduser().exists():
+        nearest = f"npz:{name}" if name.endswith(".npz") else f"folder:{name}"
+    else:
+        kinds = {known.partition(":")[0]: known for known in NAMES}
+        nearest = kinds.get(next(iter(difflib.get_close_matches(kind, kinds)), ""))
+    guess = f"; did you mean {nearest}?" if nearest else ""
+    raise UserError(f"unknown data set {name!r}{guess}\nThe names are {', '.join(NAMES)}")
+
+
+def _fitted_shape(
+    name: str, stored: tuple[int | None, int | None, int], size: int | None, channels: int | None
+) -> tuple[int, int, int]:
+    height, width, stored_channels = stored
+    if size is not None:
+        height = width = size
+    if height is None or width is None:
+        raise UserError(f"{name}: the pictures differ in size; give one for all, for example --size 64")
+    return height, width, channels or stored_channels
+
+
+def _fit_stream(stream: Stream, fit_images: Callable[[np.ndarray], np.ndarray], fitted_to: str) -> Stream:
+    def read(row: int) -> tuple[np.ndarray, int]:
+        image, label = stream.read(row)
+        return fit_images(image), label
+
+    return Stream(read, stream.num_rows, f"{fitted_to}\n{stream.identity}", stream.trusted)
+
+
+def _leave_out_unreadable(stream: Stream, *, strict: bool) -> tuple[Stream, list[str]]:
+    """Reads every row of an untrusted stream once. That takes as long as an epoch, so the faults are remembered."""
+    if stream.trusted:
+        return stream, []
+    memory = cache_dir() / f"unreadable-{hashlib.sha256(stream.identity.encode()).hexdigest()}.json"
+    if memory.exists():
+        faults = {int(row): fault for row, fault in json.loads(memory.read_text()).items()}
+        if faults and strict:
+            raise UserError(next(iter(faults.values())))
+    else:
+        results = enumerate(_read_in_threads(stream, strict=strict))
+        faults = {row: str(result) for row, result in results if isinstance(result, pictures.UnreadableImage)}
+        part = memory.with_suffix(f".{os.getpid()}")
+        part.write_text(json.dumps(faults))
+        part.replace(memory)
+    rows = np.delete(np.arange(len(stream)), list(faults))
+    identity = "\n".join([stream.identity, "without", *map(str, faults)])
+    return Stream(lambda row: stream.read(rows[row]), len(rows), identity), list(faults.values())
+
+
+def _read_in_threads(
+    stream: Stream, *, strict: bool
+) -> Iterator[tuple[np.ndarray, int] | pictures.UnreadableImage]:
+    def read(row: int) -> tuple[np.ndarray, int] | pictures.UnreadableImage:
+        try:
+            return stream.read(row)
+        except pictures.UnreadableImage as error:
+            if strict:
+                raise
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for chunk in _chunks(len(stream)):  # `map` queues all it is given at once
+            yield from pool.map(read, range(chunk.start, chunk.stop))
+
+
+def _chunks(num_rows: int, length: int = 2048) -> Iterator[slice]:
+    return (slice(start, min(start + length, num_rows)) for start in range(0, num_rows, length))

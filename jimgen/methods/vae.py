@@ -1,0 +1,157 @@
+"""Variational autoencoders (Kingma and Welling, arXiv 1312.6114): reconstruction + lambda KL, in one phase."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jimgen import noise
+from jimgen.methods.method import Method
+from jimgen.objectives import bernoulli_nll, bits_per_dim, gaussian_kl, gaussian_nll, soft_lower_bound
+from jimgen.train_step import Aux, Batch, Phase, Variables
+
+
+class Likelihood(NamedTuple):
+    """p(x|z): what the data are taken to be, and how the decoder's output is read. Arrays [b, h, w, c]."""
+
+    observe: Callable[[Array, Array, Array], Array]  # (key, index [b], images in [-1, 1]) -> x, what p(x|z) is about
+    as_images: Callable[[Array], Array]  # x, or its expectation -> images in [-1, 1]
+    expectation: Callable[[Array], Array]  # decoder output -> E[x|z]
+    nll: Callable[[Any, Array, Array], Array]  # (params, decoder output, x) -> -log p(x|z), nats [b]
+    params: dict[str, float] = {}  # learnt with the nets, from these values on
+
+
+def bernoulli(binarise: bool = True) -> Likelihood:
+    """Pixels are coins; the decoder's output is their logits.
+
+    With `binarise`, x is drawn afresh from the grey values at each step (dynamic binarisation; Salakhutdinov and Murray
+    2008). Without, x is the grey value itself: a cross-entropy loss, common but no likelihood.
+    """
+
+    def observe(key: Array, index: Array, images: Array) -> Array:
+        grey = jnp.clip((images + 1) / 2, 0.0, 1.0)
+        return noise.bernoulli(key, index, grey) if binarise else grey
+
+    return Likelihood(
+        observe=observe,
+        as_images=lambda x: 2 * x - 1,
+        expectation=jax.nn.sigmoid,
+        nll=lambda _, logits, x: bernoulli_nll(logits, x),
+    )
+
+
+def gaussian(sigma: float | None = None) -> Likelihood:
+    """Pixels in [-1, 1] are the decoder's output plus noise of deviation sigma, one for all pixels; None learns it.
+
+    A fixed sigma is the loss ||x - D(E(x))||^2 + 2 sigma^2 KL up to a factor and a constant: lambda = 2 sigma^2. The
+    learnt one is softly bounded from below (Rybkin et al., arXiv 2006.13202).
+    """
+
+    def log_sigma(params: Any) -> Array:
+        return jnp.log(jnp.asarray(sigma)) if sigma else soft_lower_bound(params["log_sigma"], -6.0)
+
+    return Likelihood(
+        observe=lambda key, index, images: images,
+        as_images=lambda x: x,
+        expectation=lambda mean: mean,
+        nll=lambda params, mean, x: gaussian_nll(x, mean, log_sigma(params)),
+        params={} if sigma else {"log_sigma": 0.0},
+    )
+
+
+def vae(
+    encoder: nn.Module,
+    decoder: nn.Module,
+    *,
+    latent_dim: int,
+    tx: optax.GradientTransformation,
+    likelihood: Likelihood,
+    kl_weight: float = 1.0,
+) -> Method:
+    """A VAE: one phase that trains encoder, decoder and the likelihood's parameters; sampler, encoder, decoder, ELBO.
+
+    Args:
+      encoder: net (images [b, h, w, c] in [-1, 1], labels [b]) -> mean, logvar of q(z|x), [b, latent_dim] each.
+      decoder: net (z [b, latent_dim], labels [b]) -> what the likelihood reads, [b, h, w, c].
+      latent_dim: of z, whose prior is N(0, I).
+      tx: the optimiser.
+      likelihood: `bernoulli(...)` or `gaussian(...)`.
+      kl_weight: beta of the beta-VAE; 1 gives the ELBO.
+    """
+    nets = ("encoder", "decoder", *(["likelihood"] if likelihood.params else []))
+
+    def init(key: Array, batch: Batch) -> Variables:
+        encoder_key, decoder_key = jax.random.split(key)
+        z = jnp.zeros((batch["image"].shape[0], latent_dim))
+        variables: Variables = {
+            "encoder": encoder.init(encoder_key, batch["image"], batch["label"]),
+            "decoder": decoder.init(decoder_key, z, batch["label"]),
+        }
+        if likelihood.params:
+            variables["likelihood"] = {"params": {name: jnp.asarray(x) for name, x in likelihood.params.items()}}
+        return variables
+
+    def encode(variables: Variables, images: Array, labels: Array) -> tuple[Array, Array]:
+        return encoder.apply(variables["encoder"], images, labels)  # pyright: ignore[reportReturnType]
+
+    def output_of(variables: Variables, z: Array, labels: Array) -> Array:
+        return decoder.apply(variables["decoder"], z, labels)  # pyright: ignore[reportReturnType]
+
+    def decode(variables: Variables, z: Array, labels: Array) -> Array:
+        """E[x|z] as images."""
+        return jnp.clip(likelihood.as_images(likelihood.expectation(output_of(variables, z, labels))), -1.0, 1.0)
+
+    def negative_elbo_terms(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Array]:
+        """-log p(x|z) and KL, nats [b] each, at one draw of x (where it is drawn) and of z ~ q(z|x)."""
+        observe_key, latent_key = jax.random.split(key)
+        x = likelihood.observe(observe_key, batch["index"], batch["image"])
+        mean, logvar = encode(variables, likelihood.as_images(x), batch["label"])
+        z = mean + jnp.exp(logvar / 2) * noise.normal(latent_key, batch["index"], (latent_dim,))
+        output = output_of(variables, z, batch["label"])
+        params = variables["likelihood"]["params"] if likelihood.params else {}
+        return likelihood.nll(params, output, x), gaussian_kl(mean, logvar)
+
+    def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
+        nll, kl = negative_elbo_terms(variables, batch, key)
+        metrics = {"reconstruction_nats": nll.mean(), "kl_nats": kl.mean(), "neg_elbo_nats": (nll + kl).mean()}
+        return (nll + kl_weight * kl).mean(), Aux(metrics)
+
+    def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+        nll, kl = negative_elbo_terms(variables, batch, key)
+        num_dims = batch["image"][0].size
+        return {
+            "neg_elbo_nats": nll + kl,
+            "reconstruction_nats": nll,
+            "kl_nats": kl,
+            "bits_per_dim": bits_per_dim(nll + kl, num_dims),
+        }
+
+    def sample(variables: Variables, key: Array, labels: Array) -> Array:
+        return decode(variables, noise.normal(key, jnp.arange(labels.shape[0]), (latent_dim,)), labels)
+
+    def reconstruct(variables: Variables, images: Array, labels: Array) -> Array:
+        return decode(variables, encode(variables, images, labels)[0], labels)
+
+    def interpolate(variables: Variables, key: Array, labels: Array, steps: int) -> Array:
+        n = labels.shape[0]
+        ends = noise.normal(key, jnp.arange(2 * n), (latent_dim,)).reshape(n, 2, latent_dim)
+        t = jnp.linspace(0.0, 1.0, steps)[None, :, None]
+        path = (1 - t) * ends[:, :1] + t * ends[:, 1:]
+        images = decode(variables, path.reshape(-1, latent_dim), jnp.repeat(labels, steps))
+        return images.reshape(n, steps, *images.shape[1:])
+
+    return Method(
+        init=init,
+        phases=(Phase("vae", nets, objective, tx),),
+        ema=nets,
+        sample=sample,
+        reconstruct=reconstruct,
+        encode=encode,
+        decode=decode,
+        interpolate=interpolate,
+        evaluate=evaluate,
+    )

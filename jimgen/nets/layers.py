@@ -1,0 +1,123 @@
+"""Layers that several nets share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from jimgen.nets.convolution import conv, conv_transpose
+from jimgen.parallel import device_axis
+
+Initializer = Callable[..., Array]
+Dtype = Any
+
+
+class Conv(nn.Module):
+    """Convolution of NHWC images, [b, h, w, c] -> [b, (h + 2 padding - kernel) // stride + 1, ..., features]."""
+
+    features: int
+    kernel_size: int = 4
+    stride: int = 2
+    padding: int = 1
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
+        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, padding=self.padding)
+        return _add_bias(self, y)
+
+
+class ConvTranspose(nn.Module):
+    """Transposed convolution, [b, h, w, c] -> [b, stride (h - 1) + kernel - 2 padding, ..., features].
+
+    With kernel 4, stride 2 and padding 1 it doubles height and width.
+    """
+
+    features: int
+    kernel_size: int = 4
+    stride: int = 2
+    padding: int = 1
+    use_bias: bool = True
+    # The kernel is that of the convolution it transposes: [kernel, kernel, out, in].
+    kernel_init: Initializer = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.kernel_size, self.kernel_size, self.features, x.shape[-1])
+        kernel = self.param("kernel", self.kernel_init, shape)
+        y = conv_transpose(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, padding=self.padding)
+        return _add_bias(self, y)
+
+
+def _add_bias(layer: Conv | ConvTranspose, y: Array) -> Array:
+    if not layer.use_bias:
+        return y
+    bias = layer.param("bias", nn.initializers.zeros, (layer.features,))
+    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) over the whole global batch, in every mode.
+
+    Statistics stay in float32. No bias belongs before it: its gradient is zero but for rounding, and Adam amplifies that.
+    """
+
+    train: bool
+    scale_init: Initializer = nn.initializers.ones
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return nn.BatchNorm(
+            use_running_average=not self.train,
+            momentum=0.9,
+            epsilon=1e-5,
+            scale_init=self.scale_init,
+            dtype=self.dtype,
+            axis_name=device_axis(),
+            name="norm",
+        )(x)
+
+
+def at_least_float32(x: Array) -> Array:
+    """x in float32, or in its own precision if that is higher: what nets return under any compute dtype."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def with_labels(x: Array, labels: Array, num_classes: int) -> Array:
+    """x [b, d] with the one-hot labels [b, num_classes] beside it; x itself where num_classes is 0."""
+    if not num_classes:
+        return x
+    return jnp.concatenate([x, nn.one_hot(labels, num_classes, dtype=x.dtype)], axis=-1)
+
+
+def num_halvings(height: int, width: int, smallest: int = 4) -> int:
+    """How often both sides can be halved evenly without falling below `smallest`: 32 -> 3, 28 -> 2, 8 -> 1, 30 -> 1."""
+    halvings = 0
+    while not (height % 2 or width % 2 or min(height, width) // 2 < smallest):
+        height, width, halvings = height // 2, width // 2, halvings + 1
+    return halvings
+
+
+def base_size(image_shape: Sequence[int], num_stages: int, net: str) -> tuple[int, int]:
+    """Height and width after `num_stages` halvings.
+
+    Raises:
+      ValueError: they do not divide evenly; names sizes that do.
+    """
+    height, width = image_shape[:2]
+    factor = 2**num_stages
+    if height % factor or width % factor or min(height, width) < factor:
+        fits = [max(factor, round(side / factor) * factor) for side in (height, width)]
+        raise ValueError(
+            f"{net} halves images {num_stages} times, so height and width must be multiples of {factor}; got "
+            f"{height}x{width}. Use {fits[0]}x{fits[1]} images, or fewer stages."
+        )
+    return height // factor, width // factor

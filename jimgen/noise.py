@@ -1,0 +1,31 @@
+"""Noise that belongs to the example, not to the device.
+
+Each example draws from `fold_in(key, index)`, where index is its place in the global batch. So jit, pmap and sharded
+programs draw the same numbers on any number of devices, and a microbatch draws what the whole batch would have drawn.
+"""
+
+from functools import partial
+
+import jax
+from jax import Array
+
+
+def example_keys(key: Array, index: Array) -> Array:
+    """One key an example: key (a scalar PRNG key) and index int32 [b] -> keys [b]."""
+    return jax.vmap(partial(jax.random.fold_in, key))(index)
+
+
+def normal(key: Array, index: Array, shape: tuple[int, ...]) -> Array:
+    """Standard normal draws, float [b, *shape], one independent draw for each place of index int32 [b]."""
+    return jax.vmap(lambda k: jax.random.normal(k, shape))(example_keys(key, index))
+
+
+def uniform(key: Array, index: Array, shape: tuple[int, ...] = ()) -> Array:
+    """Uniform draws in [0, 1), float [b, *shape], one independent draw for each place of index int32 [b]."""
+    return jax.vmap(lambda k: jax.random.uniform(k, shape))(example_keys(key, index))
+
+
+def bernoulli(key: Array, index: Array, probability: Array) -> Array:
+    """Draws of 0. and 1. with the given probabilities in [0, 1], float [b, ...], for index int32 [b]."""
+    draws = jax.vmap(jax.random.bernoulli)(example_keys(key, index), probability)
+    return draws.astype(probability.dtype)

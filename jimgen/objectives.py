@@ -1,0 +1,449 @@
+"""The losses: maths on arrays, one function each. No nets, no keys, no state.
+
+Conventions, the same for every function here:
+
+- The first axis of an array is the batch. What comes back is one number an example, `[b]`; the mean is the caller's.
+- Data and latent dimensions are *summed*, logarithms are natural: likelihoods and divergences are nats an image.
+- Arrays are floating point and the arithmetic runs in their dtype: cast bfloat16 to float32 before calling.
+- Probabilities stay in log space: values and gradients are finite at logits of +-200.
+- Shapes that would broadcast by mistake, such as [b, 1] with [b], raise ValueError.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.nn import relu, softplus
+
+Scalar = Array | float
+
+
+def _require_same_shape(**arrays: Array) -> None:
+    shapes = {name: jnp.shape(array) for name, array in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise ValueError(f"expected equal shapes, got {listed}")
+
+
+def _sum_per_example(values: Array) -> Array:
+    return jnp.sum(values, axis=tuple(range(1, values.ndim)))
+
+
+# Adversarial losses. x is a real image, G(z) a generated one, D(.) the discriminator's *logit*: its probability that
+# an image is real is sigmoid(D), so -log sigmoid(D) = softplus(-D) and -log(1 - sigmoid(D)) = softplus(D).
+
+
+class AdversarialLoss(NamedTuple):
+    """What the two players of a GAN minimise, each `(real_logits, fake_logits) -> losses`.
+
+    Both functions take both arrays, whether or not the formula reads them, so that a method can hold any pair; under
+    jit the logits that nobody reads are never computed.
+
+    Args of either function:
+        real_logits, fake_logits: [b] float, any range: D(x), D(G(z)). Patch discriminators pass [b, h, w] twice.
+    Returns: the losses, in the shape of the logits and the unit that the function names.
+    Raises: ValueError where the two shapes differ.
+    """
+
+    discriminator: Callable[[Array, Array], Array]
+    generator: Callable[[Array, Array], Array]
+
+
+def minimax_discriminator(real_logits: Array, fake_logits: Array) -> Array:
+    """-log sigmoid(D(x)) - log(1 - sigmoid(D(G(z)))): [b] nats, >= 0.
+
+    At the optimum D = log p_data / p_G its expectation is log 4 - 2 JSD(p_data, p_G).
+
+    References: Goodfellow et al., Generative Adversarial Networks, arXiv:1406.2661, equation 1.
+    """
+    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    return softplus(-real_logits) + softplus(fake_logits)
+
+
+def minimax_generator(real_logits: Array, fake_logits: Array) -> Array:
+    """log(1 - sigmoid(D(G(z)))): [b] nats, <= 0.
+
+    The original game. Its gradient -sigmoid(D) vanishes just where D rejects the fakes with confidence: it saturates.
+    References as for `minimax_discriminator`.
+    """
+    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    return -softplus(fake_logits)
+
+
+def non_saturating_discriminator(real_logits: Array, fake_logits: Array) -> Array:
+    """-log sigmoid(D(x)) - log(1 - sigmoid(D(G(z)))): [b] nats, >= 0. The same as `minimax_discriminator`."""
+    return minimax_discriminator(real_logits, fake_logits)
+
+
+def non_saturating_generator(real_logits: Array, fake_logits: Array) -> Array:
+    """-log sigmoid(D(G(z))): [b] nats, >= 0.
+
+    The fixed point of `minimax_generator`, its gradient largest where the fakes are worst (same paper, section 3).
+    """
+    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    return softplus(-fake_logits)
+
+
+def hinge_discriminator(real_logits: Array, fake_logits: Array) -> Array:
+    """relu(1 - D(x)) + relu(1 + D(G(z))): [b] in units of the logits, >= 0.
+
+    References: Lim and Ye, Geometric GAN, arXiv:1705.02894; Miyato et al., Spectral Normalization, arXiv:1802.05957.
+    """
+    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    return relu(1 - real_logits) + relu(1 + fake_logits)
+
+
+def hinge_generator(real_logits: Array, fake_logits: Array) -> Array:
+    """-D(G(z)): [b] in units of the logits, unbounded. References as for `hinge_discriminator`."""
+    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    return -fake_logits
+
+
+def least_squares_discriminator(real_logits: Array, fake_logits: Array) -> Array:
+    """(D(x) - 1)^2 / 2 + D(G(z))^2 / 2: [b] in squared units of D, >= 0. Here D is a plain score: 1 real, 0 fake.
+
+    References: Mao et al., Least Squares GAN, arXiv:1611.04076, equation 2 with a = 0 and b = c = 1.
+    """
+    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    return (jnp.square(real_logits - 1) + jnp.square(fake_logits)) / 2
+
+
+def least_squares_generator(real_logits: Array, fake_logits: Array) -> Array:
+    """(D(G(z)) - 1)^2 / 2: [b] in squared units of D, >= 0. References as for `least_squares_discriminator`."""
+    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    return jnp.square(fake_logits - 1) / 2
+
+
+def wasserstein_discriminator(real_logits: Array, fake_logits: Array) -> Array:
+    """D(G(z)) - D(x): [b] in units of D, unbounded unless D is Lipschitz, so use it with `wgan_gp`.
+
+    References: Arjovsky et al., Wasserstein GAN, arXiv:1701.07875. They maximise the negative of it and clip weights.
+    """
+    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    return fake_logits - real_logits
+
+
+def wasserstein_generator(real_logits: Array, fake_logits: Array) -> Array:
+    """-D(G(z)): [b] in units of D, unbounded. References as for `wasserstein_discriminator`."""
+    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    return -fake_logits
+
+
+def relativistic_discriminator(real_logits: Array, fake_logits: Array) -> Array:
+    """-log sigmoid(D(x) - D(G(z))): [b] nats, >= 0. Real i is paired with fake i (RpGAN).
+
+    Where images have classes, both images of a pair must share one: generate with the labels of the real batch. Only
+    the difference counts, so D is free to drift by a constant and sign(D(x)) alone says nothing about overfitting.
+
+    References: Jolicoeur-Martineau, The relativistic discriminator, arXiv:1807.00734; Huang et al., The GAN is dead;
+    long live the GAN! A Modern GAN Baseline (R3GAN), arXiv:2501.05441.
+    """
+    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    return softplus(fake_logits - real_logits)
+
+
+def relativistic_generator(real_logits: Array, fake_logits: Array) -> Array:
+    """-log sigmoid(D(G(z)) - D(x)): [b] nats, >= 0. `relativistic_discriminator` with the roles exchanged."""
+    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    return softplus(real_logits - fake_logits)
+
+
+def relativistic_average_discriminator(real_logits: Array, fake_logits: Array) -> Array:
+    """[-log sigmoid(D(x) - mean D(G(z))) - log(1 - sigmoid(D(G(z)) - mean D(x)))] / 2: [b] nats, >= 0.
+
+    The means couple the batch: they are over the device's own examples under pmap, over all under jit, sharded or not.
+
+    References: Jolicoeur-Martineau, arXiv:1807.00734 (RaSGAN). The half is ours, to keep the scale of the paired loss.
+    """
+    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    return (softplus(jnp.mean(fake_logits) - real_logits) + softplus(fake_logits - jnp.mean(real_logits))) / 2
+
+
+def relativistic_average_generator(real_logits: Array, fake_logits: Array) -> Array:
+    """`relativistic_average_discriminator` with the roles of real and fake exchanged: [b] nats, >= 0."""
+    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    return relativistic_average_discriminator(fake_logits, real_logits)
+
+
+MINIMAX = AdversarialLoss(minimax_discriminator, minimax_generator)
+NON_SATURATING = AdversarialLoss(non_saturating_discriminator, non_saturating_generator)
+HINGE = AdversarialLoss(hinge_discriminator, hinge_generator)
+LEAST_SQUARES = AdversarialLoss(least_squares_discriminator, least_squares_generator)
+WASSERSTEIN = AdversarialLoss(wasserstein_discriminator, wasserstein_generator)
+RELATIVISTIC = AdversarialLoss(relativistic_discriminator, relativistic_generator)
+RELATIVISTIC_AVERAGE = AdversarialLoss(relativistic_average_discriminator, relativistic_average_generator)
+
+
+# Gradient penalties on the discriminator.
+
+
+def squared_gradient_norm(discriminator: Callable[[Array], Array], images: Array) -> tuple[Array, Array]:
+    """D(x) and ||grad_x D(x)||^2, summed over pixels, by one forward and one backward pass.
+
+    Differentiable in whatever the discriminator closes over. If it augments its input, the gradient is with respect to
+    the image before augmentation. If it couples the examples (BatchNorm, minibatch deviation), the gradient is that of
+    the sum of the logits.
+
+    Args:
+        discriminator: images to logits, [b, ...] -> [b].
+        images: [b, ...] float.
+    Returns: The logits [b], and the squared norms [b], >= 0, in (logit / pixel unit)^2.
+    Raises: ValueError where the logits are not [b].
+    """
+    logits, pull_back = jax.vjp(discriminator, images)
+    if logits.shape != images.shape[:1]:
+        raise ValueError(f"expected logits {list(images.shape[:1])}, one an image, got {list(logits.shape)}")
+    (gradient,) = pull_back(jnp.ones_like(logits))
+    return logits, _sum_per_example(jnp.square(gradient))
+
+
+def zero_centred_penalty(squared_norm: Array, gamma: Scalar) -> Array:
+    """gamma / 2 ||grad_x D(x)||^2: R1 where x are real images, R2 where they are generated.
+
+    Args:
+        squared_norm: [b] float, >= 0, from `squared_gradient_norm`.
+        gamma: scalar, >= 0.
+    Returns: [b], >= 0.
+    References: Mescheder et al., Which Training Methods for GANs do actually Converge?, arXiv:1801.04406.
+    """
+    return gamma / 2 * squared_norm
+
+
+def interpolate_pairs(real: Array, fake: Array, alpha: Array) -> Array:
+    """alpha real + (1 - alpha) fake: a point on the line between the images of each pair, for `wgan_gp`.
+
+    Args:
+        real, fake: [b, ...] float.
+        alpha: [b] float in [0, 1], uniform in the paper.
+    Returns: [b, ...], as `real`.
+    Raises: ValueError where the shapes of the images differ, or alpha is not [b].
+    References: Gulrajani et al., Improved Training of Wasserstein GANs, arXiv:1704.00028, section 4.
+    """
+    _require_same_shape(real=real, fake=fake)
+    if alpha.shape != real.shape[:1]:
+        raise ValueError(f"expected alpha {list(real.shape[:1])}, one a pair, got {list(alpha.shape)}")
+    alpha = alpha.reshape(alpha.shape + (1,) * (real.ndim - 1))
+    return alpha * real + (1 - alpha) * fake
+
+
+def wgan_gp(squared_norm: Array, weight: Scalar = 10.0) -> Array:
+    """weight (||grad_x D(x)|| - 1)^2, at points between real and fake images.
+
+    The norm has no derivative where the gradient is zero; it is taken to be zero there.
+
+    Args:
+        squared_norm: [b] float, >= 0, from `squared_gradient_norm` at `interpolate_pairs`.
+        weight: scalar, >= 0.
+    Returns: [b], >= 0.
+    References: Gulrajani et al., Improved Training of Wasserstein GANs, arXiv:1704.00028, equation 3.
+    """
+    # sqrt must not see the zeros, even in the branch that where() drops: inf * 0 is NaN in the backward pass.
+    positive = squared_norm > jnp.finfo(squared_norm.dtype).tiny
+    norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squared_norm, 1)), 0)
+    return weight * jnp.square(norm - 1)
+
+
+# Likelihoods: what a decoder's output says about an image x.
+
+
+def squared_error(x: Array, reconstruction: Array) -> Array:
+    """||x - reconstruction||^2, summed over pixels.
+
+    Args:
+        x, reconstruction: [b, ...] float.
+    Returns: [b], >= 0, in squared units of x.
+    Raises: ValueError where the shapes differ.
+    """
+    _require_same_shape(x=x, reconstruction=reconstruction)
+    return _sum_per_example(jnp.square(x - reconstruction))
+
+
+def bernoulli_nll(logits: Array, x: Array) -> Array:
+    """-sum [x log sigmoid(l) + (1 - x) log(1 - sigmoid(l))] = sum [softplus(l) - l x].
+
+    A likelihood where x is binary; for grey x a cross-entropy, not a density (Loaiza-Ganem and Cunningham, The
+    continuous Bernoulli, arXiv:1907.06845).
+
+    Args:
+        logits: [b, ...] float, any range.
+        x: [b, ...] float in [0, 1].
+    Returns: [b] nats, >= 0.
+    Raises: ValueError where the shapes differ.
+    """
+    _require_same_shape(logits=logits, x=x)
+    # The two-term form: softplus(l) - l x loses every digit where the decoder is right with confidence.
+    return _sum_per_example(x * softplus(-logits) + (1 - x) * softplus(logits))
+
+
+def gaussian_nll(x: Array, mean: Array, log_sigma: Scalar) -> Array:
+    """-log N(x; mean, sigma^2) = sum [(x - mean)^2 / (2 sigma^2) + log sigma + log(2 pi) / 2].
+
+    A *density*: it may be negative, and it depends on the scale of x. For x in [-1, 1] made from 8 bits, add log 127.5
+    a dimension to compare with discrete likelihoods (and dequantise: Theis et al., arXiv:1511.01844).
+
+    Args:
+        x, mean: [b, ...] float.
+        log_sigma: log of the deviation, in units of x: one scalar (fixed, learned or `optimal_log_sigma`), or one for
+            each pixel, in the shape of x. Anything between does not broadcast. See `soft_lower_bound`.
+    Returns: [b] nats, unbounded below as sigma -> 0.
+    Raises: ValueError where the shapes differ, or log_sigma is neither a scalar nor of the shape of x.
+    """
+    _require_same_shape(x=x, mean=mean)
+    if jnp.shape(log_sigma) not in ((), x.shape):
+        raise ValueError(f"expected log_sigma a scalar or {list(x.shape)} as x, got {list(jnp.shape(log_sigma))}")
+    standardised = (x - mean) * jnp.exp(-log_sigma)
+    return _sum_per_example(jnp.square(standardised) / 2 + log_sigma + math.log(2 * math.pi) / 2)
+
+
+def optimal_log_sigma(x: Array, reconstruction: Array) -> Array:
+    """log sigma* with sigma*^2 = mean (x - reconstruction)^2: the shared deviation of highest likelihood (sigma-VAE).
+
+    The mean couples the batch: it is over the device's own examples under pmap, over all under jit, sharded or not. A
+    perfect reconstruction gives a very negative number, not -inf; bound it by `soft_lower_bound`.
+
+    Args:
+        x, reconstruction: [b, ...] float.
+    Returns: [], in log units of x.
+    Raises: ValueError where the shapes differ.
+    References: Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, arXiv:2006.13202.
+    """
+    _require_same_shape(x=x, reconstruction=reconstruction)
+    variance = jnp.mean(jnp.square(x - reconstruction))
+    return jnp.log(jnp.maximum(variance, jnp.finfo(variance.dtype).tiny)) / 2
+
+
+def soft_lower_bound(log_sigma: Array, bound: Scalar = -6.0) -> Array:
+    """bound + softplus(log_sigma - bound): above the bound for every input, about the identity well above it.
+
+    Keeps a learned deviation from shrinking without limit, with a gradient everywhere, as a clip has not.
+
+    Args:
+        log_sigma: float, any shape and range.
+        bound: scalar, the least log deviation.
+    Returns: As log_sigma, >= bound.
+    References: Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, arXiv:2006.13202.
+    """
+    return bound + softplus(log_sigma - bound)
+
+
+# Divergences between the posterior q(z|x) and the prior p(z).
+
+
+def gaussian_kl_per_dimension(mean: Array, logvar: Array) -> Array:
+    """KL(N(mean, exp logvar) || N(0, 1)) = [mean^2 + exp logvar - 1 - logvar] / 2, of each latent dimension.
+
+    Args:
+        mean, logvar: [b, ...] float; logvar = log sigma^2 below 88 in float32, where exp overflows.
+    Returns: [b, ...] nats, >= 0.
+    Raises: ValueError where the shapes differ.
+    References: Kingma and Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, appendix B.
+    """
+    _require_same_shape(mean=mean, logvar=logvar)
+    return (jnp.square(mean) + jnp.expm1(logvar) - logvar) / 2
+
+
+def gaussian_kl(mean: Array, logvar: Array) -> Array:
+    """KL(N(mean, exp logvar) || N(0, I)): `gaussian_kl_per_dimension` summed, [b, ...] -> [b] nats, >= 0."""
+    return _sum_per_example(gaussian_kl_per_dimension(mean, logvar))
+
+
+def gaussian_kl_between(mean: Array, logvar: Array, prior_mean: Array, prior_logvar: Array) -> Array:
+    """KL(N(m, e^v) || N(m', e^v')) = sum [e^(v - v') - 1 - (v - v') + (m - m')^2 e^-v'] / 2.
+
+    Args:
+        mean, logvar: [b, ...] float, of the posterior.
+        prior_mean, prior_logvar: [b, ...] float, of the prior.
+    Returns: [b] nats, >= 0.
+    Raises: ValueError where the shapes differ.
+    """
+    _require_same_shape(mean=mean, logvar=logvar, prior_mean=prior_mean, prior_logvar=prior_logvar)
+    log_ratio = logvar - prior_logvar
+    squared_distance = jnp.square(mean - prior_mean) * jnp.exp(-prior_logvar)
+    return _sum_per_example(jnp.expm1(log_ratio) - log_ratio + squared_distance) / 2
+
+
+def free_bits(kl_per_dimension: Array, floor: Scalar) -> Array:
+    """Per-example KL whose batch mean is sum_g max(floor_g, mean_b KL_bg): no reward for a dimension below its floor.
+
+    Example b gets KL_bg where the batch mean of group g passes the floor, and the floor itself elsewhere. That has the
+    value and the gradient of the formula above and is still one number an example. The mean couples the batch: it is
+    over the device's own examples under pmap, over all under jit, sharded or not. Report the plain KL beside it.
+
+    Args:
+        kl_per_dimension: [b, g] nats, >= 0; g latent dimensions, or groups of them.
+        floor: nats, a scalar or [g], >= 0.
+    Returns: [b] nats, >= 0.
+    Raises: ValueError where kl_per_dimension is not [b, g], or floor neither a scalar nor [g].
+    References: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, arXiv:1606.04934.
+    """
+    shape, floor_shape = jnp.shape(kl_per_dimension), jnp.shape(floor)
+    if len(shape) != 2 or floor_shape not in ((), shape[1:]):
+        raise ValueError(f"expected kl_per_dimension [b, g], floor [] or [g], got {list(shape)}, {list(floor_shape)}")
+    floors = jnp.broadcast_to(floor, (1, shape[1]))
+    above = jnp.mean(kl_per_dimension, axis=0, keepdims=True) > floors
+    return jnp.sum(jnp.where(above, kl_per_dimension, floors), axis=1)
+
+
+# The losses of a variational autoencoder.
+
+
+def negative_elbo(nll: Array, kl: Array) -> Array:
+    """-log p(x|z) + KL(q(z|x) || p(z)) >= -log p(x) in expectation over z.
+
+    Args:
+        nll, kl: [b] nats; the first such as `bernoulli_nll` or `gaussian_nll` at one z ~ q(z|x).
+    Returns: [b] nats.
+    Raises: ValueError where the shapes differ.
+    References: Kingma and Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, equation 3.
+    """
+    _require_same_shape(nll=nll, kl=kl)
+    return nll + kl
+
+
+def beta_vae_loss(squared_error: Array, kl: Array, kl_weight: Scalar) -> Array:
+    """||x - D(z)||^2 + lambda KL(q(z|x) || p(z)) at z ~ q(z|x): a Gaussian VAE of deviation sigma, lambda = 2 sigma^2.
+
+    With p(x|z) = N(D(z), sigma^2 I) over n pixels, -ELBO = ||x - D(z)||^2 / (2 sigma^2) + KL + n/2 log(2 pi sigma^2);
+    times 2 sigma^2 that is ||x - D(z)||^2 + 2 sigma^2 KL + a constant.
+
+    So lambda is a noise level, and means one only if errors are *summed*: a mean over n pixels with weight w on the KL
+    is lambda = n w.
+
+    Args:
+        squared_error: [b] in squared units of x, from `squared_error`.
+        kl: [b] nats, from `gaussian_kl` or `free_bits`.
+        kl_weight: lambda, a scalar > 0 in squared units of x.
+    Returns: [b] in squared units of x, >= 0.
+    Raises: ValueError where the shapes differ.
+    References: Higgins et al., beta-VAE, ICLR 2017. Their beta weighs the KL against a likelihood in nats: over a
+        Gaussian decoder of deviation s it is lambda = 2 s^2 beta.
+    """
+    _require_same_shape(squared_error=squared_error, kl=kl)
+    return squared_error + kl_weight * kl
+
+
+def sigma_from_kl_weight(kl_weight: Scalar) -> Array:
+    """sigma = sqrt(lambda / 2): the deviation, in units of x, that `beta_vae_loss` assumes at lambda > 0."""
+    return jnp.sqrt(kl_weight / 2)
+
+
+def kl_weight_from_sigma(sigma: Scalar) -> Scalar:
+    """lambda = 2 sigma^2: the weight at which `beta_vae_loss` is a Gaussian ELBO of deviation sigma > 0."""
+    return 2 * sigma**2
+
+
+def bits_per_dim(nats: Array, num_dims: int) -> Array:
+    """nats / (num_dims log 2).
+
+    Args:
+        nats: [b] nats an image, of a *discrete* likelihood if it is to be compared (see `gaussian_nll`).
+        num_dims: h w c, >= 1.
+    Returns: [b] bits a dimension.
+    Raises: ValueError where num_dims < 1.
+    """
+    if num_dims < 1:
+        raise ValueError(f"expected num_dims >= 1, got {num_dims}")
+    return nats / (num_dims * math.log(2))

@@ -1,0 +1,268 @@
+"""One train step for every family of generative models.
+
+Training is a sequence of phases over one immutable state. A phase says who learns what, from which loss, by which
+optimiser: a VAE has one phase, a GAN two, a GAN with two critic steps names the critic's phase twice. `make_train_step`
+folds the phases into one pure function (state, batch, key) -> (state, metrics); `compile_step` compiles that function
+for one device or many. The same definition runs in every mode and computes the same numbers.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
+
+from jimgen.errors import UserError
+from jimgen.parallel import DEVICE_AXIS, mean_over_devices, num_shards
+
+Variables = dict[str, Any]  # by net name, what net.apply takes: {"generator": {"params": ..., "batch_stats": ...}, ...}
+Batch = dict[str, Array]  # "image" [b, h, w, c], "label" int32 [b], "index" int32 [b]: the place in the global batch
+Metrics = dict[str, Array]  # scalars by name
+Mode = Literal["auto", "jit", "pmap", "sharded"]
+
+
+class Aux(NamedTuple):
+    """What an objective returns beside its loss."""
+
+    metrics: Metrics
+    updates: Mapping[str, Any] = {}  # changed non-parameter collections by net name: {"generator": {"batch_stats": ...}}
+
+
+Objective = Callable[[Variables, Batch, Array], tuple[Array, Aux]]  # (variables, batch, key) -> mean loss over examples
+
+
+class Phase(NamedTuple):
+    """One update: `tx` moves the params of the nets in `trains` down the gradient of `objective`; others stay as they are."""
+
+    name: str
+    trains: tuple[str, ...]
+    objective: Objective
+    tx: optax.GradientTransformation
+
+
+class TrainState(struct.PyTreeNode):
+    """All that training carries from step to step, and all that a checkpoint holds."""
+
+    step: Array  # int32 []: steps done, and with it the position in the data
+    variables: Variables
+    opt_state: dict[str, Any]  # by phase name
+    ema: Variables  # exponential moving averages of whole nets, by net name; what one samples from
+    skipped: dict[str, Array]  # by phase name, int32 []: updates left out because they were not finite
+    skipped_in_a_row: dict[str, Array]  # by phase name, int32 []: of these, the ones since the last good update
+
+
+def init_state(
+    init: Callable[[Array, Batch], Variables], phases: Sequence[Phase], ema: Sequence[str], key: Array, batch: Batch
+) -> TrainState:
+    """The state before the first step. Jit it: compiled initialisation is much faster, and draws the same numbers.
+
+    Args:
+      init: makes the variables of all nets from a key and an example batch (images float32 in [-1, 1]).
+      phases: the phases of training.
+      ema: names of the nets whose moving average is kept.
+      key: a PRNG key.
+      batch: an example batch.
+
+    Raises:
+      ValueError: a phase trains, or `ema` names, a net that `init` does not make.
+    """
+    variables = init(key, batch)
+    unknown = {net for phase in phases for net in phase.trains} | set(ema)
+    if unknown := unknown - set(variables):
+        raise ValueError(f"unknown nets {sorted(unknown)}: init makes {sorted(variables)}")
+    zeros = {phase.name: jnp.zeros((), jnp.int32) for phase in phases}
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        variables=variables,
+        opt_state={phase.name: phase.tx.init(_params(variables, phase)) for phase in phases},
+        ema=jax.tree.map(jnp.copy, {net: variables[net] for net in ema}),  # copies: donated buffers must not be shared
+        skipped=zeros,
+        skipped_in_a_row=jax.tree.map(jnp.copy, zeros),
+    )
+
+
+def make_train_step(
+    phases: Sequence[Phase],
+    *,
+    prepare: Callable[[Batch], Batch] = lambda batch: batch,
+    ema_half_life: float = 0.0,
+    ema_ramp: float = 0.05,
+    accumulate: int = 1,
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+    """Folds the phases into one pure step (state, batch, key) -> (state, metrics).
+
+    The key is the run's key, the same at every step: the step's own is `fold_in(key, state.step)`. Phases of one step
+    share it, so that the generator's phase meets the images that the discriminator's phase has just drawn (XLA then
+    computes them once); a phase that is named again draws anew.
+
+    Args:
+      phases: in the order in which they run. A later phase sees what an earlier one has learnt.
+      prepare: runs first, inside the compiled step; for example scales uint8 images to [-1, 1].
+      ema_half_life: images after which an average has forgotten half; 0 copies the nets. beta = .5^(batch / half-life).
+      ema_ramp: the half-life is at most this times the images seen, so that the average forgets the random start
+        (Karras et al., arXiv 2006.06676, official settings); 0 for no ramp.
+      accumulate: microbatches whose gradients are averaged before one update. It divides the batch. Terms that couple
+        the batch (BatchNorm) see a microbatch at a time.
+
+    Returns:
+      The step. Metrics are float32 scalars named `phase/metric`; each phase adds loss, grad_norm, skipped (total) and
+      skipped_in_a_row. An update whose loss or gradient is not finite is left out and counted.
+    """
+    names = [phase.name for phase in phases]
+    rounds = [names[:i].count(name) for i, name in enumerate(names)]
+
+    def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+        batch = prepare(batch)
+        step_key = jax.random.fold_in(key, state.step)
+        metrics: Metrics = {}
+        for phase, round_ in zip(phases, rounds, strict=True):
+            state, found = _run_phase(phase, state, batch, jax.random.fold_in(step_key, round_), accumulate)
+            metrics |= {f"{phase.name}/{name}": value for name, value in found.items()}
+        num_images = jax.tree.leaves(batch)[0].shape[0] * num_shards()
+        beta = _ema_beta(ema_half_life, ema_ramp, num_images, state.step)
+        current = {net: state.variables[net] for net in state.ema}
+        ema = jax.tree.map(lambda old, new: (new + beta * (old - new)).astype(old.dtype), state.ema, current)
+        return state.replace(step=state.step + 1, ema=ema), metrics
+
+    return step
+
+
+def _run_phase(
+    phase: Phase, state: TrainState, batch: Batch, key: Array, accumulate: int
+) -> tuple[TrainState, Metrics]:
+    """One update by one phase."""
+    params = _params(state.variables, phase)
+    loss, aux, grads = _accumulated_gradient(phase, params, state.variables, batch, key, accumulate)
+    grad_norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+    updates, opt_state = phase.tx.update(grads, state.opt_state[phase.name], params)
+    learnt = _merge(state.variables, {net: {"params": p} for net, p in optax.apply_updates(params, updates).items()})
+    learnt = _merge(learnt, aux.updates)
+    variables, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old),
+        (learnt, opt_state),
+        (state.variables, state.opt_state[phase.name]),
+    )
+    skipped = state.skipped[phase.name] + ~finite
+    in_a_row = jnp.where(finite, 0, state.skipped_in_a_row[phase.name] + 1)
+    metrics = {"loss": loss, "grad_norm": grad_norm, **aux.metrics, "skipped": skipped, "skipped_in_a_row": in_a_row}
+    state = state.replace(
+        variables=variables,
+        opt_state={**state.opt_state, phase.name: opt_state},
+        skipped={**state.skipped, phase.name: skipped},
+        skipped_in_a_row={**state.skipped_in_a_row, phase.name: in_a_row},
+    )
+    return state, metrics
+
+
+def _accumulated_gradient(
+    phase: Phase, params: Variables, variables: Variables, batch: Batch, key: Array, accumulate: int
+) -> tuple[Array, Aux, Variables]:
+    """Loss, aux and gradient, averaged over devices and microbatches; collections are updated from one to the next."""
+
+    def objective(params: Variables, variables: Variables, batch: Batch) -> tuple[Array, Aux]:
+        loss, aux = phase.objective(_merge(variables, {net: {"params": p} for net, p in params.items()}), batch, key)
+        return mean_over_devices(loss), aux
+
+    found = []
+    # Unrolled rather than scanned: XLA:CPU runs convolutions inside a scan many times slower.
+    for part in _microbatches(batch, accumulate):
+        (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(params, variables, part)
+        variables = _merge(variables, aux.updates)
+        found.append((loss, mean_over_devices(aux.metrics), mean_over_devices(grads)))
+    loss, metrics, grads = jax.tree.map(lambda *parts: sum(parts) / accumulate, *found)
+    updates = {net: {name: variables[net][name] for name in changed} for net, changed in aux.updates.items()}
+    return loss, Aux(metrics, mean_over_devices(updates)), grads
+
+
+def _microbatches(batch: Batch, count: int) -> list[Batch]:
+    """Every count-th example, so that a batch spread over devices stays evenly spread in each part."""
+    size = jax.tree.leaves(batch)[0].shape[0]
+    if size % count:
+        raise ValueError(f"a batch of {size} (a device) cannot be cut into {count} equal microbatches")
+    return [jax.tree.map(lambda x: x.reshape(size // count, count, *x.shape[1:])[:, i], batch) for i in range(count)]
+
+
+def _params(variables: Variables, phase: Phase) -> Variables:
+    return {net: variables[net]["params"] for net in phase.trains}
+
+
+def _merge(variables: Variables, changes: Mapping[str, Mapping[str, Any]]) -> Variables:
+    """Variables with the named collections of the named nets replaced."""
+    return {**variables, **{net: {**variables[net], **collections} for net, collections in changes.items()}}
+
+
+def _ema_beta(half_life: float, ramp: float, num_images: int, step: Array) -> Array:
+    """.5^(images a step / half-life in images), the half-life at most ramp times the images seen so far."""
+    if not half_life:
+        return jnp.zeros(())
+    images_seen = (step + 1.0) * num_images
+    images = jnp.minimum(half_life, ramp * images_seen) if ramp else jnp.asarray(half_life, float)
+    return 0.5 ** (num_images / jnp.maximum(images, 1e-8))
+
+
+class CompiledStep(NamedTuple):
+    """A train step and where its arguments live. Donates the state: keep only the one that `run` returns."""
+
+    run: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
+    state_sharding: Any  # a Sharding, or a TrainState of them; also the place for the key
+    batch_sharding: Sharding  # of every leaf of a batch, along its leading axis
+    num_devices: int
+
+
+def compile_step(
+    step: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]],
+    mode: Mode = "auto",
+    devices: Sequence[jax.Device] | None = None,
+    state_sharding: Any = None,
+) -> CompiledStep:
+    """Compiles a step for one device or many. In no mode does the state carry a device axis, so checkpoints fit all.
+
+    Args:
+      step: from `make_train_step`.
+      mode: "jit": the first device. "sharded": one program over all devices, the batch cut along its leading axis.
+        "pmap": a program a device with explicit averages. "auto": sharded on several devices, jit on one.
+      devices: default all.
+      state_sharding: for mode sharded, a TrainState of shardings over a mesh with axis `devices` (FSDP, say);
+        default: replicated, that is data parallel.
+
+    Raises:
+      UserError: an unknown mode, or pmap in a run of several processes (use sharded).
+    """
+    devices = list(devices or jax.devices())
+    if mode == "auto":
+        mode = "sharded" if len(devices) > 1 else "jit"
+    if mode == "jit":
+        devices = devices[:1]
+    mesh = jax.make_mesh((len(devices),), (DEVICE_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(DEVICE_AXIS))
+    if mode == "pmap":
+        if jax.process_count() > 1:
+            raise UserError("mode pmap runs in one process only: use --mode sharded")
+        return CompiledStep(_pmap(step, devices), everywhere, split, len(devices))
+    if mode not in ("jit", "sharded"):
+        raise UserError(f"unknown mode {mode!r}: choose auto, jit, pmap or sharded")
+    placed = everywhere if state_sharding is None else state_sharding
+    run = jax.jit(
+        step,
+        in_shardings=(placed, split, everywhere),
+        out_shardings=(placed, everywhere),
+        donate_argnums=0,
+    )
+    return CompiledStep(run, placed, split, len(devices))
+
+
+def _pmap(step, devices: list[jax.Device]):
+    parallel = jax.pmap(
+        step, DEVICE_AXIS, in_axes=(None, 0, None), out_axes=(None, None), devices=devices, donate_argnums=0
+    )
+
+    def run(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+        return parallel(state, jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch), key)
+
+    return run

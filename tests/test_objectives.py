@@ -1,0 +1,694 @@
+"""The losses against hand values, closed forms in NumPy and SciPy, known optima and hostile inputs.
+
+To add an objective: a function in objectives.py and a row here, in ADVERSARIAL or in PER_EXAMPLE.
+"""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+from scipy import integrate, stats
+
+from jimgen import objectives
+from jimgen.objectives import AdversarialLoss
+
+Reference = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def close(actual: Any, expected: Any, rtol: float = 2e-6, atol: float = 1e-6) -> None:
+    np.testing.assert_allclose(np.asarray(actual), np.asarray(expected), rtol=rtol, atol=atol)
+
+
+def normal(seed: int, *shape: int, scale: float = 1.0) -> Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(scale=scale, size=shape), jnp.float32)
+
+
+def uniform(seed: int, *shape: int) -> Array:
+    return jnp.asarray(np.random.default_rng(seed).uniform(size=shape), jnp.float32)
+
+
+# Adversarial losses: r = D(x), f = D(G(z)). The references say what the papers say, in probabilities and float64.
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-logits))
+
+
+def average_reference(r: np.ndarray, f: np.ndarray) -> np.ndarray:
+    return -(np.log(sigmoid(r - f.mean())) + np.log(1 - sigmoid(f - r.mean()))) / 2
+
+
+class AdversarialRow(NamedTuple):
+    loss: AdversarialLoss
+    values: tuple[float, float]  # batch means for D and G at r = [1, -1], f = [0, 2]
+    discriminator: Reference
+    generator: Reference
+
+
+ADVERSARIAL = {
+    "minimax": AdversarialRow(
+        objectives.MINIMAX,
+        (2.223299, -1.410038),
+        lambda r, f: -np.log(sigmoid(r)) - np.log(1 - sigmoid(f)),
+        lambda r, f: np.log(1 - sigmoid(f)),
+    ),
+    "non_saturating": AdversarialRow(
+        objectives.NON_SATURATING,
+        (2.223299, 0.410038),
+        lambda r, f: -np.log(sigmoid(r)) - np.log(1 - sigmoid(f)),
+        lambda r, f: -np.log(sigmoid(f)),
+    ),
+    "hinge": AdversarialRow(
+        objectives.HINGE,
+        (3.0, -1.0),
+        lambda r, f: np.maximum(0, 1 - r) + np.maximum(0, 1 + f),
+        lambda r, f: -f,
+    ),
+    "least_squares": AdversarialRow(
+        objectives.LEAST_SQUARES,
+        (2.0, 0.5),
+        lambda r, f: 0.5 * (r - 1) ** 2 + 0.5 * f**2,
+        lambda r, f: 0.5 * (f - 1) ** 2,
+    ),
+    "wasserstein": AdversarialRow(objectives.WASSERSTEIN, (1.0, -1.0), lambda r, f: f - r, lambda r, f: -f),
+    "relativistic": AdversarialRow(
+        objectives.RELATIVISTIC,
+        (1.680925, 0.680925),
+        lambda r, f: -np.log(sigmoid(r - f)),
+        lambda r, f: -np.log(sigmoid(f - r)),
+    ),
+    "relativistic_average": AdversarialRow(
+        objectives.RELATIVISTIC_AVERAGE,
+        (1.410038, 0.410038),
+        average_reference,
+        lambda r, f: average_reference(f, r),
+    ),
+}
+PLAYERS = {
+    f"{name}_{player}": (getattr(row.loss, player), getattr(row, player))
+    for name, row in ADVERSARIAL.items()
+    for player in ("discriminator", "generator")
+}
+
+adversarial = pytest.mark.parametrize("row", ADVERSARIAL.values(), ids=ADVERSARIAL)
+players = pytest.mark.parametrize(("loss", "reference"), PLAYERS.values(), ids=PLAYERS)
+
+
+def numerical_gradient(function: Callable[[np.ndarray], float], at: np.ndarray, step: float = 1e-5) -> np.ndarray:
+    steps = step * np.eye(at.size)
+    return np.array([(function(at + d) - function(at - d)) / (2 * step) for d in steps])
+
+
+@adversarial
+def test_adversarial_hand_values(row: AdversarialRow) -> None:
+    real, fake = jnp.array([1.0, -1.0]), jnp.array([0.0, 2.0])
+    close(row.loss.discriminator(real, fake).mean(), row.values[0])
+    close(row.loss.generator(real, fake).mean(), row.values[1])
+
+
+@players
+def test_adversarial_matches_the_closed_form_and_its_gradient(loss: Callable, reference: Reference) -> None:
+    real, fake = normal(0, 7, scale=3), normal(1, 7, scale=3)
+    losses = loss(real, fake)
+    assert losses.shape == (7,) and losses.dtype == jnp.float32
+    r, f = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+    close(losses, reference(r, f), rtol=1e-5)
+    by_real, by_fake = jax.grad(lambda r, f: loss(r, f).sum(), argnums=(0, 1))(real, fake)
+    close(by_real, numerical_gradient(lambda r: reference(r, f).sum(), r), atol=1e-5)
+    close(by_fake, numerical_gradient(lambda f: reference(r, f).sum(), f), atol=1e-5)
+
+
+@players
+def test_adversarial_is_finite_at_extreme_logits(loss: Callable, reference: Reference) -> None:
+    del reference  # the closed form in probabilities is what overflows
+    real, fake = jnp.array([200.0, 200.0, -200.0, -200.0, 0.0]), jnp.array([200.0, -200.0, 200.0, -200.0, 0.0])
+
+    def total(real: Array, fake: Array) -> Array:
+        return loss(real, fake).sum()
+
+    gradients = jax.grad(total, argnums=(0, 1))(real, fake)
+    curvature = jax.hessian(total, argnums=(0, 1))(real, fake)
+    for leaf in jax.tree.leaves((loss(real, fake), gradients, curvature)):
+        assert np.isfinite(leaf).all()
+
+
+@players
+def test_adversarial_under_jit_and_vmap(loss: Callable, reference: Reference) -> None:
+    del reference
+    real, fake = normal(2, 3, 5), normal(3, 3, 5)
+    each = jnp.stack([loss(r, f) for r, f in zip(real, fake, strict=True)])
+    close(jax.vmap(loss)(real, fake), each)
+    close(jax.jit(loss)(real[0], fake[0]), each[0])
+
+
+@players
+def test_adversarial_refuses_shapes_that_would_broadcast(loss: Callable, reference: Reference) -> None:
+    del reference
+    with pytest.raises(ValueError, match=r"real_logits \[4, 1\], fake_logits \[4\]"):
+        loss(jnp.zeros((4, 1)), jnp.zeros(4))
+    with pytest.raises(ValueError, match=r"real_logits \[4\], fake_logits \[1\]"):
+        loss(jnp.zeros(4), jnp.zeros(1))
+    assert loss(jnp.zeros((4, 2, 2)), jnp.zeros((4, 2, 2))).shape == (4, 2, 2)
+
+
+@adversarial
+def test_adversarial_signs(row: AdversarialRow) -> None:
+    """Descent makes D raise real logits and lower fake ones, and G raise fake ones."""
+    zeros = jnp.full(4, 0.25)
+    by_real, by_fake = jax.grad(lambda r, f: row.loss.discriminator(r, f).sum(), argnums=(0, 1))(zeros, zeros)
+    assert (by_real < 0).all() and (by_fake > 0).all()
+    assert (jax.grad(lambda f: row.loss.generator(zeros, f).sum())(zeros) < 0).all()
+
+
+def test_minimax_optimum_is_the_log_ratio_and_measures_jensen_shannon() -> None:
+    data, model = jnp.array([0.5, 0.3, 0.2]), jnp.array([0.1, 0.3, 0.6])
+
+    def expected(logits: Array) -> Array:
+        zeros = jnp.zeros_like(logits)
+        only_real = objectives.minimax_discriminator(logits, zeros) - jnp.log(2)
+        only_fake = objectives.minimax_discriminator(zeros, logits) - jnp.log(2)
+        return (data * only_real + model * only_fake).sum()
+
+    optimum = jnp.log(data / model)
+    close(jax.grad(expected)(optimum), jnp.zeros(3))
+    middle = (data + model) / 2
+    js = (stats.entropy(data, middle) + stats.entropy(model, middle)) / 2
+    close(expected(optimum), math.log(4) - 2 * js)
+
+
+def test_non_saturating_at_equilibrium_costs_log_4() -> None:
+    close(objectives.non_saturating_discriminator(jnp.zeros(3), jnp.zeros(3)), jnp.full(3, math.log(4)))
+
+
+def test_least_squares_optimum_is_the_posterior() -> None:
+    data, model = jnp.array([0.5, 0.3]), jnp.array([0.1, 0.6])
+
+    def expected(scores: Array) -> Array:
+        only_real = objectives.least_squares_discriminator(scores, jnp.zeros(2))
+        only_fake = objectives.least_squares_discriminator(jnp.ones(2), scores)
+        return (data * only_real + model * only_fake).sum()
+
+    close(jax.grad(expected)(data / (data + model)), jnp.zeros(2))
+
+
+def test_hinge_stops_at_the_margin() -> None:
+    gradient = jax.grad(lambda r, f: objectives.hinge_discriminator(r, f).sum(), argnums=(0, 1))
+    for leaf in gradient(jnp.array([1.5, 200.0]), jnp.array([-1.5, -200.0])):
+        close(leaf, jnp.zeros(2))
+
+
+def test_only_the_saturating_generator_saturates() -> None:
+    real, rejected = jnp.zeros(1), jnp.array([-200.0])
+    close(jax.grad(lambda f: objectives.minimax_generator(real, f).sum())(rejected), [0.0])
+    close(jax.grad(lambda f: objectives.non_saturating_generator(real, f).sum())(rejected), [-1.0])
+
+
+@pytest.mark.parametrize("loss", [objectives.RELATIVISTIC, objectives.RELATIVISTIC_AVERAGE, objectives.WASSERSTEIN])
+def test_a_drift_of_the_logits_costs_nothing(loss: AdversarialLoss) -> None:
+    real, fake = normal(4, 6), normal(5, 6)
+    close(loss.discriminator(real + 3, fake + 3), loss.discriminator(real, fake), rtol=1e-5, atol=1e-5)
+
+
+def test_relativistic_pairs_by_index() -> None:
+    real, fake = normal(6, 4), normal(7, 4)
+    order = jnp.array([2, 0, 3, 1])
+    losses = objectives.relativistic_discriminator(real, fake)
+    close(objectives.relativistic_discriminator(real[order], fake[order]), losses[order])
+    assert not np.allclose(objectives.relativistic_discriminator(real, fake[order]).mean(), losses.mean())
+
+
+# Everything else that maps arrays to one number an example.
+
+
+class Row(NamedTuple):
+    function: Callable
+    args: tuple  # by hand
+    expected: Any
+    hostile: tuple = ()  # the function and its gradient must be finite here
+    mismatched: tuple = ()  # these must be refused, ...
+    message: str = ""  # ... in these words
+
+
+COLUMN, FLAT = jnp.zeros((4, 1)), jnp.zeros(4)
+IMAGES = jnp.zeros((4, 2, 2, 1))
+EXTREME = jnp.array([[200.0, 200.0, -200.0, -200.0]])
+
+PER_EXAMPLE = {
+    "zero_centred_penalty": Row(
+        objectives.zero_centred_penalty, (jnp.array([45.0, 180.0]), 0.1), [2.25, 9.0], (jnp.zeros(2), 10.0)
+    ),
+    "wgan_gp": Row(
+        objectives.wgan_gp, (jnp.array([11.25, 25.0, 0.0]),), [55.41796, 160.0, 10.0], (jnp.array([0.0, 1e-45, 1e-37]),)
+    ),
+    "interpolate_pairs": Row(
+        objectives.interpolate_pairs,
+        (jnp.array([[1.0, 2.0], [4.0, 8.0]]), jnp.zeros((2, 2)), jnp.array([0.5, 0.25])),
+        [[0.5, 1.0], [1.0, 2.0]],
+        (IMAGES, IMAGES, FLAT),
+        (IMAGES, IMAGES, COLUMN),
+        r"alpha \[4\], one a pair, got \[4, 1\]",
+    ),
+    "squared_error": Row(
+        objectives.squared_error,
+        (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]])),
+        [0.3125],
+        (EXTREME, -EXTREME),
+        (IMAGES, IMAGES[..., 0]),
+        r"x \[4, 2, 2, 1\], reconstruction \[4, 2, 2\]",
+    ),
+    "bernoulli_nll": Row(
+        objectives.bernoulli_nll,
+        (jnp.array([[2.0], [-1.0]]), jnp.array([[1.0], [0.0]])),
+        [0.126928, 0.313262],
+        (EXTREME, jnp.array([[0.0, 1.0, 0.0, 1.0]])),
+        (COLUMN, FLAT),
+        r"logits \[4, 1\], x \[4\]",
+    ),
+    "gaussian_nll": Row(
+        objectives.gaussian_nll,
+        (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]]), 0.0),
+        [1.994127],
+        (EXTREME, -EXTREME, jnp.array([[-30.0, -6.0, 6.0, 30.0]])),
+        (COLUMN, COLUMN, FLAT),
+        r"log_sigma a scalar or \[4, 1\] as x, got \[4\]",
+    ),
+    "gaussian_nll_at_the_optimal_sigma": Row(
+        objectives.gaussian_nll,
+        (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]]), math.log(0.15625) / 2),
+        [0.981579],
+        (IMAGES, IMAGES, -6.0),
+        (IMAGES, IMAGES[..., 0], 0.0),
+        r"x \[4, 2, 2, 1\], mean \[4, 2, 2\]",
+    ),
+    "optimal_log_sigma": Row(
+        objectives.optimal_log_sigma,
+        (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]])),
+        math.log(0.15625) / 2,
+        (jnp.ones((1, 2)), jnp.ones((1, 2))),
+        (COLUMN, FLAT),
+        r"x \[4, 1\], reconstruction \[4\]",
+    ),
+    "soft_lower_bound": Row(
+        objectives.soft_lower_bound,
+        (jnp.array([-6.0, 4.0, -200.0, 200.0]),),
+        [-6.0 + math.log(2), 4.0000454, -6.0, 200.0],
+        (EXTREME,),
+    ),
+    "gaussian_kl_per_dimension": Row(
+        objectives.gaussian_kl_per_dimension,
+        (jnp.array([[1.0, -0.5]]), jnp.array([[0.0, math.log(4)]])),
+        [[0.5, 0.931853]],
+        (EXTREME, jnp.array([[-200.0, 80.0, -1e-8, 0.0]])),
+        (COLUMN, FLAT),
+        r"mean \[4, 1\], logvar \[4\]",
+    ),
+    "gaussian_kl": Row(
+        objectives.gaussian_kl,
+        (jnp.array([[1.0, -0.5]]), jnp.array([[0.0, math.log(4)]])),
+        [1.431853],
+        (EXTREME, jnp.array([[-200.0, 80.0, -1e-8, 0.0]])),
+        (COLUMN, FLAT),
+        r"mean \[4, 1\], logvar \[4\]",
+    ),
+    "gaussian_kl_between": Row(
+        objectives.gaussian_kl_between,
+        (
+            jnp.array([[1.0], [-0.5]]),
+            jnp.array([[0.0], [math.log(4)]]),
+            jnp.array([[0.0], [1.0]]),
+            jnp.array([[math.log(2)], [0.0]]),
+        ),
+        [0.346574, 1.931853],
+        (EXTREME, jnp.zeros((1, 4)), -EXTREME, jnp.full((1, 4), -40.0)),
+        (COLUMN, COLUMN, COLUMN, FLAT),
+        r"prior_mean \[4, 1\], prior_logvar \[4\]",
+    ),
+    "free_bits": Row(
+        objectives.free_bits,
+        (jnp.array([[0.1, 0.6]]), 0.25),
+        [0.85],
+        (jnp.array([[0.0, 200.0]]), jnp.array([0.25, 0.5])),
+        (COLUMN, FLAT),
+        r"got \[4, 1\], \[4\]",
+    ),
+    "negative_elbo": Row(
+        objectives.negative_elbo,
+        (jnp.array([2.0, 3.0]), jnp.array([0.5, 1.0])),
+        [2.5, 4.0],
+        (FLAT, FLAT),
+        (COLUMN, FLAT),
+        r"nll \[4, 1\], kl \[4\]",
+    ),
+    "beta_vae_loss": Row(
+        objectives.beta_vae_loss,
+        (jnp.array([0.3125, 1.0]), jnp.array([1.431853, 2.0]), 0.5),
+        [1.0284265, 2.0],
+        (FLAT, FLAT, 784.0),
+        (FLAT, COLUMN, 1.0),
+        r"squared_error \[4\], kl \[4, 1\]",
+    ),
+    "sigma_from_kl_weight": Row(objectives.sigma_from_kl_weight, (jnp.array([0.5, 2.0]),), [0.5, 1.0], (FLAT + 1e-30,)),
+    "kl_weight_from_sigma": Row(objectives.kl_weight_from_sigma, (jnp.array([0.5, 1.0]),), [0.5, 2.0], (FLAT,)),
+    "bits_per_dim": Row(objectives.bits_per_dim, (jnp.array([6000.0]), 3072), [2.817764], (EXTREME[0], 1)),
+}
+
+per_example = pytest.mark.parametrize("row", PER_EXAMPLE.values(), ids=PER_EXAMPLE)
+
+
+def only_arrays(row: Row, args: tuple) -> tuple[Callable, list[Array]]:
+    """The function of the array arguments alone, which is what jit and grad may trace."""
+    places = [place for place, argument in enumerate(args) if isinstance(argument, Array)]
+
+    def function(*arrays: Array) -> Array:
+        filled = list(args)
+        for place, array in zip(places, arrays, strict=True):
+            filled[place] = array
+        return row.function(*filled)
+
+    return function, [args[place] for place in places]
+
+
+@per_example
+def test_hand_values_eager_and_jitted(row: Row) -> None:
+    close(row.function(*row.args), row.expected)
+    function, arrays = only_arrays(row, row.args)
+    close(jax.jit(function)(*arrays), row.expected)
+
+
+@per_example
+def test_gradient_is_the_slope(row: Row) -> None:
+    """Along one random direction, away from the kinks."""
+    function, arrays = only_arrays(row, row.args)
+    moved = [jnp.where(array == 0, 0.125, array) for array in arrays]
+    direction = [normal(8 + place, *array.shape) for place, array in enumerate(arrays)]
+    with jax.enable_x64(True):
+        moved, direction = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (moved, direction))
+
+        def along(t: float) -> Array:
+            return function(*[array + t * d for array, d in zip(moved, direction, strict=True)]).sum()
+
+        close(jax.grad(along)(0.0), (along(1e-5) - along(-1e-5)) / 2e-5, rtol=1e-6)
+
+
+@per_example
+def test_finite_value_and_gradient_on_hostile_input(row: Row) -> None:
+    function, arrays = only_arrays(row, row.hostile)
+    gradients = jax.grad(lambda *arrays: function(*arrays).sum(), argnums=tuple(range(len(arrays))))(*arrays)
+    for leaf in jax.tree.leaves((function(*arrays), gradients)):
+        assert leaf.dtype == jnp.float32
+        assert np.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in PER_EXAMPLE.values() if row.message], ids=lambda row: row.function.__name__
+)
+def test_refuses_shapes_that_would_broadcast(row: Row) -> None:
+    with pytest.raises(ValueError, match=row.message):
+        row.function(*row.mismatched)
+
+
+def test_every_objective_has_a_row() -> None:
+    """A function that is in no table, or a pair in no constant, is one that nobody has tested."""
+    tested = {row.function.__name__ for row in PER_EXAMPLE.values()} | set(PLAYERS) | {"squared_gradient_norm"}
+    public = {
+        name
+        for name, function in inspect.getmembers(objectives, inspect.isfunction)
+        if function.__module__ == objectives.__name__ and not name.startswith("_")
+    }
+    assert public == tested
+    assert {row.loss for row in ADVERSARIAL.values()} == {
+        value for value in vars(objectives).values() if isinstance(value, AdversarialLoss)
+    }
+
+
+@pytest.mark.parametrize(
+    "function", [objectives.bernoulli_nll, objectives.squared_error, objectives.gaussian_kl], ids=lambda f: f.__name__
+)
+def test_sums_every_axis_but_the_batch(function: Callable) -> None:
+    a, b = uniform(10, 3, 4, 5, 2), uniform(11, 3, 4, 5, 2)
+    assert function(a, b).shape == (3,)
+    close(function(a, b), function(a.reshape(3, 40), b.reshape(3, 40)), rtol=1e-5)
+    close(jax.vmap(lambda a, b: function(a[None], b[None])[0])(a, b), function(a, b), rtol=1e-5)
+
+
+# Gradient penalties.
+
+
+def quadratic(theta: Array | float, images: Array) -> Array:
+    return theta / 2 * jnp.square(images).sum(1)
+
+
+def test_r1_of_a_quadratic_by_hand() -> None:
+    images = jnp.array([[1.0, 2.0], [2.0, 4.0]])
+    logits, squared_norm = objectives.squared_gradient_norm(lambda x: quadratic(3.0, x), images)
+    close(logits, [7.5, 30.0])
+    close(squared_norm, [45.0, 180.0])
+
+    def penalty(theta: Array) -> Array:
+        _, squared_norm = objectives.squared_gradient_norm(lambda x: quadratic(theta, x), images)
+        return objectives.zero_centred_penalty(squared_norm, 0.1).mean()
+
+    for compiled in (lambda f: f, jax.jit):
+        close(compiled(penalty)(jnp.array(3.0)), 5.625)
+        close(compiled(jax.grad(penalty))(jnp.array(3.0)), 3.75)
+        close(compiled(jax.grad(jax.grad(penalty)))(jnp.array(3.0)), 1.25)
+
+
+def test_squared_gradient_norm_matches_a_loop_over_images() -> None:
+    images, weights = normal(12, 3, 4, 4, 2), normal(13, 32, 5)
+
+    def discriminator(images: Array) -> Array:
+        return jnp.tanh(images.reshape(-1, 32) @ weights).sum(1)
+
+    logits, squared_norm = objectives.squared_gradient_norm(discriminator, images)
+    close(logits, discriminator(images))
+    gradients = [jax.grad(lambda x: discriminator(x[None])[0])(image) for image in images]
+    close(squared_norm, [jnp.square(gradient).sum() for gradient in gradients], rtol=1e-4)
+
+
+def test_squared_gradient_norm_sees_through_an_augmentation() -> None:
+    images = jnp.array([[1.0, 2.0], [2.0, 4.0]])
+    _, squared_norm = objectives.squared_gradient_norm(lambda x: quadratic(3.0, 2 * x), images)
+    close(squared_norm, [16 * 45.0, 16 * 180.0])
+
+
+def test_squared_gradient_norm_refuses_a_column_of_logits() -> None:
+    with pytest.raises(ValueError, match=r"logits \[2\], one an image, got \[2, 1\]"):
+        objectives.squared_gradient_norm(lambda x: x.sum(1, keepdims=True), jnp.zeros((2, 3)))
+
+
+def test_wgan_gp_of_a_quadratic_and_of_a_plane_by_hand() -> None:
+    real, fake = jnp.array([[1.0, 2.0]]), jnp.zeros((1, 2))
+    images = objectives.interpolate_pairs(real, fake, jnp.array([0.5]))
+
+    def penalty(theta: Array) -> Array:
+        _, squared_norm = objectives.squared_gradient_norm(lambda x: quadratic(theta, x), images)
+        return objectives.wgan_gp(squared_norm, weight=1.0).mean()
+
+    close(penalty(jnp.array(3.0)), 5.541796)
+    # (theta c - 1)^2 with c = ||(.5, 1)||, differentiated by hand
+    c = math.sqrt(1.25)
+    close(jax.grad(penalty)(jnp.array(3.0)), 2 * c * (3 * c - 1))
+    close(jax.grad(penalty)(jnp.array(1 / c)), 0.0, atol=1e-5)
+
+    _, squared_norm = objectives.squared_gradient_norm(lambda x: (x * jnp.array([[3.0, 4.0]])).sum(1), images)
+    close(objectives.wgan_gp(squared_norm), [160.0])
+
+
+def test_wgan_gp_is_differentiable_where_the_discriminator_is_flat() -> None:
+    def penalty(theta: Array) -> Array:
+        _, squared_norm = objectives.squared_gradient_norm(lambda x: quadratic(theta, x), jnp.zeros((2, 3)))
+        return objectives.wgan_gp(squared_norm).mean()
+
+    close(penalty(jnp.array(3.0)), 10.0)
+    close(jax.grad(penalty)(jnp.array(3.0)), 0.0)
+    close(jax.grad(jax.grad(penalty))(jnp.array(3.0)), 0.0)
+
+
+def test_interpolation_runs_from_fake_to_real() -> None:
+    real, fake = normal(14, 3, 2, 2, 1), normal(15, 3, 2, 2, 1)
+    mixed = objectives.interpolate_pairs(real, fake, jnp.array([1.0, 0.0, 0.5]))
+    close(mixed, jnp.stack([real[0], fake[1], (real[2] + fake[2]) / 2]))
+    with pytest.raises(ValueError, match=r"real \[3, 2, 2, 1\], fake \[1, 2, 2, 1\]"):
+        objectives.interpolate_pairs(real, fake[:1], jnp.ones(3))
+
+
+# Likelihoods.
+
+
+def test_bernoulli_matches_scipy() -> None:
+    logits, x = normal(16, 5, 4, 4, 1, scale=3), (uniform(17, 5, 4, 4, 1) < 0.5).astype(jnp.float32)
+    log_pmf = stats.bernoulli.logpmf(np.asarray(x), sigmoid(np.asarray(logits, np.float64)))
+    close(objectives.bernoulli_nll(logits, x), -log_pmf.sum((1, 2, 3)), rtol=1e-5)
+
+
+def test_bernoulli_is_right_at_extreme_logits() -> None:
+    losses = objectives.bernoulli_nll(EXTREME.T, jnp.array([[1.0], [0.0], [0.5], [0.0]]))
+    close(losses, [0.0, 200.0, 100.0, 0.0])
+    # No cancellation: softplus(30) - 30 is zero in float32, the loss is not.
+    close(objectives.bernoulli_nll(jnp.array([[30.0]]), jnp.ones((1, 1))), [math.exp(-30)], rtol=1e-5, atol=0)
+
+
+def test_bernoulli_is_least_where_the_probability_is_the_pixel() -> None:
+    x = jnp.array([[0.1, 0.5, 0.8]])
+    close(jax.grad(lambda logits: objectives.bernoulli_nll(logits, x).sum())(jnp.log(x / (1 - x))), jnp.zeros((1, 3)))
+
+
+def test_gaussian_matches_scipy_for_shared_and_for_pixelwise_sigma() -> None:
+    x, mean, log_sigma = normal(18, 5, 4, 2), normal(19, 5, 4, 2), normal(20, 5, 4, 2)
+    log_pdf = stats.norm.logpdf(np.asarray(x), np.asarray(mean), np.exp(np.asarray(log_sigma)))
+    close(objectives.gaussian_nll(x, mean, log_sigma), -log_pdf.sum((1, 2)), rtol=1e-5)
+    shared = objectives.gaussian_nll(x, mean, jnp.array(-0.5))
+    close(shared, -stats.norm.logpdf(np.asarray(x), np.asarray(mean), math.exp(-0.5)).sum((1, 2)), rtol=1e-5)
+    close(shared, objectives.gaussian_nll(x, mean, jnp.full_like(x, -0.5)), rtol=1e-5)
+
+
+def test_optimal_sigma_is_optimal() -> None:
+    x, mean = normal(21, 5, 4, 2), normal(22, 5, 4, 2)
+    log_sigma = objectives.optimal_log_sigma(x, mean)
+    assert log_sigma.shape == ()
+    gradient = jax.grad(lambda log_sigma: objectives.gaussian_nll(x, mean, log_sigma).mean())
+    close(gradient(log_sigma), 0.0, atol=1e-5)
+    assert gradient(log_sigma - 0.1) < 0 < gradient(log_sigma + 0.1)
+
+
+def test_a_perfect_reconstruction_is_finite_under_the_soft_bound() -> None:
+    x = uniform(23, 2, 3)
+
+    def loss(reconstruction: Array) -> Array:
+        log_sigma = objectives.soft_lower_bound(objectives.optimal_log_sigma(x, reconstruction))
+        return objectives.gaussian_nll(x, reconstruction, log_sigma).mean()
+
+    value, gradient = jax.value_and_grad(loss)(x)
+    close(value, 3 * (math.log(2 * math.pi) / 2 - 6), rtol=1e-5)
+    assert np.isfinite(gradient).all()
+
+
+def test_soft_lower_bound_moves_with_its_bound_and_keeps_a_gradient() -> None:
+    log_sigma = jnp.array([-9.0, -3.0, 0.0])
+    for bound in (-6.0, -2.0, jnp.array(0.5)):
+        bounded = objectives.soft_lower_bound(log_sigma, bound)
+        assert (bounded > bound).all() and (bounded > log_sigma).all()
+        assert (jax.grad(lambda s, bound=bound: objectives.soft_lower_bound(s, bound).sum())(log_sigma) > 0).all()
+
+
+# Divergences.
+
+
+def quadrature_kl(mean: float, logvar: float, prior_mean: float, prior_logvar: float) -> float:
+    q, p = stats.norm(mean, math.exp(logvar / 2)), stats.norm(prior_mean, math.exp(prior_logvar / 2))
+    width = 12 * q.std()
+    integrand = lambda z: q.pdf(z) * (q.logpdf(z) - p.logpdf(z))  # noqa: E731
+    return integrate.quad(integrand, mean - width, mean + width, points=[mean])[0]
+
+
+@pytest.mark.parametrize("row", [(1.0, 0.0, 0.0, 0.7), (-0.5, 1.4, 1.0, 0.0), (0.3, -3.0, 0.2, 1.0)])
+def test_kl_matches_quadrature(row: tuple[float, float, float, float]) -> None:
+    mean, logvar, prior_mean, prior_logvar = (jnp.full((1, 1), value) for value in row)
+    close(objectives.gaussian_kl_between(mean, logvar, prior_mean, prior_logvar), [quadrature_kl(*row)], rtol=1e-5)
+    close(objectives.gaussian_kl(mean, logvar), [quadrature_kl(row[0], row[1], 0, 0)], rtol=1e-5)
+
+
+def test_kl_against_the_standard_normal_is_a_special_case() -> None:
+    mean, logvar, zeros = normal(24, 3, 4, 4, 2), normal(25, 3, 4, 4, 2), jnp.zeros((3, 4, 4, 2))
+    kl = objectives.gaussian_kl(mean, logvar)
+    close(objectives.gaussian_kl_between(mean, logvar, zeros, zeros), kl, rtol=1e-5)
+    close(objectives.gaussian_kl_per_dimension(mean, logvar).sum((1, 2, 3)), kl, rtol=1e-5)
+
+
+def test_kl_is_zero_and_flat_where_the_two_are_equal() -> None:
+    mean, logvar = normal(26, 3, 4), normal(27, 3, 4)
+    gradient = jax.grad(lambda *args: objectives.gaussian_kl_between(*args).sum(), argnums=(0, 1, 2, 3))
+    close(objectives.gaussian_kl_between(mean, logvar, mean, logvar), jnp.zeros(3))
+    for leaf in gradient(mean, logvar, mean, logvar):
+        close(leaf, jnp.zeros((3, 4)))
+
+
+def test_kl_keeps_its_digits_near_the_prior() -> None:
+    logvar = 1e-3
+    close(
+        objectives.gaussian_kl(jnp.zeros((1, 1)), jnp.full((1, 1), logvar)),
+        [(logvar**2 / 2 + logvar**3 / 6) / 2],
+        rtol=1e-3,
+        atol=0,
+    )
+
+
+def test_free_bits_are_the_clamped_batch_mean_in_value_and_gradient() -> None:
+    kl = jnp.square(normal(28, 6, 5)) * jnp.array([[0.01, 0.1, 1.0, 3.0, 0.2]])
+    for floor in (0.25, jnp.array([0.0, 1.0, 0.1, 9.0, 0.05])):
+
+        def clamped(kl: Array, floor: Array | float = floor) -> Array:
+            return jnp.maximum(kl.mean(0), floor).sum()
+
+        def ours(kl: Array, floor: Array | float = floor) -> Array:
+            return objectives.free_bits(kl, floor).mean()
+
+        assert objectives.free_bits(kl, floor).shape == (6,)
+        close(ours(kl), clamped(kl))
+        close(jax.grad(ours)(kl), jax.grad(clamped)(kl))
+        close(jax.jit(ours)(kl), clamped(kl))
+
+
+def test_free_bits_without_a_floor_are_the_kl() -> None:
+    kl = jnp.square(normal(29, 6, 5))
+    close(objectives.free_bits(kl, 0.0), kl.sum(1))
+    with pytest.raises(ValueError, match=r"kl_per_dimension \[b, g\]"):
+        objectives.free_bits(kl[:, :, None], 0.0)
+
+
+# The losses of a variational autoencoder.
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 2.0])
+def test_kl_weight_is_twice_the_variance(sigma: float) -> None:
+    """2 sigma^2 (-ELBO) is the loss and a constant: same values up to it, same gradients up to the factor."""
+    num_pixels, num_latents = 12, 3
+    x, weights, mean, logvar = normal(30, 4, num_pixels), normal(31, num_latents, num_pixels), normal(32, 4, 3), FLAT
+    params = (weights, mean, normal(33, 4, num_latents))
+    noise = normal(34, 4, num_latents)
+    del mean, logvar
+    kl_weight = objectives.kl_weight_from_sigma(sigma)
+
+    def terms(params: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        weights, mean, logvar = params
+        reconstruction = jnp.tanh((mean + jnp.exp(logvar / 2) * noise) @ weights)
+        return reconstruction, objectives.gaussian_kl(mean, logvar)
+
+    def beta_vae(params: tuple[Array, Array, Array]) -> Array:
+        reconstruction, kl = terms(params)
+        return objectives.beta_vae_loss(objectives.squared_error(x, reconstruction), kl, kl_weight)
+
+    def elbo(params: tuple[Array, Array, Array]) -> Array:
+        reconstruction, kl = terms(params)
+        return objectives.negative_elbo(objectives.gaussian_nll(x, reconstruction, math.log(sigma)), kl)
+
+    constant = num_pixels * sigma**2 * math.log(2 * math.pi * sigma**2)
+    close(beta_vae(params) + constant, kl_weight * elbo(params), rtol=1e-5, atol=1e-5)
+    ours, theirs = (jax.grad(lambda params, f=f: f(params).mean())(params) for f in (beta_vae, elbo))
+    for a, b in zip(ours, theirs, strict=True):
+        close(a, kl_weight * b, rtol=1e-4, atol=1e-5)
+    close(objectives.sigma_from_kl_weight(kl_weight), sigma)
+
+
+def test_negative_elbo_is_exact_at_the_true_posterior() -> None:
+    """z ~ N(0, 1), x | z ~ N(z, 1): q = N(x/2, 1/2) makes the bound tight, -log N(x; 0, 2)."""
+    x, logvar = 2.0, math.log(0.5)
+    nodes, node_weights = np.polynomial.hermite_e.hermegauss(20)
+    z = jnp.asarray(x / 2 + math.sqrt(0.5) * nodes, jnp.float32)[:, None]
+    nll = objectives.gaussian_nll(jnp.full_like(z, x), z, 0.0)
+    kl = objectives.gaussian_kl(jnp.full_like(z, x / 2), jnp.full_like(z, logvar))
+    bound = (objectives.negative_elbo(nll, kl) * (node_weights / node_weights.sum())).sum()
+    close(bound, -stats.norm.logpdf(x, 0, math.sqrt(2)), rtol=1e-5)
+
+
+def test_bits_per_dim_of_a_uniform_byte_is_eight() -> None:
+    close(objectives.bits_per_dim(jnp.array([784 * math.log(256)]), 784), [8.0])
+    with pytest.raises(ValueError, match="num_dims >= 1, got 0"):
+        objectives.bits_per_dim(jnp.zeros(1), 0)
