@@ -1,6 +1,6 @@
 """Pictures and pages of runs: image grids, training curves, and one self-contained HTML report.
 
-Nothing here imports jax, and matplotlib is imported only when curves are drawn: a page about a finished run needs no accelerator.
+Nothing here imports jax, and matplotlib only when curves are drawn: a page about a finished run needs no accelerator.
 """
 
 import ast
@@ -11,7 +11,7 @@ import math
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,12 +25,10 @@ from jimgen.errors import UserError
 Picture = NDArray[np.uint8]  # [H, W, 3]
 Metrics = Sequence[Mapping[str, Any]]  # rows of metrics.jsonl: {"step": 100, "generator/loss": 0.7, ...}
 
-GAP_COLOUR = 120  # between tiles: told apart from both black and white pictures, on light and on dark pages
+GAP_COLOUR = 40  # between tiles: neither black nor white, so that pictures with either ground end where they end
 MIN_TILE = 48  # pixels: below this a tile is too small to judge by eye
-STRIP_STEPS, STRIP_WIDTH = 6, 160  # frames in the strip of samples over training; CSS pixels of one frame
-
-
-# ---------------------------------------------------------------------------------------------------------- pictures
+STRIP_FRAMES, STRIP_WIDTH = 6, 160  # samples over training: how many, and CSS pixels of one
+PALETTE = ("#2f6db3", "#cc5a3b", "#3f8f5f", "#8759a8", "#b4861d", "#3a97a6")
 
 
 def to_uint8(images: ArrayLike) -> NDArray[np.uint8]:
@@ -50,7 +48,7 @@ def to_uint8(images: ArrayLike) -> NDArray[np.uint8]:
         return images
     if images.dtype.kind in "iubc":
         raise ValueError(f"images must be floating point in [-1, 1] or uint8, not {images.dtype}")
-    images = images.astype(np.float32)  # bfloat16 as well, which numpy itself does not round
+    images = images.astype(np.float32)  # bfloat16 too, which numpy itself cannot round
     if num_nan := int(np.isnan(images).sum()):
         raise ValueError(f"images hold {num_nan} NaN of {images.size} values: the model that drew them has diverged")
     return np.rint(np.clip((images + 1) * 127.5, 0, 255)).astype(np.uint8)
@@ -62,12 +60,11 @@ def grid(images: ArrayLike, *, columns: int | None = None, scale: int | None = N
     Args:
         images: [n, h, w, c] with c of 1 or 3, as `to_uint8` takes them.
         columns: tiles in a row. Default: near square, with full rows where that is possible.
-        scale: whole factor of enlargement, each pixel repeated. Default: the least that makes both sides of a tile
-            48 pixels or more.
-        gap: pixels between tiles, after enlargement; there is none around the sheet.
+        scale: whole factor of enlargement. Default: the least that makes both sides of a tile 48 pixels or more.
+        gap: pixels between tiles, enlarged with them; there is none around the sheet.
 
     Returns:
-        uint8 [rows * h * scale + (rows - 1) * gap, columns * w * scale + (columns - 1) * gap, 3].
+        uint8 [(rows * (h + gap) - gap) * scale, (columns * (w + gap) - gap) * scale, 3].
 
     Raises:
         ValueError: a wrong shape, no images, NaN pixels, or a size that makes no sense.
@@ -75,28 +72,23 @@ def grid(images: ArrayLike, *, columns: int | None = None, scale: int | None = N
     tiles = to_uint8(images)
     if tiles.ndim != 4 or tiles.shape[-1] not in (1, 3) or 0 in tiles.shape:
         raise ValueError(f"a grid takes images [n, h, w, 1 or 3] with n of at least 1, not {list(tiles.shape)}")
-    n, height, width, _ = tiles.shape
-    columns = _near_square(n) if columns is None else columns
-    scale = math.ceil(MIN_TILE / min(height, width)) if scale is None else scale
+    n, h, w, _ = tiles.shape
+    if columns is None:
+        side = math.ceil(math.sqrt(n))
+        columns = next((full for full in range(side, side * 3 // 2 + 1) if n % full == 0), side)
+    scale = math.ceil(MIN_TILE / min(h, w)) if scale is None else scale
     if columns < 1 or scale < 1 or gap < 0:
         raise ValueError(f"columns and scale must be at least 1 and gap at least 0, not {columns}, {scale} and {gap}")
-    tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
-    rows, pitch_y, pitch_x = math.ceil(n / columns), height * scale + gap, width * scale + gap
-    sheet = np.full((rows * pitch_y, columns * pitch_x, 3), GAP_COLOUR, np.uint8)
+    rows = math.ceil(n / columns)
+    sheet = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), GAP_COLOUR, np.uint8)
     for i, tile in enumerate(tiles):
-        y, x = i // columns * pitch_y, i % columns * pitch_x
-        sheet[y : y + height * scale, x : x + width * scale] = tile  # one channel broadcasts to three
-    return sheet[: rows * pitch_y - gap, : columns * pitch_x - gap]
-
-
-def _near_square(n: int) -> int:
-    """Columns for n tiles: the first count from sqrt(n) up to half as many again that leaves no hole, else sqrt(n)."""
-    side = math.ceil(math.sqrt(n))
-    return next((columns for columns in range(side, side * 3 // 2 + 1) if n % columns == 0), side)
+        y, x = i // columns * (h + gap), i % columns * (w + gap)
+        sheet[y : y + h, x : x + w] = tile  # one channel broadcasts to three
+    return sheet.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def save_png(path: Path, array: ArrayLike) -> None:
-    """Writes uint8 [H, W, 3] or [H, W] as PNG, making the folder. A reader sees the old file or the new, never a part."""
+    """Writes uint8 [H, W, 3] or [H, W] as PNG, making the folder; a reader sees the old file or the new, no part."""
     _write_atomically(path, _png(np.asarray(array)))
 
 
@@ -117,9 +109,6 @@ def _write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-# ------------------------------------------------------------------------------------------------------------ curves
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -153,37 +142,34 @@ def _is_number(value: object) -> bool:
 
 
 class Series(NamedTuple):
-    """One metric over training."""
+    """One metric over training: steps [k], rising, and values [k], NaN and infinities among them; both float64."""
 
-    steps: NDArray[np.float64]  # [k], rising
-    values: NDArray[np.float64]  # [k], NaN and infinities as they were logged
+    steps: NDArray[np.float64]
+    values: NDArray[np.float64]
 
 
 def _series(metrics: Metrics) -> dict[str, Series]:
     """Metrics by name, in order of first appearance; rows that a resumed run took back are left out."""
-    points: dict[str, dict[float, float]] = {}
-    earliest_later, kept = math.inf, []
+    kept, next_step = [], math.inf
     for row in reversed(metrics):
-        if row["step"] <= earliest_later:  # else the run went back to a checkpoint before this row
+        if row["step"] <= next_step:  # else the run went back to a checkpoint before this row
             kept.append(row)
-            earliest_later = row["step"]
+            next_step = row["step"]
+    points: dict[str, dict[float, float]] = {}
     for row in reversed(kept):
         for name, value in row.items():
             if name != "step" and _is_number(value):
                 points.setdefault(name, {})[row["step"]] = value
-    return {
-        name: Series(np.array(list(by_step), float), np.array(list(by_step.values()), float))
-        for name, by_step in points.items()
-    }
+    return {name: Series(np.array(list(at), float), np.array(list(at.values()), float)) for name, at in points.items()}
 
 
 def draw_curves(metrics: Metrics, folder: Path) -> list[Path]:
     """Draws training curves, one PNG a group of metrics.
 
-    losses.png holds every phase's loss in one panel; test.png what was measured on test data, with markers; PHASE.png a
-    panel for each other metric of a phase; other.png a panel for each metric of no phase, such as images_per_s. A panel
-    is logarithmic where all values are positive and span more than a factor of 100. Values that are not finite leave a
-    gap, and the panel's title counts them.
+    losses.png holds the losses of all phases in one panel; other.png a panel for each metric of no phase, such as
+    images_per_s; test.png one for each measure on test data; PHASE.png one for each further metric of a phase. A panel
+    is logarithmic where all values are positive and span more than a factor of 100. Values that are not finite leave
+    gaps, and the panel's title counts them.
 
     Args:
         metrics: rows as `read_metrics` gives them.
@@ -192,19 +178,18 @@ def draw_curves(metrics: Metrics, folder: Path) -> list[Path]:
     Returns:
         The paths written, in reading order; none without metrics.
     """
-    groups: dict[str, dict[str, dict[str, Series]]] = {"losses": {}, "test": {}}  # file -> panel -> label -> series
+    groups: dict[str, dict[str, dict[str, Series]]] = {"losses": {}, "other": {}, "test": {}}  # by file, panel, label
     for name, series in _series(metrics).items():
-        phase, _, rest = name.partition("/") if "/" in name else ("", "", name)
-        group = re.sub(r"[^\w.-]+", "_", phase) or "other"
-        if rest == "loss" and group != "test":
+        phase, _, rest = name.rpartition("/")
+        if rest == "loss" and phase != "test":
             groups["losses"].setdefault("loss", {})[phase or "loss"] = series
         else:
-            groups.setdefault(group, {})[_readable(rest)] = {"": series}
+            groups.setdefault(phase or "other", {})[f"{phase} {_readable(rest)}".strip()] = {"": series}
     paths = []
     for group, panels in groups.items():
         if panels:
-            paths.append(Path(folder) / f"{group}.png")
-            _write_atomically(paths[-1], _draw_panels(group, panels))
+            paths.append(Path(folder) / (re.sub(r"[^\w.-]+", "_", group) + ".png"))
+            _write_atomically(paths[-1], _draw_panels(panels, markers=group == "test"))
     return paths
 
 
@@ -212,70 +197,76 @@ def _readable(name: str) -> str:
     return re.sub(r" (nats|bits|db)$", r" (\1)", name.replace("_", " "))
 
 
-def _draw_panels(group: str, panels: Mapping[str, Mapping[str, Series]]) -> bytes:
-    """A PNG with small multiples, at most three in a row; dark on white, which the page inverts for dark screens."""
+def _draw_panels(panels: Mapping[str, Mapping[str, Series]], markers: bool) -> bytes:
+    """A PNG of small multiples, at most three in a row; dark on white, which the page inverts for dark screens."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    wide = len(panels) == 1 and len(next(iter(panels.values()))) > 1
     columns = min(len(panels), 2 if len(panels) == 4 else 3)
     rows = math.ceil(len(panels) / columns)
-    size = (7.0, 3.0) if wide else (3.4 * columns, 2.5 * rows)
-    figure = Figure(figsize=size, dpi=192, layout="constrained", facecolor="white")
-    axes = figure.subplots(rows, columns, squeeze=False).flat
-    for axis, (title, curves) in zip(axes, panels.items(), strict=False):
-        _draw_panel(axis, f"{group} {title}" if group not in ("losses", "other") else title, curves, group == "test")
-    for axis in axes[len(panels) :]:
-        axis.remove()
+    width = 7.0 if any(len(curves) > 1 for curves in panels.values()) else 3.4 * columns
+    layout = ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.09)
+    figure = Figure(figsize=(width, 2.7 * rows), dpi=192, layout=layout, facecolor="white")
+    for i, (title, curves) in enumerate(panels.items(), start=1):
+        _draw_panel(figure.add_subplot(rows, columns, i), title, curves, markers)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
 
 
-def _draw_panel(axis: Any, title: str, curves: Mapping[str, Series], markers: bool) -> None:
+def _draw_panel(axes: Any, title: str, curves: Mapping[str, Series], markers: bool) -> None:
     """One set of axes: each curve as a line, or as a faint line under a smoothed one where there are many points."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    palette = ("#2f6db3", "#cc5a3b", "#3f8f5f", "#8759a8", "#b4861d", "#3a97a6")
-    ink, faint = "#3c3c43", "#d9d9de"
-    everything = np.concatenate([curve.values for curve in curves.values()])
-    finite = everything[np.isfinite(everything)]
-    for i, (label, (steps, values)) in enumerate(curves.items()):
-        colour, values = palette[i % len(palette)], np.where(np.isfinite(values), values, np.nan)
+    ink, faint = "#3c3c43", "#dcdce1"
+    values = np.concatenate([curve.values for curve in curves.values()])
+    finite = values[np.isfinite(values)]
+    for i, (label, (steps, line)) in enumerate(curves.items()):
+        line = np.where(np.isfinite(line), line, np.nan)
+        style: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "lw": 1.5, "label": label}
         if markers or len(steps) < 3:
-            axis.plot(steps, values, color=colour, lw=1.5, marker="o", ms=4, mec="white", mew=0.7, label=label)
-        elif len(steps) < 60:
-            axis.plot(steps, values, color=colour, lw=1.5, label=label)
-        else:
-            axis.plot(steps, values, color=colour, lw=0.7, alpha=0.28)
-            axis.plot(steps, _smooth(values), color=colour, lw=1.6, label=label)
-    lost = len(everything) - len(finite)
-    axis.set_title(title + (f" ({lost} not finite)" if lost else ""), loc="left", fontsize=10, color=ink, pad=8)
-    axis.set_xlabel("step", fontsize=8.5, color=ink)
+            style |= {"marker": "o", "ms": 4.5, "mec": "white", "mew": 0.8}
+        elif len(steps) >= 60:
+            axes.plot(steps, line, color=style["color"], lw=0.7, alpha=0.25)
+            line = _smooth(line)
+        axes.plot(steps, line, **style)
+    lost = f" ({len(values) - len(finite)} not finite)" if len(finite) < len(values) else ""
+    axes.set_title(title + lost, loc="left", fontsize=10, color=ink, pad=8)
+    axes.set_xlabel("step", fontsize=8.5, color=ink)
     if len(finite) and finite.min() > 0 and finite.max() > 100 * finite.min():
-        axis.set_yscale("log")
+        axes.set_yscale("log")
     else:
-        axis.ticklabel_format(axis="y", useOffset=False, scilimits=(-4, 5))
-    axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.tick_params(labelsize=8.5, labelcolor=ink, color=faint, which="both", length=3)
-    axis.grid(color=faint, lw=0.5, alpha=0.7)
-    axis.set_axisbelow(True)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color(faint)
+        axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-4, 5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.tick_params(labelsize=8.5, labelcolor=ink, color=faint, which="both", length=3)
+    axes.grid(color=faint, lw=0.5)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(faint)
     if len(curves) > 1:
-        axis.legend(frameon=False, fontsize=9, labelcolor=ink, handlelength=1.4)
+        axes.legend(frameon=False, fontsize=9, labelcolor=ink, handlelength=1.4)
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A centred Hann-weighted mean over about a twentieth of [k] values: it does not lag, and NaN stays a gap."""
-    window = np.hanning(max(5, len(values) // 20) + 2)
-    known = np.isfinite(values)
-    total = np.convolve(np.where(known, values, 0), window, "same")
+    """A centred Hann-weighted mean over a tenth of the values [k]: it does not lag, and NaN stays a gap."""
+    window, known = np.hanning(len(values) // 10 + 2), np.isfinite(values)
     weight = np.convolve(known, window, "same")
-    return np.where(known, total / np.where(known, weight, 1), np.nan)
+    mean = np.convolve(np.where(known, values, 0), window, "same") / np.where(known, weight, 1)
+    return np.where(known, mean, np.nan)
 
 
-# ------------------------------------------------------------------------------------------------------------ report
+class Run(NamedTuple):
+    """What a run directory says in words and numbers; its pictures are read where they are shown."""
+
+    folder: Path
+    name: str
+    experiment: str
+    config: dict[str, Any]
+    changed: dict[str, Any]
+    environment: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    series: dict[str, Series]
 
 
 def write_report(run_folders: Sequence[Path], out: Path, title: str | None = None) -> Path:
@@ -297,63 +288,41 @@ def write_report(run_folders: Sequence[Path], out: Path, title: str | None = Non
     if not run_folders:
         raise UserError("There is no run to report on. Name at least one run folder.")
     runs = [_read_run(Path(folder)) for folder in run_folders]
-    title = title or (runs[0].name if len(runs) == 1 else f"{len(runs)} runs")
-    body = "".join(_section(run, f"run-{i}") for i, run in enumerate(runs, start=1))
+    alone = len(runs) == 1 and title is None  # then the run's own heading is the page's
+    title = title or (runs[0].name if alone else f"{len(runs)} runs")
+    header = "" if alone else f"<header><h1>{escape(title)}</h1>{_comparison(runs)}</header>"
+    sections = "".join(_section(run, f"run-{i}", "h1" if alone else "h2") for i, run in enumerate(runs))
     page = f"""<!doctype html>
 <html lang="en">
-<head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <link rel="icon" href="data:,">
 <title>{escape(title)}</title>
 <style>{STYLE}</style>
-</head>
-<body>
-<header><h1>{escape(title)}</h1>{_comparison(runs) if len(runs) > 1 else ""}</header>
-<main>{body}</main>
-</body>
+<body>{header}<main>{sections}</main></body>
 </html>
 """
     _write_atomically(out, page.encode())
     return Path(out)
 
 
-class Run(NamedTuple):
-    """What a run directory says in words and numbers; pictures are read where they are shown."""
-
-    folder: Path
-    name: str
-    experiment: str
-    description: str
-    config: dict[str, Any]
-    changed: dict[str, Any]
-    environment: dict[str, Any]  # flat: {"versions.jax": "0.10.0", ...}
-    metrics: list[dict[str, Any]]
-    latest: dict[str, Series]
-
-
 def _read_run(folder: Path) -> Run:
-    if not folder.is_dir():
-        raise UserError(f"There is no run at {folder}. Give the folder that --workdir named in training.")
     if not any((folder / part).exists() for part in ("config.json", "metrics.jsonl", "samples")):
-        raise UserError(
-            f"{folder} holds no run: neither config.json, metrics.jsonl nor samples/ is in it. "
-            "Give the folder that --workdir named in training."
-        )
-    config = _read_json(folder / "config.json")
-    metrics = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+        missing = "holds no run (no config.json, metrics.jsonl or samples/)" if folder.is_dir() else "is not a folder"
+        raise UserError(f"{folder} {missing}. Give the folder that --workdir named in training.")
+    saved, path = _read_json(folder / "config.json"), folder / "metrics.jsonl"
+    metrics = read_metrics(path) if path.exists() else []
     return Run(
         folder=folder,
         name=folder.resolve().name,
-        experiment=str(config.get("experiment") or ""),
-        description=_docstring(folder / "experiment.py"),
-        config=dict(config.get("config") or {}),
-        changed=dict(config.get("changed") or {}),
+        experiment=str(saved.get("experiment") or ""),
+        config=_flat(saved.get("config") or {}),
+        changed=_flat(saved.get("changed") or {}),
         environment=_flat(_read_json(folder / "environment.json")),
         metrics=metrics,
-        latest=_series(metrics),
+        series=_series(metrics),
     )
 
 
@@ -367,7 +336,15 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _docstring(path: Path) -> str:
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"versions": {"jax": "0.10.0"}} as {"versions.jax": "0.10.0"}."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _first_line(path: Path) -> str:
     """The first line of a Python file's docstring; empty if there is none."""
     try:
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
@@ -376,90 +353,65 @@ def _docstring(path: Path) -> str:
     return (text or "").partition("\n")[0]
 
 
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _section(run: Run, anchor: str) -> str:
+def _section(run: Run, anchor: str, heading: str) -> str:
     """One run: what it is, what came out, how it got there, and how to go on."""
-    last_step = f"step {max(row['step'] for row in run.metrics):,}" if run.metrics else ""
     seed = run.environment.get("seed", run.config.get("seed"))
-    facts = [run.experiment, last_step, "" if seed is None else f"seed {seed}"]
-    plots = draw_curves(run.metrics, run.folder / "plots")
-    curves = [
-        _figure(picture, f"Training curves: {path.stem}", density=2)
-        for path in plots
-        if (picture := _load(path)) is not None
-    ]
-    parts = [
-        f'<section id="{anchor}" aria-labelledby="{anchor}-name">',
-        f'<h2 id="{anchor}-name">{escape(run.name)}</h2>',
-        f"<p>{escape(run.description)}</p>" if run.description else "",
-        f'<p class="facts">{" · ".join(escape(fact) for fact in facts if fact)}</p>',
-        _samples(run.folder / "samples"),
-        _block("Results", _results(run.latest)),
-        _block("Curves", f'<div class="row">{"".join(curves)}</div>' if curves else ""),
-        '<div class="pair">',
-        _block("Changed from the defaults", _table(run.changed)),
-        _block("Environment", _table(run.environment)),
-        "</div>",
-        f"<details><summary>Full config</summary>{_table(run.config)}</details>" if run.config else "",
-        _block("Go on from here", _commands(run)),
-        "</section>",
-    ]
-    return "\n".join(part for part in parts if part)
+    facts = [run.experiment, f"step {run.metrics[-1]['step']:,}" if run.metrics else ""]
+    facts += [] if seed is None else [f"seed {seed}"]
+    pictures = {path: _load(path) for path in draw_curves(run.metrics, run.folder / "plots")}
+    curves = [_figure(p, f"Training curves: {path.stem}", density=2) for path, p in pictures.items() if p is not None]
+    return f"""
+<section id="{anchor}">
+<{heading}>{escape(run.name)}</{heading}>
+<p>{escape(_first_line(run.folder / "experiment.py"))}</p>
+<p class="soft">{" · ".join(escape(fact) for fact in facts if fact)}</p>
+{_samples(run.folder / "samples")}
+{_block("Results", _results(run.series))}
+{_block("Curves", "".join(curves), "row")}
+<div class="pair">
+<div>{_block("Changed from the defaults", _fields(run.changed))}
+{f"<details><summary>Full config</summary>{_fields(run.config)}</details>" if run.config else ""}</div>
+{_block("Environment", _fields(run.environment))}
+</div>
+{_block("Go on from here", _commands(run))}
+</section>"""
 
 
-def _block(heading: str, content: str) -> str:
-    return f"<div><h3>{escape(heading)}</h3>{content}</div>" if content else ""
+def _block(heading: str, content: str, layout: str = "plain") -> str:
+    return f'<div><h3>{escape(heading)}</h3><div class="{layout}">{content}</div></div>' if content else ""
 
 
 def _samples(folder: Path) -> str:
-    """Real images beside the newest samples, reconstructions, and the strip of samples over training."""
-    by_step = {
-        int(match[1]): path for path in folder.glob("*.png") if (match := re.fullmatch(r"step_(\d+)\.png", path.name))
-    }
-    sheets = {step: sheet for step in _spread(sorted(by_step)) if (sheet := _load(by_step[step])) is not None}
-    shown = []
-    if (real := _load(folder / "real.png")) is not None:
-        shown.append(_figure(real, "A grid of real images", "Real images"))
-    if sheets:
-        step = max(sheets)
-        shown.append(_figure(sheets[step], f"A grid of samples at step {step}", f"Samples at step {step:,}"))
-    for path in sorted(folder.glob("reconstruct*.png"))[-2:]:
-        if (sheet := _load(path)) is not None:
-            shown.append(_figure(sheet, f"Reconstructions: {path.stem}", "Reconstructions"))
-    pair = _block("Samples", f'<div class="row">{"".join(shown)}</div>' if shown else "")
-    if len(sheets) < 2:
-        return pair
-    strip = "".join(
-        _figure(_corner(sheet), f"Samples at step {step}", f"{step:,}", room=STRIP_WIDTH)
+    """Real images beside the newest samples, reconstructions, and a strip of samples over training."""
+    found = {int(path.stem[5:]): path for path in folder.glob("step_*.png") if path.stem[5:].isdecimal()}
+    steps, last = sorted(found), max(found, default=0)
+    frames = np.linspace(0, len(steps) - 1, min(len(steps), STRIP_FRAMES)).round().astype(int)
+    sheets = {steps[i]: _load(found[steps[i]]) for i in frames}
+    captions = {"Real images": _load(folder / "real.png"), f"Samples at step {last:,}": sheets.get(last)}
+    captions["Reconstructions"] = _load(max(folder.glob("reconstruct*.png"), default=folder / "reconstruct.png"))
+    shown = [_figure(sheet, f"A grid: {text}", text) for text, sheet in captions.items() if sheet is not None]
+    strip = [
+        _figure(_corner(sheet), f"The first samples at step {step:,}", f"{step:,}", room=STRIP_WIDTH)
         for step, sheet in sheets.items()
-    )
-    return pair + _block("Over training", f'<div class="strip" tabindex="0">{strip}</div>')
-
-
-def _spread(steps: list[int]) -> list[int]:
-    """At most STRIP_STEPS of the steps, first and last among them."""
-    places = np.linspace(0, len(steps) - 1, min(len(steps), STRIP_STEPS)).round().astype(int)
-    return [steps[i] for i in places]
+        if sheet is not None
+    ]
+    over_training = _block("Over training", "".join(strip), "strip") if len(strip) > 1 else ""
+    return _block("Samples", "".join(shown), "row") + over_training
 
 
 def _corner(sheet: Picture) -> Picture:
-    """As many whole tiles from the top left as a frame of the strip takes; the whole sheet where no gaps are seen."""
-    sides = []
+    """As many whole tiles from the top left as a frame of the strip takes; the whole sheet if it shows no gaps."""
     for axis in (0, 1):
-        gaps = np.flatnonzero((sheet == GAP_COLOUR).all(axis=(1 - axis, 2)))
-        ends = gaps[(gaps > 0) & (gaps <= STRIP_WIDTH)]
-        sides.append(ends[-1] if len(ends) else gaps[0] if len(gaps) and gaps[0] else len(sheet))
-    return sheet[: sides[0], : sides[1]]
+        is_gap = (sheet == GAP_COLOUR).all(axis=(1 - axis, 2))
+        ends = np.flatnonzero(is_gap[1:] & ~is_gap[:-1]) + 1
+        if len(ends):
+            fitting = ends[ends <= STRIP_WIDTH]
+            sheet = sheet.take(range(fitting[-1] if len(fitting) else ends[0]), axis)
+    return sheet
 
 
 def _load(path: Path) -> Picture | None:
-    """A PNG as pixels; None if it is missing or torn, as a picture must not cost the page."""
+    """A PNG as pixels; None if it is missing or torn, as one picture must not cost the page."""
     try:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
@@ -468,7 +420,7 @@ def _load(path: Path) -> Picture | None:
 
 
 def _figure(picture: Picture, alt: str, caption: str = "", room: int = 520, density: int = 1) -> str:
-    """An embedded picture. Enlarged pixels stay sharp; a sheet too large for its room is shrunk smoothly."""
+    """An embedded picture: pixels stay sharp, unless it is wider than its room and has to shrink."""
     height, width = (side // density for side in picture.shape[:2])
     kind = "plot" if density > 1 else "pixels" if width <= room else "large"
     source = f"data:image/png;base64,{base64.b64encode(_png(picture)).decode()}"
@@ -476,95 +428,104 @@ def _figure(picture: Picture, alt: str, caption: str = "", room: int = 520, dens
     return f"<figure>{image}{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}</figure>"
 
 
-def _results(latest: Mapping[str, Series]) -> str:
-    """A table of the last values: measures on test data, losses and speed; the others are in the curves."""
-    names = [name for name in latest if name.startswith("test/")]
-    names += [name for name in latest if name not in names and re.search(r"(^|/)loss$|_per_s$", name)]
-    rows = ""
-    for name in names:
-        steps, values = latest[name]
+def _results(series: Mapping[str, Series]) -> str:
+    """A table of the last values: measures on test data, losses and speed; the rest is in the curves."""
+    shown = [name for name in series if re.search(r"^test/|(^|/)loss$|_per_s$", name)]
+    rows = []
+    for name in sorted(shown, key=lambda name: not name.startswith("test/")):
+        steps, values = series[name]
         finite = values[np.isfinite(values)]
-        cells = (values[-1], finite.min(initial=math.inf), finite.max(initial=-math.inf))
-        numbers = "".join(f"<td>{_number(cell)}</td>" for cell in cells)
-        rows += f'<tr><th scope="row">{escape(name)}</th>{numbers}<td>{steps[-1]:,.0f}</td></tr>'
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Metric", "Last", "Lowest", "Highest", "At step"))
-    return f'<div class="scroll"><table class="numbers"><tr>{heads}</tr>{rows}</table></div>' if rows else ""
+        numbers = values[-1], finite.min(initial=math.inf), finite.max(initial=-math.inf)
+        rows.append([escape(name), *map(_number, numbers), f"{steps[-1]:,.0f}"])
+    return _table(rows, ("Metric", "Last", "Lowest", "Highest", "At step"))
 
 
 def _comparison(runs: Sequence[Run]) -> str:
-    """A table of runs by the last values of what was measured on test data; its names lead to the sections."""
-    names = list(dict.fromkeys(name for run in runs for name in run.latest if name.startswith("test/")))
-    heads = "".join(f'<th scope="col">{escape(_readable(head.removeprefix("test/")))}</th>' for head in names)
-    rows = ""
-    for i, run in enumerate(runs, start=1):
-        cells = (f"<td>{_number(run.latest[n].values[-1]) if n in run.latest else ''}</td>" for n in names)
-        link = f'<a href="#run-{i}">{escape(run.name)}</a>'
-        rows += f'<tr><th scope="row">{link}</th><td>{escape(run.experiment)}</td>{"".join(cells)}</tr>'
-    heads = f'<tr><th scope="col">Run</th><th scope="col">Experiment</th>{heads}</tr>'
-    return f'<nav class="scroll" aria-label="Runs"><table class="numbers">{heads}{rows}</table></nav>'
+    """The runs by the last values of what was measured on test data; their names lead to the sections."""
+    names = list(dict.fromkeys(name for run in runs for name in run.series if name.startswith("test/")))
+    rows = [
+        [f'<a href="#run-{i}">{escape(run.name)}</a>']
+        + [_number(run.series[name].values[-1]) if name in run.series else "" for name in names]
+        for i, run in enumerate(runs)
+    ]
+    return f"<nav>{_table(rows, ['Run', *(escape(_readable(name[5:])) for name in names)])}</nav>"
 
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}" if math.isfinite(value) else "not finite"
 
 
-def _table(fields: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(str(key))}</th><td>{escape(_text(value))}</td></tr>'
-        for key, value in fields.items()
+def _fields(fields: Mapping[str, Any]) -> str:
+    """A table of settings; lists without brackets and strings without quotes, the rest as JSON."""
+    items = {key: value if isinstance(value, list) else [value] for key, value in fields.items()}
+    texts = {key: ", ".join(v if isinstance(v, str) else json.dumps(v) for v in items[key]) for key in items}
+    return _table([escape(key), escape(text)] for key, text in texts.items())
+
+
+def _table(rows: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:
+    """A table of HTML cells, numbers if it has heads; nothing without rows."""
+    top = "".join(f'<th scope="col">{head}</th>' for head in heads)
+    body = "".join(
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>' for first, *rest in rows
     )
-    return f'<div class="scroll"><table>{rows}</table></div>' if rows else ""
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list | tuple) and all(isinstance(item, str | int | float) for item in value):
-        return ", ".join(map(str, value))
-    return value if isinstance(value, str) else json.dumps(value)
+    kind = "numbers" if heads else "fields"
+    return f'<div class="scroll"><table class="{kind}"><tr>{top}</tr>{body}</table></div>' if body else ""
 
 
 def _commands(run: Run) -> str:
     folder = shlex.quote(str(run.folder))
-    lines = [f"python experiments/{shlex.quote(run.experiment)}.py --workdir {folder}"] if run.experiment else []
+    script = shlex.quote(f"experiments/{run.experiment}.py")
+    lines = [f"python {script} --workdir {folder}"] if run.experiment else []
     lines += [f"jimgen sample {folder} --num 64 --seed 0 --out samples.png", f"jimgen evaluate {folder} --num 1000"]
-    return f"<pre>{escape(chr(10).join(lines))}</pre>"
+    return "<pre>" + escape("\n".join(lines)) + "</pre>"
 
 
 STYLE = """
-:root { --page: #fcfcfa; --ink: #1f1f23; --soft: #66666e; --line: #e5e5e0; --raised: #f4f4f0; --link: #2560a5 }
+:root { --page: #fcfcfa; --ink: #1f1f23; --soft: #66666e; --line: #e5e5e0; --raised: #f4f4f0; --link: #2560a5;
+  --blend: multiply }
 @media (prefers-color-scheme: dark) {
-  :root { --page: #141416; --ink: #e6e6e3; --soft: #9c9ca3; --line: #2c2c30; --raised: #1c1c1f; --link: #86b4e8 }
-  .plot { filter: invert(1) hue-rotate(180deg); mix-blend-mode: screen } /* white paper becomes the page */
+  :root { --page: #141416; --ink: #e6e6e3; --soft: #9c9ca3; --line: #2c2c30; --raised: #1d1d20; --link: #86b4e8;
+    --blend: screen }
+  .plot { filter: invert(1) hue-rotate(180deg) } /* white paper turns black, and screen blends that into the page */
 }
-@media (prefers-color-scheme: light) { .plot { mix-blend-mode: multiply } }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 3.5rem 1.5rem 5rem; max-width: 69rem; background: var(--page); color: var(--ink);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; -webkit-text-size-adjust: 100% }
-h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; letter-spacing: -.02em; font-weight: 650 }
-h2 { margin: 0; font-size: 1.45rem; line-height: 1.25; letter-spacing: -.012em; font-weight: 650 }
+h1, h2 { margin: 0; font-size: 1.9rem; line-height: 1.2; letter-spacing: -.02em; overflow-wrap: anywhere }
+h2 { font-size: 1.45rem }
 h3 { margin: 2.5rem 0 .9rem; font-size: .95rem; font-weight: 600 }
-p { margin: .4rem 0 0; max-width: 42rem; text-wrap: pretty }
-section { margin-top: 3.5rem; padding-top: 2.5rem; border-top: 1px solid var(--line) }
-.facts, figcaption, summary { color: var(--soft); font-size: .875rem }
+p { margin: .4rem 0 0; max-width: 44rem; text-wrap: pretty }
+.soft, figcaption, summary { color: var(--soft); font-size: .875rem; font-variant-numeric: tabular-nums }
+header ~ main section { margin-top: 3.5rem; padding-top: 2.5rem; border-top: 1px solid var(--line) }
+nav { margin-top: 1.5rem }
 a { color: var(--link); text-underline-offset: .18em; text-decoration-thickness: 1px }
-figure { margin: 0 }
-figcaption { margin-top: .45rem; font-variant-numeric: tabular-nums }
+figure { margin: 0; min-width: 0 }
+figcaption { margin-top: .5rem }
 img { display: block; max-width: 100%; height: auto }
 .pixels { image-rendering: pixelated }
-.row { display: flex; flex-wrap: wrap; gap: 1.75rem 2rem; align-items: start }
-.strip { display: flex; gap: 1rem; overflow-x: auto; padding-bottom: .5rem }
+.plot { mix-blend-mode: var(--blend) }
+.row { display: flex; flex-wrap: wrap; gap: 1.75rem; align-items: start }
+.strip { display: flex; gap: 1rem }
 .strip figure { flex: none; max-width: 10rem }
+.strip, .scroll, pre { overflow-x: auto }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 3rem }
-.scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums }
-th, td { padding: .42rem 0 .42rem 2rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
-th:first-child, td:first-child { padding-left: 0 }
+th, td { padding: .42rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }
 th { font-weight: 400; color: var(--soft); white-space: nowrap }
-td { overflow-wrap: anywhere }
-.numbers td, .numbers th:not(:first-child) { text-align: right; white-space: nowrap }
-.numbers th[scope=row] { color: var(--ink) }
-nav { margin-top: 1.5rem }
-details { margin-top: 2rem }
+td { padding-left: 2rem; overflow-wrap: anywhere }
+.fields { width: 100% }
+.fields th { width: 11rem }
+.numbers td, .numbers [scope=col] + th { padding-left: 2rem; text-align: right; white-space: nowrap }
+.numbers [scope=row] { color: var(--ink) }
+details { margin-top: 1.5rem }
 summary { cursor: pointer; margin-bottom: .6rem }
-pre { margin: 0; padding: 1rem 1.15rem; overflow-x: auto; background: var(--raised); border-radius: .5rem;
+pre { margin: 0; padding: 1rem 1.15rem; background: var(--raised); border-radius: .5rem;
   font: .84rem/1.75 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace }
+@media (max-width: 40rem) {
+  body { padding: 2.25rem 1.25rem 3.5rem }
+  .numbers td, .numbers [scope=col] + th { padding-left: 1.1rem }
+  .fields th { width: 8rem }
+  .row figure { max-width: 100%; overflow-x: auto }
+  .plot { max-width: none } /* scrolled, as shrunk labels could not be read */
+}
 """

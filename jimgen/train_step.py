@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import Array
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jimgen.errors import UserError
 from jimgen.parallel import DEVICE_AXIS, mean_over_devices, num_shards
@@ -210,9 +210,9 @@ class CompiledStep(NamedTuple):
     """A train step and where its arguments live. Donates the state: keep only the one that `run` returns."""
 
     run: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
-    state_sharding: Any  # a Sharding, or a TrainState of them; also the place for the key
-    batch_sharding: Sharding  # of every leaf of a batch, along its leading axis
-    num_devices: int
+    state_sharding: Any  # a Sharding, or a TrainState of them
+    batch_sharding: NamedSharding  # of every leaf of a batch, along its leading axis
+    replicated: NamedSharding  # of the key
 
 
 def compile_step(
@@ -244,7 +244,7 @@ def compile_step(
     if mode == "pmap":
         if jax.process_count() > 1:
             raise UserError("mode pmap runs in one process only: use --mode sharded")
-        return CompiledStep(_pmap(step, devices), everywhere, split, len(devices))
+        return CompiledStep(_pmap(step, devices), everywhere, split, everywhere)
     if mode not in ("jit", "sharded"):
         raise UserError(f"unknown mode {mode!r}: choose auto, jit, pmap or sharded")
     placed = everywhere if state_sharding is None else state_sharding
@@ -254,7 +254,7 @@ def compile_step(
         out_shardings=(placed, everywhere),
         donate_argnums=0,
     )
-    return CompiledStep(run, placed, split, len(devices))
+    return CompiledStep(run, placed, split, everywhere)
 
 
 def _pmap(step, devices: list[jax.Device]):

@@ -1,0 +1,88 @@
+"""DCGAN: a generator and a discriminator of strided convolutions learn from each other.
+
+Radford, Metz and Chintala, Unsupervised Representation Learning with Deep Convolutional GANs, arXiv 1511.06434.
+
+    python experiments/dcgan.py --data digits --size 16 --steps 2000
+    python experiments/dcgan.py --data fashion_mnist --size 32 --fit pad
+
+Result: not run.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import optax
+
+from jimgen import objectives
+from jimgen.data.dataset import DataSpec
+from jimgen.experiment import RunConfig, main
+from jimgen.methods.gan import gan
+from jimgen.methods.method import Method
+from jimgen.nets.dcgan import Discriminator, Generator
+from jimgen.nets.layers import num_halvings
+
+LOSSES = {
+    "non_saturating": objectives.NON_SATURATING,
+    "minimax": objectives.MINIMAX,
+    "hinge": objectives.HINGE,
+    "least_squares": objectives.LEAST_SQUARES,
+    "wasserstein": objectives.WASSERSTEIN,
+    "relativistic": objectives.RELATIVISTIC,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    latent_dim: int = 100
+    """dimensions of z ~ N(0, I)"""
+    width: int = 64
+    """channels of the largest feature maps; they double at every halving of the image"""
+    conditional: bool = False
+    """give the label to both nets"""
+    loss: Literal["non_saturating", "minimax", "hinge", "least_squares", "wasserstein", "relativistic"] = (
+        "non_saturating"
+    )
+    """the adversarial loss"""
+    r1: float = 0.0
+    """gamma of the gradient penalty on real images; takes BatchNorm out of the discriminator"""
+    r2: float = 0.0
+    """gamma of the gradient penalty on fake images; takes BatchNorm out of the discriminator"""
+    gradient_penalty: float = 0.0
+    """weight of WGAN-GP's penalty, 10 in the paper; takes BatchNorm out of the discriminator"""
+    discriminator_steps: int = 1
+    """updates of the discriminator for each one of the generator"""
+    generator_learning_rate: float = 2e-4
+    """of Adam"""
+    discriminator_learning_rate: float = 2e-4
+    """of Adam"""
+    beta1: float = 0.5
+    """of Adam, both nets"""
+    beta2: float = 0.999
+    """of Adam, both nets"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of the computation; parameters and statistics stay float32"""
+
+
+def build(config: Config, data: DataSpec) -> Method:
+    height, width, _ = data.shape
+    widths = [config.width * 2**i for i in range(max(1, num_halvings(height, width)))]
+    num_classes = data.num_classes if config.conditional else 0
+    if config.conditional and num_classes < 2:
+        raise ValueError(f"--conditional needs classes, and {data.name} has only one")
+    penalised = config.r1 or config.r2 or config.gradient_penalty
+    return gan(
+        Generator(data.shape, tuple(reversed(widths)), num_classes, config.dtype),
+        Discriminator(tuple(widths), not penalised, num_classes, config.dtype),
+        latent_dim=config.latent_dim,
+        generator_tx=optax.adam(config.generator_learning_rate, config.beta1, config.beta2),
+        discriminator_tx=optax.adam(config.discriminator_learning_rate, config.beta1, config.beta2),
+        loss=LOSSES[config.loss],
+        r1=config.r1,
+        r2=config.r2,
+        gradient_penalty=config.gradient_penalty,
+        discriminator_steps=config.discriminator_steps,
+    )
+
+
+if __name__ == "__main__":
+    main(Config, build)

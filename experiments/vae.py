@@ -1,0 +1,88 @@
+"""VAE: an encoder and a decoder learn a latent space, reconstruction + lambda KL.
+
+Kingma and Welling, Auto-Encoding Variational Bayes, arXiv 1312.6114.
+
+    python experiments/vae.py --data digits --size 16 --steps 2000
+    python experiments/vae.py --data fashion_mnist --net mlp
+
+Result: not run.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+import optax
+
+from jimgen.data.dataset import DataSpec
+from jimgen.experiment import RunConfig, main
+from jimgen.methods.method import Method
+from jimgen.methods.vae import bernoulli, gaussian, vae
+from jimgen.nets.layers import num_halvings
+from jimgen.nets.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    net: Literal["conv", "mlp"] = "conv"
+    """strided convolutions, or dense layers"""
+    latent_dim: int = 32
+    """dimensions of z"""
+    width: int = 32
+    """conv: channels of the largest feature maps; they double at every halving of the image"""
+    hidden: int = 512
+    """units of the dense layers"""
+    conditional: bool = False
+    """give the label to both nets"""
+    likelihood: Literal["bernoulli", "cross_entropy", "gaussian", "learned_gaussian"] = "bernoulli"
+    """bernoulli: pixels binarised afresh at each step; cross_entropy: grey values as they are; gaussian: deviation
+    sigma; learned_gaussian: learns it"""
+    sigma: float = 0.1
+    """gaussian: deviation of the pixels, which span [-1, 1]. Lambda of ||x - D(E(x))||^2 + lambda KL is 2 sigma^2"""
+    kl_weight: float = 1.0
+    """factor of the KL term beside the likelihood: beta of a beta-VAE"""
+    learning_rate: float = 2e-3
+    """of Adam, at its peak"""
+    warmup_steps: int = 250
+    """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
+    batch_size: int = 200
+    """images a step, over all devices"""
+    steps: int = 2000
+    """train steps in all, those before a resume included"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of the computation; parameters stay float32"""
+
+
+def build(config: Config, data: DataSpec) -> Method:
+    num_classes = data.num_classes if config.conditional else 0
+    if config.conditional and num_classes < 2:
+        raise ValueError(f"--conditional needs classes, and {data.name} has only one")
+    shared = {"num_classes": num_classes, "activation": nn.silu, "dtype": config.dtype}
+    if config.net == "conv":
+        height, width, _ = data.shape
+        widths = tuple(config.width * 2**i for i in range(max(1, num_halvings(height, width))))
+        encoder = ConvEncoder(config.latent_dim, widths, config.hidden, **shared)
+        decoder = ConvDecoder(data.shape, tuple(reversed(widths)), config.hidden, **shared)
+    else:
+        encoder = MLPEncoder(config.latent_dim, (config.hidden,) * 2, **shared)
+        decoder = MLPDecoder(data.shape, (config.hidden,) * 2, **shared)
+    likelihoods = {
+        "bernoulli": bernoulli(),
+        "cross_entropy": bernoulli(binarise=False),
+        "gaussian": gaussian(config.sigma),
+        "learned_gaussian": gaussian(),
+    }
+    warmup = min(config.warmup_steps, config.steps // 2)
+    learning_rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    return vae(
+        encoder,
+        decoder,
+        latent_dim=config.latent_dim,
+        tx=optax.adam(learning_rate),
+        likelihood=likelihoods[config.likelihood],
+        kl_weight=config.kl_weight,
+    )
+
+
+if __name__ == "__main__":
+    main(Config, build)

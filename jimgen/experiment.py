@@ -1,0 +1,250 @@
+"""What turns a file of experiments/ into a command, and a run's folder back into a method with its weights."""
+
+import dataclasses
+import importlib.util
+import inspect
+import json
+import os
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import tyro
+from rich.console import Console
+
+from jimgen import checkpoint, data, loop, report
+from jimgen.data.dataset import DataSpec
+from jimgen.errors import UserError
+from jimgen.loop import RunConfig
+from jimgen.methods.method import Method
+from jimgen.train_step import TrainState
+
+__all__ = ["RunConfig", "main", "load_run", "Run"]
+Config = TypeVar("Config", bound=RunConfig)
+Build = Callable[[Any, DataSpec], Method]
+
+# Fields that say how a run is carried out, not what it computes: they may change when it resumes.
+FREE_FIELDS = (
+    *("steps", "workdir", "mode", "devices", "log_every", "sample_every", "save_every", "eval_every"),
+    *("keep", "max_skipped", "override", "dry_run", "data_dir", "download", "strict"),
+)
+
+
+def main(config_class: type[Config], build: Build, arguments: Sequence[str] | None = None) -> None:
+    """Runs an experiment from the command line; --help lists the fields of its config.
+
+    Exits with status 2 and a line on stderr where the user can mend something, and with 128 + signal when interrupted.
+    """
+    source = Path(inspect.getfile(build))
+    description = (inspect.getmodule(build) or build).__doc__
+    try:
+        config = tyro.cli(config_class, args=arguments, prog=source.name, description=description)
+        run(config, build)
+    except UserError as error:
+        sys.exit(_report(error))
+    except loop.Interrupted as stop:
+        command = " ".join(["python", *sys.argv]) if arguments is None else f"python {source}"
+        print(f"\nsaved at step {stop.step} after {signal.Signals(stop.signum).name}; to resume: {command}")
+        sys.exit(128 + stop.signum)
+
+
+def _report(error: UserError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def run(config: Config, build: Build) -> TrainState | None:
+    """Trains as the config says, in its workdir; returns the last state, or None after a dry run."""
+    check(config)
+    source = Path(inspect.getfile(build))
+    folder = Path(config.workdir or Path("runs") / f"{source.stem}-{config.data.replace(':', '-').replace('/', '_')}")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--workdir {folder} is a file: give a folder, or one that does not exist yet")
+    _require_same_config(config, source, folder)
+    dataset = data.load(
+        config.data,
+        size=config.size,
+        fit=config.fit,
+        channels=config.channels,
+        strict=config.strict,
+        data_dir=config.data_dir,
+        download=config.download,
+    )
+    console = Console(soft_wrap=True)
+    if dataset.skipped:
+        console.print(f"[yellow]{len(dataset.skipped)} corrupt image(s) left out, the first: {dataset.skipped[0]}")
+    method = build_method(config, build, dataset.spec)
+    if config.dry_run:
+        loop.describe(method, dataset.spec, config, console)
+        return None
+    _require_same_data(dataset.spec, folder, config.override)
+    loop.prepare(method, dataset.spec, config)  # a batch that does not fit is told before anything is written
+    _write_run_files(config, source, dataset.spec, folder)
+    began = time.perf_counter()
+    console.print(f"{source.stem} on {dataset.spec.name} {list(dataset.spec.shape)}: {folder}", highlight=False)
+    state = loop.train(method, dataset, config, folder, console)
+    page = report.write_report([folder], folder / "report.html")
+    console.print(f"done in {time.perf_counter() - began:.0f} s: {page}", highlight=False)
+    return state
+
+
+def check(config: RunConfig) -> None:
+    """Raises UserError for numbers that make no sense: none is negative, and what is counted is at least one."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, (int, float)) and not value >= 0:
+            raise UserError(f"--{field.name.replace('_', '-')} {value}: must not be negative or NaN")
+    for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep", "max_skipped"):
+        if getattr(config, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least 1")
+    if config.size is not None and config.size < 1:
+        raise UserError(f"--size {config.size}: must be at least 1")
+
+
+def build_method(config: Config, build: Build, spec: DataSpec) -> Method:
+    """The method of a config, tried on shapes alone, so that what does not fit is told at once.
+
+    Raises:
+      UserError: the nets cannot take images of this shape, or the config contradicts itself.
+    """
+    try:
+        method = build(config, spec)
+        jax.eval_shape(partial(loop.initialise, method, spec, config.seed))
+    except (ValueError, TypeError) as error:
+        if os.environ.get("JIMGEN_TRACEBACK"):
+            raise
+        raise UserError(f"{str(error).strip()}\n(images are {spec.shape}; JIMGEN_TRACEBACK=1 shows where)") from error
+    return method
+
+
+class Run(NamedTuple):
+    """A finished or interrupted run, ready to use."""
+
+    folder: Path
+    config: RunConfig
+    spec: DataSpec
+    method: Method
+    state: TrainState
+
+
+def load_run(folder: Path) -> Run:
+    """Reads a run's folder: runs its copy of the experiment, builds the method and restores the newest checkpoint.
+
+    Raises:
+      UserError: no run there, or no good checkpoint in it.
+    """
+    saved = _read_json(folder / "config.json")
+    if saved is None or not (folder / "experiment.py").exists():
+        raise UserError(f"{folder} is not a run: it has no config.json and experiment.py. `jimgen runs` lists runs.")
+    module_spec = importlib.util.spec_from_file_location("jimgen_run_experiment", folder / "experiment.py")
+    assert module_spec and module_spec.loader
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses look their module up
+    module_spec.loader.exec_module(module)
+    fields = {field.name for field in dataclasses.fields(module.Config)}
+    config = module.Config(**{name: _tuples(value) for name, value in saved["config"].items() if name in fields})
+    spec = DataSpec(**{name: _tuples(value) for name, value in saved["data"].items()})
+    method = build_method(config, module.build, spec)
+    target = jax.eval_shape(partial(loop.initialise, method, spec, config.seed))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), target)
+    state, warnings = checkpoint.restore(checkpoint.open_checkpoints(folder / "checkpoints", config.keep), target)
+    for warning in warnings:
+        print(warning, file=sys.stderr)
+    if state is None:
+        raise UserError(f"{folder} has no checkpoint yet: train it first, or longer")
+    return Run(folder, config, spec, method, state)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(x) for x in value) if isinstance(value, list) else value
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): mend it, or use another --workdir") from error
+
+
+def _require_same_config(config: RunConfig, source: Path, folder: Path) -> None:
+    """An existing run goes on only as what it was, unless the user says otherwise."""
+    saved = _read_json(folder / "config.json")
+    if saved is None or config.override or config.dry_run:
+        return
+    if saved["experiment"] != source.stem:
+        raise UserError(f"{folder} is a run of {saved['experiment']}, not of {source.stem}: give another --workdir")
+    now = json.loads(json.dumps(dataclasses.asdict(config)))
+    names = [n for n in now if n not in FREE_FIELDS and n in saved["config"] and saved["config"][n] != now[n]]
+    if names:
+        changes = ", ".join(f"{name} {saved['config'][name]!r} -> {now[name]!r}" for name in names)
+        raise UserError(f"{folder} was trained with another config: {changes}.\nGive a new --workdir, or --override.")
+
+
+def _require_same_data(spec: DataSpec, folder: Path, override: bool) -> None:
+    saved = _read_json(folder / "config.json")
+    if saved and not override and saved["data"]["hash"] != spec.hash:
+        raise UserError(
+            f"the data {spec.name} are not those that {folder} was trained on (hash {spec.hash[:12]}, then "
+            f"{saved['data']['hash'][:12]}).\nGive a new --workdir, or --override."
+        )
+
+
+def _write_run_files(config: RunConfig, source: Path, spec: DataSpec, folder: Path) -> None:
+    values = dataclasses.asdict(config)
+    defaults = dataclasses.asdict(type(config)())
+    changed = {name: value for name, value in values.items() if value != defaults[name]}
+    try:
+        for name in ("samples", "plots", "checkpoints"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        _write_json(
+            folder / "config.json",
+            {"experiment": source.stem, "config": values, "changed": changed, "data": spec._asdict()},
+        )
+        _write_json(folder / "environment.json", environment(config, spec))
+        shutil.copyfile(source, folder / "experiment.py")
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}. Choose another --workdir.") from error
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def environment(config: RunConfig, spec: DataSpec) -> dict[str, Any]:
+    """Versions, devices, code and data of a run: what one needs to repeat it."""
+    packages = ("jimgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        "processor": platform.processor() or platform.machine(),
+        "cpu_count": os.cpu_count(),
+        "git_commit": _git_commit(),
+        "data_hash": spec.hash,
+        "seed": config.seed,
+        "command": " ".join(sys.argv),
+        "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None  # installed without its repository

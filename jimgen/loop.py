@@ -1,0 +1,387 @@
+"""The host loop: iterate, log, draw, save, resume. All that touches files and clocks; the maths is in the train step."""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jimgen import checkpoint, report
+from jimgen.data.batches import batches, test_batches
+from jimgen.data.dataset import Arrays, Dataset, DataSpec, Stream
+from jimgen.errors import UserError
+from jimgen.methods.method import Method
+from jimgen.train_step import (
+    Batch,
+    CompiledStep,
+    Metrics,
+    Mode,
+    TrainState,
+    Variables,
+    compile_step,
+    init_state,
+    make_train_step,
+)
+
+SAMPLE_ROWS = 8  # of a grid; its columns are the classes, if there are 2 to 16 of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every experiment can be told. Experiments add their own fields and override defaults."""
+
+    data: str = "digits"
+    """digits, fashion_mnist, tfds:NAME, folder:PATH or npz:PATH"""
+    size: int | None = None
+    """height and width that images are brought to; as they are by default"""
+    fit: Literal["resize", "pad"] = "resize"
+    """how: bicubic resizing, or background around a smaller image"""
+    channels: Literal[1, 3] | None = None
+    """1 grey, 3 colour; what the data are by default"""
+    data_dir: str | None = None
+    """where prepared TFDS data sets lie"""
+    download: bool = False
+    """let tensorflow-datasets download what is not there"""
+    strict: bool = False
+    """fail on a corrupt image instead of leaving it out"""
+    steps: int = 1000
+    """train steps in all, those before a resume included"""
+    batch_size: int = 64
+    """images a step, over all devices"""
+    accumulate: int = 1
+    """microbatches a step is cut into, to save memory"""
+    seed: int = 0
+    """of initial weights, noise and the order of the data"""
+    ema_half_life: float = 20_000
+    """images after which the moving average of the weights has forgotten half; 0 for none"""
+    workdir: str | None = None
+    """folder of the run; an existing one resumes. Default runs/EXPERIMENT-DATA"""
+    mode: Mode = "auto"
+    """jit (one device), pmap or sharded (all); auto: sharded where there are several"""
+    devices: int = 0
+    """use the first N devices; 0 for all"""
+    log_every: int = 50
+    """steps between lines of metrics.jsonl"""
+    sample_every: int = 0
+    """steps between sample grids; 0 for a tenth of the run"""
+    save_every: int = 500
+    """steps between checkpoints"""
+    eval_every: int = 0
+    """steps between evaluations on the test split, where the method has one; 0 for the end only"""
+    keep: int = 3
+    """checkpoints that stay"""
+    max_skipped: int = 20
+    """stop after this many updates in a row that were not finite"""
+    override: bool = False
+    """go on in a workdir whose config was different"""
+    dry_run: bool = False
+    """print parameters, shapes, FLOPs and memory, and stop"""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and has saved. `signum` is the signal."""
+
+    def __init__(self, signum: int, step: int):
+        super().__init__(signum, step)
+        self.signum, self.step = signum, step
+
+
+def scale_images(batch: Batch) -> Batch:
+    """uint8 images 0..255 -> float32 in [-1, 1]; runs inside compiled functions, so that bytes travel to the device."""
+    return {**batch, "image": batch["image"].astype(jnp.float32) / 127.5 - 1.0}
+
+
+def example_batch(spec: DataSpec, batch_size: int) -> Batch:
+    """Shapes and dtypes of a scaled batch, as zeros."""
+    labels = jnp.zeros((batch_size,), jnp.int32)
+    return {"image": jnp.zeros((batch_size, *spec.shape)), "label": labels, "index": labels}
+
+
+def initialise(method: Method, spec: DataSpec, seed: int) -> TrainState:
+    """The state before step one: a pure function of the method, the shape of the data and the seed."""
+    return init_state(method.init, method.phases, method.ema, _keys(seed)[0], example_batch(spec, 2))
+
+
+def eval_variables(state: TrainState) -> Variables:
+    """What one samples from and evaluates: the moving averages where they are kept."""
+    return {**state.variables, **state.ema}
+
+
+def _keys(seed: int) -> tuple[Array, ...]:
+    """Keys for initial weights, training, pictures and evaluation."""
+    return tuple(jax.random.split(jax.random.key(seed), 4))
+
+
+def prepare(method: Method, spec: DataSpec, config: RunConfig) -> CompiledStep:
+    """The compiled step of a run.
+
+    Raises:
+      UserError: fewer devices than asked for, or a batch that they cannot share evenly.
+    """
+    devices = jax.devices()
+    if config.devices > len(devices):
+        raise UserError(f"--devices {config.devices}: only {len(devices)} here")
+    step = make_train_step(
+        method.phases, prepare=scale_images, ema_half_life=config.ema_half_life, accumulate=config.accumulate
+    )
+    compiled = compile_step(step, config.mode, devices[: config.devices or None])
+    shares = compiled.batch_sharding.mesh.size * config.accumulate
+    if config.batch_size % shares:
+        fits = max(shares, round(config.batch_size / shares) * shares)
+        raise UserError(
+            f"a batch of {config.batch_size} cannot be shared evenly by {compiled.batch_sharding.mesh.size} device(s) "
+            f"times {config.accumulate} microbatch(es): use --batch-size {fits}"
+        )
+    return compiled
+
+
+def describe(method: Method, spec: DataSpec, config: RunConfig, console: Console) -> None:
+    """The dry run: parameters and shapes of each net, FLOPs and memory of one step, as the compiler counts them."""
+    state = jax.eval_shape(partial(initialise, method, spec, config.seed))
+    for net, variables in state.variables.items():
+        leaves = jax.tree_util.tree_leaves_with_path(variables.get("params", {}))
+        console.print(f"[bold]{net}[/]: {sum(math.prod(leaf.shape) for _, leaf in leaves):,} parameters")
+        for path, leaf in leaves:
+            console.print(f"  {jax.tree_util.keystr(path, simple=True, separator='/'):40} {list(leaf.shape)}")
+    batch = {
+        "image": jax.ShapeDtypeStruct((config.batch_size, *spec.shape), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+        "index": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+    }
+    step = make_train_step(
+        method.phases, prepare=scale_images, ema_half_life=config.ema_half_life, accumulate=config.accumulate
+    )
+    compiled = compile_step(step, "jit").run.lower(state, batch, jax.eval_shape(lambda: jax.random.key(0))).compile()  # pyright: ignore[reportFunctionMemberAccess]
+    flops = (compiled.cost_analysis() or {}).get("flops", math.nan)
+    memory = compiled.memory_analysis()
+    console.print(f"one step on {config.batch_size} images of {spec.shape}: {flops / 1e9:.2f} GFLOP")
+    if memory is not None:
+        sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes)
+        console.print(f"memory on one device: {sizes[0] / 2**20:.1f} MiB state and batch, {sizes[1] / 2**20:.1f} MiB work")
+
+
+def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, console: Console) -> TrainState:
+    """Trains to `config.steps`, from the newest good checkpoint in the folder or from the start.
+
+    Writes metrics.jsonl, samples/, checkpoints/ and report.html into the folder, which exists.
+
+    Raises:
+      Interrupted: SIGINT or SIGTERM arrived; everything is saved. A second signal ends the process at once.
+      UserError: a batch that does not fit the devices, a checkpoint of other code, a full disk, a loss that stays NaN.
+    """
+    spec = dataset.spec
+    compiled = prepare(method, spec, config)
+    _, train_key, picture_key, test_key = _keys(config.seed)
+    train_key = jax.device_put(train_key, compiled.replicated)
+    manager = checkpoint.open_checkpoints(folder / "checkpoints", config.keep)
+    target = jax.eval_shape(partial(initialise, method, spec, config.seed))
+    state, warnings = checkpoint.restore(manager, _placed(target, compiled.state_sharding))
+    for warning in warnings:
+        console.print(f"[yellow]{warning}")
+    if state is None:
+        initial = jax.jit(partial(initialise, method, spec, config.seed), out_shardings=compiled.state_sharding)
+        state = initial()
+    else:
+        console.print(f"resuming at step {int(state.step)} of {config.steps}")
+    start = int(state.step)
+
+    writer = jax.process_index() == 0
+    draw = partial(_draw, method, dataset, folder / "samples", picture_key) if writer else lambda state: None
+    sample_every = config.sample_every or max(1, config.steps // 10)
+    if start == 0 and writer:
+        report.save_png(folder / "samples" / "real.png", _real_grid(dataset))
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(_logger(folder / "metrics.jsonl", start, config, console)) if writer else _silent
+        stop = stack.enter_context(_stop_signals())
+        feed = batches(
+            dataset.train,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            start_step=start,
+            sharding=compiled.batch_sharding,
+        )
+        for number in range(start + 1, config.steps + 1):
+            state, metrics = compiled.run(state, next(feed), train_key)
+            if number % config.log_every == 0 or number in (start + 1, config.steps):
+                row = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                log(number, row)
+                _stop_if_not_finite(row, config.max_skipped, number, manager)
+            if stop or number == config.steps or number % config.save_every == 0:
+                checkpoint.save(manager, state)
+            if stop:
+                checkpoint.finish(manager)
+                raise Interrupted(stop[0], number)
+            if number % sample_every == 0 or number == config.steps:
+                draw(state)
+            if method.evaluate and (number == config.steps or config.eval_every and number % config.eval_every == 0):
+                figures = evaluate(method, eval_variables(state), dataset, test_key, compiled, config.batch_size)
+                log(number, {f"test/{name}": value for name, value in figures.items()})
+    checkpoint.finish(manager)
+    return state
+
+
+def evaluate(
+    method: Method, variables: Variables, dataset: Dataset, key: Array, compiled: CompiledStep, batch_size: int
+) -> dict[str, float]:
+    """Means of the method's figures over the whole test split, each example once, with noise fixed by key and row."""
+    assert method.evaluate is not None
+    figures_of = jax.jit(lambda variables, batch, key: method.evaluate(variables, scale_images(batch), key))  # pyright: ignore[reportOptionalCall]
+    key = jax.device_put(key, compiled.replicated)
+    sums: dict[str, float] = {}
+    for batch in test_batches(dataset.test, batch_size=batch_size, sharding=compiled.batch_sharding):
+        valid = batch.pop("valid")
+        for name, values in figures_of(variables, batch, key).items():
+            sums[name] = sums.get(name, 0.0) + float(jnp.where(valid, values, 0.0).sum())
+    return {name: total / dataset.spec.num_test for name, total in sums.items()}
+
+
+def grid_labels(num_classes: int, rows: int = SAMPLE_ROWS) -> tuple[np.ndarray, int]:
+    """Labels int32 [n] of a sample grid, and its number of columns: a class a column, or eight columns."""
+    columns = num_classes if 2 <= num_classes <= 16 else SAMPLE_ROWS
+    return np.tile(np.arange(columns, dtype=np.int32) % max(num_classes, 1), rows), columns
+
+
+def _placed(target: TrainState, sharding: Any) -> TrainState:
+    """The target's shapes with shardings."""
+    if isinstance(sharding, jax.sharding.Sharding):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), target)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), target, sharding)
+
+
+def _real_grid(dataset: Dataset) -> np.ndarray:
+    """Training images laid out as the sample grid is: where there are classes, one a column."""
+    labels, columns = grid_labels(dataset.spec.num_classes)
+    images, found = read_rows(dataset.train, range(min(dataset.spec.num_train, 4 * len(labels))))
+    waiting = {label: list(np.flatnonzero(found == label)) for label in np.unique(found)}
+    rows = [waiting[label].pop(0) if waiting.get(label) else i % len(images) for i, label in enumerate(labels)]
+    return report.grid(images[rows], columns=columns)
+
+
+def read_rows(split: Arrays | Stream, rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [n, h, w, c] and labels int32 [n] of some rows of a split."""
+    if isinstance(split, Arrays):
+        chosen = np.fromiter(rows, np.int64)
+        return split.images[chosen], split.labels[chosen]
+    read = [split.read(row) for row in rows]
+    return np.stack([image for image, _ in read]), np.asarray([label for _, label in read], np.int32)
+
+
+def _draw(method: Method, dataset: Dataset, folder: Path, key: Array, state: TrainState) -> None:
+    """Sample and reconstruction grids at fixed latents and fixed test images."""
+    variables = jax.device_put(eval_variables(state), jax.local_devices()[0])
+    labels, columns = grid_labels(dataset.spec.num_classes)
+    images = jax.jit(method.sample)(variables, key, jnp.asarray(labels))
+    name = f"step_{int(state.step):08d}.png"
+    report.save_png(folder / name, report.grid(report.to_uint8(images), columns=columns))
+    if method.reconstruct:
+        test, test_labels = read_rows(dataset.test, (row % dataset.spec.num_test for row in range(4 * columns)))
+        scaled = scale_images({"image": jnp.asarray(test)})["image"]
+        again = jax.jit(method.reconstruct)(variables, scaled, jnp.asarray(test_labels))
+        report.save_png(folder / f"reconstruct_{name}", pairs_grid(test, report.to_uint8(again), columns))
+
+
+def pairs_grid(images: np.ndarray, reconstructions: np.ndarray, columns: int) -> np.ndarray:
+    """A grid whose rows are, in turn, images and their reconstructions: uint8 [n, h, w, c] twice -> [H, W, 3]."""
+    shape = (-1, columns, *images.shape[1:])
+    rows = np.stack([images.reshape(shape), reconstructions.reshape(shape)], axis=1)
+    return report.grid(rows.reshape(-1, *images.shape[1:]), columns=columns)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that the first SIGINT or SIGTERM is put into. The second one does what it would do without us."""
+    received: list[int] = []
+    before = {}
+
+    def note(signum: int, frame: Any) -> None:
+        received.append(signum)
+        for name in before:
+            signal.signal(name, signal.SIG_DFL)
+
+    for name in (signal.SIGINT, signal.SIGTERM):
+        before[name] = signal.signal(name, note)
+    try:
+        yield received
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def _silent(step: int, row: dict[str, float]) -> None:
+    """The log of processes other than the first."""
+
+
+@contextlib.contextmanager
+def _logger(path: Path, start: int, config: RunConfig, console: Console):
+    """A function (step, metrics) that writes a line of metrics.jsonl and shows progress."""
+    seconds = _forget_after(path, start)
+    began = last_time = time.perf_counter()
+    last_step = start
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=console, disable=not console.is_terminal)
+    with bar, path.open("a") as file:
+        task = bar.add_task("training", total=config.steps, completed=start, figures="compiling")
+
+        def log(step: int, metrics: dict[str, float]) -> None:
+            nonlocal last_time, last_step
+            now = time.perf_counter()
+            row: dict[str, float] = {"step": step, "seconds": round(seconds + now - began, 3)}
+            # The first interval holds the compilation, which says nothing of the speed.
+            if step > last_step > start:
+                row["images_per_s"] = round((step - last_step) * config.batch_size / (now - last_time), 2)
+            if step > last_step:
+                last_time, last_step = now, step
+            try:
+                file.write(json.dumps(row | metrics) + "\n")
+                file.flush()
+            except OSError as error:
+                raise UserError(f"cannot write {path}: {error.strerror}. Free some space and run again to resume.") from error
+            shown = {**({"images/s": row["images_per_s"]} if "images_per_s" in row else {}), **_headline(metrics)}
+            figures = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+            bar.update(task, completed=step, figures=figures)
+            if not console.is_terminal:
+                left = (config.steps - step) * (now - began) / max(1, step - start)
+                console.print(f"step {step}/{config.steps}  eta {left:.0f}s  {figures}", highlight=False)
+
+        yield log
+
+
+def _headline(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name.endswith("/loss") or name.startswith("test/")}
+
+
+def _forget_after(path: Path, step: int) -> float:
+    """Drops the rows after a step: a run that resumes there writes them again. Returns the seconds trained until then."""
+    rows = [row for row in report.read_metrics(path) if row["step"] <= step] if path.exists() else []
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    os.replace(temporary, path)
+    return rows[-1].get("seconds", 0.0) if rows else 0.0
+
+
+def _stop_if_not_finite(row: dict[str, float], limit: int, step: int, manager: Any) -> None:
+    for name, count in row.items():
+        if name.endswith("/skipped_in_a_row") and count >= limit:
+            phase = name.removesuffix("/skipped_in_a_row")
+            bad = [n for n, v in row.items() if n.startswith(phase) and not math.isfinite(v)]
+            checkpoint.finish(manager)
+            good = [saved for saved in manager.all_steps() if saved <= step - count]
+            last = f"the last good checkpoint is step {max(good)}" if good else "no checkpoint was written yet"
+            raise UserError(
+                f"the loss of phase {phase!r} was not finite in {count:.0f} updates in a row up to step {step} "
+                f"({', '.join(bad) or phase + '/grad_norm'} is {row.get(bad[0] if bad else '', math.nan)}); {last}.\n"
+                "All those updates were left out. Lower the learning rate or the penalties, in a new --workdir."
+            )
