@@ -358,13 +358,13 @@ def _section(run: Run, anchor: str, heading: str) -> str:
     seed = run.environment.get("seed", run.config.get("seed"))
     facts = [run.experiment, f"step {run.metrics[-1]['step']:,}" if run.metrics else ""]
     facts += [] if seed is None else [f"seed {seed}"]
+    about = {"lead": _first_line(run.folder / "experiment.py"), "soft": " · ".join(fact for fact in facts if fact)}
     pictures = {path: _load(path) for path in draw_curves(run.metrics, run.folder / "plots")}
     curves = [_figure(p, f"Training curves: {path.stem}", density=2) for path, p in pictures.items() if p is not None]
     return f"""
 <section id="{anchor}">
 <{heading}>{escape(run.name)}</{heading}>
-<p>{escape(_first_line(run.folder / "experiment.py"))}</p>
-<p class="soft">{" · ".join(escape(fact) for fact in facts if fact)}</p>
+{"".join(f'<p class="{kind}">{escape(text)}</p>' for kind, text in about.items() if text)}
 {_samples(run.folder / "samples")}
 {_block("Results", _results(run.series))}
 {_block("Curves", "".join(curves), "row")}

@@ -171,7 +171,7 @@ def test_draw_curves_groups(tmp_path):
     assert [path.name for path in paths] == ["losses.png", "other.png", "test.png", "vae.png"]
     for path in paths:
         with Image.open(path) as image:
-            assert image.getextrema()[0][0] < 128  # ink on the paper
+            assert np.asarray(image).min() < 128  # ink on the paper
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_missing_and_torn_pieces_are_left_out(tmp_path):
     (run / "environment.json").unlink()
     page = page_of(tmp_path, run)
     assert "Samples at step 70" in page and "width" in page
-    for text in ("Real images", "Environment", "Curves", "Results", "<p></p>"):
+    for text in ("Real images", "Environment", "Curves", "Results", 'class="lead"'):
         assert text not in page
     only_metrics = tmp_path / "only"
     only_metrics.mkdir()

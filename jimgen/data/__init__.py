@@ -1,5 +1,5 @@
 """Data sets by name: `load("digits")`, `load("folder:photos", size=64)`; `batches.py` feeds them to the devices."""
 
-from jimgen.data.dataset import DataSpec, Dataset, load
+from jimgen.data.dataset import Dataset, DataSpec, load
 
 __all__ = ["DataSpec", "Dataset", "load"]

@@ -5,7 +5,8 @@ a multi-process run knows the whole order and reads only its own part.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ def rows_at(step: int, *, num_rows: int, batch_size: int, seed: int) -> np.ndarr
     return _shuffled(step * batch_size + np.arange(batch_size), num_rows, seed)
 
 
-def local_places(sharding: Sharding, batch_size: int, devices: Sequence[jax.Device] | None = None) -> np.ndarray:
+def local_places(sharding: Sharding, batch_size: int, devices: Iterable[Any] | None = None) -> np.ndarray:
     """The places in the global batch that `devices` hold, ascending: int64. By default this process's devices.
 
     Raises:

@@ -1,7 +1,7 @@
 """What a data set is, and `load`, which finds one by name.
 
-A source (digits.py, fashion_mnist.py, tfds_source.py, folder.py, npz.py) hands over its rows as they are stored, a `Source`.
-`load` fits every picture to one shape, keeps the splits in memory if they are small enough, and hashes what came out.
+A source (digits.py, fashion_mnist.py, tfds_source.py, folder.py, npz.py) hands over its rows as they are stored. `load`
+fits every picture to one shape, keeps the splits in memory if they are small enough, and hashes what came out.
 """
 
 import difflib
@@ -49,13 +49,14 @@ class Stream:
 
     `read` takes a row in [0, num_rows) and returns (uint8 [h, w, c], int label). Several threads may call it at once.
     `identity` names the rows; it stands for their content in the data hash.
-    `trusted` is False where a row may turn out to be unreadable: `load` then reads each once and leaves those out.
+    `files` is None where every row is sure to be readable. Else it names these very files, with path and time: `load` then
+    reads each row once, leaves out those that turn out to be unreadable, and remembers which.
     """
 
     read: Callable[[int], tuple[np.ndarray, int]]
     num_rows: int
     identity: str
-    trusted: bool = True
+    files: str | None = None
 
     def __len__(self) -> int:
         return self.num_rows
@@ -92,7 +93,7 @@ def load(
     """Finds a data set by name. The network is never used unless `download` is true.
 
     Args:
-      name: `digits` (scikit-learn, 8x8 grey), `fashion_mnist` (28x28 grey), `tfds:NAME` (a prepared TFDS set of labelled
+      name: `digits` (scikit-learn, 8x8 grey), `fashion_mnist` (28x28 grey), `tfds:NAME` (a prepared TFDS set of
         images), `folder:PATH` (pictures, a subfolder per class), `npz:PATH` (arrays, MedMNIST's field names).
       size: height and width of every picture; None keeps the stored size, which must then be the same for all.
       fit: "resize" stretches to size x size by bicubic interpolation; "pad" centres the picture, unscaled, on black.
@@ -100,8 +101,8 @@ def load(
       strict: an unreadable picture is an error, instead of being left out and listed in `skipped`.
       data_dir: where TFDS keeps its prepared sets. Default: TFDS_DATA_DIR, else ~/tensorflow_datasets.
       download: let TFDS download and prepare a set that is missing.
-      resident_bytes: train and test are `Arrays` if both together take at most this many bytes once fitted, else each is
-        a `Stream`. Sources that are arrays already (digits, fashion_mnist, npz) stay so at any size.
+      resident_bytes: train and test are `Arrays` if both together take at most this many bytes once fitted, else each
+        is a `Stream`. Sources that are arrays already (digits, fashion_mnist, npz) stay so at any size.
 
     Returns:
       A Dataset: images uint8 [n, h, w, c] in [0, 255], labels int32 in [0, num_classes). A set without labels has one
@@ -117,7 +118,7 @@ def load(
     if channels not in (None, 1, 3):
         raise UserError(f"channels is {channels}: choose 1 (grey) or 3 (RGB), or leave it out")
 
-    source = _open(name, strict=strict, data_dir=data_dir, download=download)
+    source = _open(name, data_dir=data_dir, download=download)
     shape = _fitted_shape(name, source.shape, size, channels)
     fit_images = functools.partial(pictures.fit_images, size=size, fit=fit, channels=shape[2])
     num_bytes = (num_rows(source.train) + num_rows(source.test)) * int(np.prod(shape))
@@ -125,19 +126,25 @@ def load(
 
     def fitted(split: Arrays | Stream) -> Arrays | Stream:
         if isinstance(split, Arrays):
-            chunks = [fit_images(split.images[rows]) for rows in _chunks(len(split.images))]
-            return Arrays(np.concatenate(chunks), split.labels.astype(np.int32))
+            runs = _runs(range(len(split.images)), 2048)  # resizing works in float32: not on all at once
+            images = np.concatenate([fit_images(split.images[run.start : run.stop]) for run in runs])
+            return Arrays(images, split.labels.astype(np.int32))
         stream = _fit_stream(split, fit_images, f"{shape} {fit}")
         if num_bytes <= resident_bytes:
-            split, unreadable = read_all(stream, shape, strict=strict)
+            split, unreadable = read_all(stream, shape)
         else:
-            split, unreadable = _leave_out_unreadable(stream, strict=strict)
+            split, unreadable = _leave_out_unreadable(stream)
         skipped.extend(unreadable)
-        if not num_rows(split):
+        if num_rows(split) == 0:
             raise UserError(f"{name}: no readable picture is left in a split; the first fault: {skipped[0]}")
         return split
 
     train, test = fitted(source.train), fitted(source.test)
+    if strict and skipped:
+        raise UserError(
+            f"{name}: unreadable pictures: {len(skipped)}; the first is {skipped[0]}\n"
+            "Mend or remove them, or leave out strict to go on without them"
+        )
     spec = DataSpec(
         name=name,
         shape=shape,
@@ -158,9 +165,9 @@ def num_rows(split: Arrays | Stream) -> int:
 def data_hash(train: Arrays | Stream, test: Arrays | Stream) -> str:
     """sha256, in hex, of train then test, after fitting.
 
-    Of Arrays: shape and dtype (as text), then the bytes, of the images and of the labels. Of a Stream, which would have to
-    be decoded whole: its identity (for a folder names, sizes in bytes and labels; for TFDS name, version and split) and the
-    fitted shape. So one set has two hashes, one in memory and one streamed.
+    Of Arrays: shape and dtype (as text), then the bytes, of the images and of the labels. Of a Stream, which would have
+    to be decoded whole: the fitted shape and its identity (for a folder names, sizes in bytes and labels; for TFDS
+    name, version and split). So one set has two hashes, one in memory and one streamed.
     """
     digest = hashlib.sha256()
     for split in (train, test):
@@ -187,18 +194,12 @@ def cache_dir() -> Path:
     return path
 
 
-def read_all(
-    stream: Stream, shape: tuple[int, int, int], *, strict: bool = False
-) -> tuple[Arrays, list[str]]:
-    """Decodes a whole stream of pictures of one shape, in threads. Returns it with the faults of the rows left out.
-
-    Raises:
-      UserError: a row is unreadable and `strict` is true.
-    """
+def read_all(stream: Stream, shape: tuple[int, int, int]) -> tuple[Arrays, list[str]]:
+    """Decodes a whole stream of pictures of one shape, in threads. Returns it with the faults of the rows left out."""
     images = np.empty((len(stream), *shape), np.uint8)
     labels = np.empty(len(stream), np.int32)
     faults = {}
-    for row, result in enumerate(_read_in_threads(stream, strict=strict)):
+    for row, result in enumerate(_read_in_threads(stream)):
         if isinstance(result, pictures.UnreadableImage):
             faults[row] = str(result)
         else:
@@ -208,7 +209,7 @@ def read_all(
     return Arrays(images, labels), list(faults.values())
 
 
-def _open(name: str, *, strict: bool, data_dir: str | None, download: bool) -> Source:
+def _open(name: str, *, data_dir: str | None, download: bool) -> Source:
     # Each source imports its own library, so that a run on one does not wait for the others'.
     kind, _, argument = name.partition(":")
     if name == "digits":
@@ -226,7 +227,7 @@ def _open(name: str, *, strict: bool, data_dir: str | None, download: bool) -> S
     if kind == "folder" and argument:
         from jimgen.data.folder import open_folder
 
-        return open_folder(argument, strict=strict)
+        return open_folder(argument)
     if kind == "npz" and argument:
         from jimgen.data.npz import open_npz
 
@@ -257,44 +258,42 @@ def _fit_stream(stream: Stream, fit_images: Callable[[np.ndarray], np.ndarray], 
         image, label = stream.read(row)
         return fit_images(image), label
 
-    return Stream(read, stream.num_rows, f"{fitted_to}\n{stream.identity}", stream.trusted)
+    return Stream(read, stream.num_rows, f"{fitted_to}\n{stream.identity}", stream.files)
 
 
-def _leave_out_unreadable(stream: Stream, *, strict: bool) -> tuple[Stream, list[str]]:
-    """Reads every row of an untrusted stream once. That takes as long as an epoch, so the faults are remembered."""
-    if stream.trusted:
+def _leave_out_unreadable(stream: Stream) -> tuple[Stream, list[str]]:
+    """Reads every row of a stream of files once. That takes as long as an epoch, so the faults are remembered."""
+    if stream.files is None:
         return stream, []
-    memory = cache_dir() / f"unreadable-{hashlib.sha256(stream.identity.encode()).hexdigest()}.json"
+    memory = cache_dir() / f"unreadable-{hashlib.sha256(stream.files.encode()).hexdigest()}.json"
     if memory.exists():
         faults = {int(row): fault for row, fault in json.loads(memory.read_text()).items()}
-        if faults and strict:
-            raise UserError(next(iter(faults.values())))
     else:
-        results = enumerate(_read_in_threads(stream, strict=strict))
+        results = enumerate(_read_in_threads(stream))
         faults = {row: str(result) for row, result in results if isinstance(result, pictures.UnreadableImage)}
         part = memory.with_suffix(f".{os.getpid()}")
         part.write_text(json.dumps(faults))
         part.replace(memory)
     rows = np.delete(np.arange(len(stream)), list(faults))
-    identity = "\n".join([stream.identity, "without", *map(str, faults)])
-    return Stream(lambda row: stream.read(rows[row]), len(rows), identity), list(faults.values())
+    identity = "\n".join([stream.identity, "without rows", *map(str, faults)])
+    return Stream(lambda row: stream.read(int(rows[row])), len(rows), identity), list(faults.values())
 
 
-def _read_in_threads(
-    stream: Stream, *, strict: bool
-) -> Iterator[tuple[np.ndarray, int] | pictures.UnreadableImage]:
+def _read_in_threads(stream: Stream) -> Iterator[tuple[np.ndarray, int] | pictures.UnreadableImage]:
     def read(row: int) -> tuple[np.ndarray, int] | pictures.UnreadableImage:
         try:
             return stream.read(row)
         except pictures.UnreadableImage as error:
-            if strict:
-                raise
             return error
 
+    def read_run(rows: range) -> list[tuple[np.ndarray, int] | pictures.UnreadableImage]:
+        return [read(row) for row in rows]
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for chunk in _chunks(len(stream)):  # `map` queues all it is given at once
-            yield from pool.map(read, range(chunk.start, chunk.stop))
+        for part in _runs(range(len(stream)), 2048):  # `map` queues all that it is given
+            for results in pool.map(read_run, _runs(part, 32)):  # a tiny picture is not worth a task of its own
+                yield from results
 
 
-def _chunks(num_rows: int, length: int = 2048) -> Iterator[slice]:
-    return (slice(start, min(start + length, num_rows)) for start in range(0, num_rows, length))
+def _runs(rows: range, length: int) -> Iterator[range]:
+    return (rows[start : start + length] for start in range(0, len(rows), length))

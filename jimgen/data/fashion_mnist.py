@@ -1,8 +1,8 @@
 """Fashion-MNIST: 60,000 train and 10,000 test pictures of clothes, 28x28, grey, ten classes.
 
-The rows are TFDS's, in TFDS's order, from whichever is there first: our cache; a set that TFDS has prepared; the files of the
-Debian package dataset-fashion-mnist, which TFDS's own builder prepares; a download. Decoding 70,000 pictures takes a while,
-so it is done once and the arrays are cached.
+The rows are TFDS's, in TFDS's order, from whichever is there first: our cache; a set that TFDS has prepared; the files
+of the Debian package dataset-fashion-mnist, which TFDS's own builder prepares; a download. To prepare and decode 70,000
+pictures takes a while: it is done once, and the arrays are cached.
 """
 
 import gzip
@@ -49,7 +49,7 @@ def open_fashion_mnist(*, data_dir: str | None, download: bool) -> Source:
     """Fashion-MNIST as Arrays: from the cache, else decoded and cached.
 
     Raises:
-      UserError: it is nowhere to be found and `download` is false; a file's checksum is wrong; the cache cannot be written.
+      UserError: it is nowhere to be found and `download` is false; a checksum is wrong; the cache cannot be written.
     """
     path = cache_dir() / "fashion_mnist.npz"
     splits = _read_cache(path)
@@ -72,8 +72,9 @@ def _read_cache(path: Path) -> tuple[Arrays, Arrays] | None:
 
 def _write_cache(path: Path, train: Arrays, test: Arrays) -> None:
     # Written beside and renamed: two runs that start together both read a whole file.
+    part = path.with_suffix(f".{os.getpid()}")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+        with part.open("wb") as file:
             np.savez(
                 file,
                 train_images=train.images,
@@ -82,7 +83,7 @@ def _write_cache(path: Path, train: Arrays, test: Arrays) -> None:
                 test_labels=test.labels,
                 hash=np.array(data_hash(train, test)),
             )
-        Path(file.name).replace(path)
+        part.replace(path)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error}); set JIMGEN_CACHE to another folder") from error
 
@@ -101,7 +102,8 @@ def _from_tfds(data_dir: str | None, download: bool) -> tuple[Arrays, Arrays]:
             files = Path(work) / "files"
             files.mkdir()
             for name, mtime in FILES.items():
-                (files / f"{name}.gz").write_bytes(restore_gzip_header((debian / f"{name}.gz").read_bytes(), name, mtime))
+                data = (debian / f"{name}.gz").read_bytes()
+                (files / f"{name}.gz").write_bytes(restore_gzip_header(data, name, mtime))
         elif not download:
             raise UserError(
                 f"fashion_mnist is neither in {debian} nor prepared in {found.data_dir}. Install it: "
@@ -110,9 +112,7 @@ def _from_tfds(data_dir: str | None, download: bool) -> tuple[Arrays, Arrays]:
             )
         print("preparing fashion_mnist, once: about half a minute", file=sys.stderr)
         builder = _builder_without_tensorflow()(data_dir=work, file_format="array_record")
-        config = tfds.download.DownloadConfig(
-            manual_dir=files, try_download_gcs=False, force_checksums_validation=True
-        )
+        config = tfds.download.DownloadConfig(manual_dir=files, try_download_gcs=False, force_checksums_validation=True)
         prepare(builder, config)
         return _decode(source_of(builder))
 
@@ -125,25 +125,25 @@ def restore_gzip_header(data: bytes, name: str, mtime: int) -> bytes:
 
 def _builder_without_tensorflow() -> Any:
     """TFDS's builder of Fashion-MNIST (its info, urls, checksums, order), reading the files without TensorFlow."""
-    import tensorflow_datasets as tfds
     from tensorflow_datasets.image_classification import mnist
 
     class FashionMNIST(mnist.FashionMNIST, skip_registration=True):
         name = "fashion_mnist"
-        url_infos = mnist.FashionMNIST.url_infos  # TFDS would look for checksums beside this file, find none, check none
+        # The checksums. TFDS would look for them beside this file, find none, and check nothing.
+        url_infos = mnist.FashionMNIST.url_infos
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
             paths = dl_manager.download({name: f"{self.URL}{name}.gz" for name in FILES})
             return {
-                "train": self._generate_examples(60000, *(paths[name] for name in FILES if name.startswith("train"))),
-                "test": self._generate_examples(10000, *(paths[name] for name in FILES if name.startswith("t10k"))),
+                "train": self._generate_examples(paths["train-images-idx3-ubyte"], paths["train-labels-idx1-ubyte"]),
+                "test": self._generate_examples(paths["t10k-images-idx3-ubyte"], paths["t10k-labels-idx1-ubyte"]),
             }
 
-        def _generate_examples(self, num_examples: int, data_path: Any, label_path: Any) -> Iterator[Any]:
+        def _generate_examples(self, image_path: Any, label_path: Any) -> Iterator[Any]:
             # idx files: a header of 16 bytes (images) or 8 (labels), then the values.
-            images = np.frombuffer(gzip.decompress(Path(data_path).read_bytes()), np.uint8, offset=16)
+            images = np.frombuffer(gzip.decompress(Path(image_path).read_bytes()), np.uint8, offset=16)
             labels = np.frombuffer(gzip.decompress(Path(label_path).read_bytes()), np.uint8, offset=8)
-            for row, image in enumerate(images.reshape(num_examples, *SHAPE[:2])):
+            for row, image in enumerate(images.reshape(-1, 28, 28)):
                 yield row, {"image": Image.fromarray(image), "label": int(labels[row])}
 
     return FashionMNIST
@@ -151,4 +151,7 @@ def _builder_without_tensorflow() -> Any:
 
 def _decode(source: Source) -> tuple[Arrays, Arrays]:
     assert isinstance(source.train, Stream) and isinstance(source.test, Stream)
-    return read_all(source.train, SHAPE, strict=True)[0], read_all(source.test, SHAPE, strict=True)[0]
+    (train, train_faults), (test, test_faults) = read_all(source.train, SHAPE), read_all(source.test, SHAPE)
+    if faults := train_faults + test_faults:
+        raise UserError(f"fashion_mnist as TFDS prepared it is broken: {faults[0]}; remove it, it will be made anew")
+    return train, test

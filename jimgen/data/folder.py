@@ -13,7 +13,7 @@ from jimgen.data import images as pictures
 from jimgen.data.dataset import UNLABELLED, Source, Stream
 from jimgen.errors import UserError
 
-SUFFIXES = frozenset(".png .jpg .jpeg .bmp .gif .webp .tif .tiff .pgm .ppm .pbm".split())
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TEST_NAMES = ("test", "val", "validation")
 
 
@@ -23,18 +23,18 @@ class Picture(NamedTuple):
     label: int
 
 
-def open_folder(path: str, *, strict: bool) -> Source:
+def open_folder(path: str) -> Source:
     """The pictures under `path`, as streams, in the order of their names.
 
-    Classes are the subfolders that hold pictures (at any depth), sorted by name; pictures directly in `path` are one class.
-    `train/` and `test/` (else `val/`, else `validation/`) are honoured where both are there. Else a tenth is test, by sha1
-    of the relative name, so that adding pictures moves none from one split to the other. Hidden files and folders and those
-    without a picture's suffix are not looked at. A file whose header cannot be read is left out, or an error if `strict`;
-    `load` finds those that are broken further on.
+    Classes are the subfolders that hold pictures (at any depth), sorted by name; pictures directly in `path` are one
+    class. `train/` and `test/` (else `val/`, else `validation/`) are honoured where both are there. Else a tenth is
+    test, by sha1 of the relative name, so that adding pictures moves none from one split to the other. Hidden files and
+    folders, and files without a picture's suffix, are not looked at. A file whose header cannot be read is left out
+    here; `load` finds those that are broken further on.
 
     Raises:
-      UserError: no such folder, not a folder, no pictures, fewer than two, pictures beside class folders, a test class that
-        train lacks, an unreadable header if `strict`.
+      UserError: no such folder, not a folder, no pictures, fewer than two, pictures beside class folders, a test class
+        that train lacks, no readable header.
     """
     root = Path(path).expanduser()
     _check_is_folder(root, path)
@@ -51,15 +51,13 @@ def open_folder(path: str, *, strict: bool) -> Source:
         class_names = tuple(sorted(names))
         train, test = _split(_listed(names, class_names, root))
     if not train or not test:
-        raise UserError(f"folder:{path}: {len(train)} pictures to train and {len(test)} to test on; each needs one or more")
+        raise UserError(f"folder:{path} has {len(train)} pictures for train and {len(test)} for test; each needs one")
 
     skipped, shapes, streams = [], set(), []
     for split in (train, test):
         readable = []
         for picture, shape in zip(split, _read_shapes(split), strict=True):
             if isinstance(shape, pictures.UnreadableImage):
-                if strict:
-                    raise shape
                 skipped.append(str(shape))
             else:
                 readable.append(picture)
@@ -96,7 +94,7 @@ def _by_class(folder: Path) -> dict[str, list[Path]]:
             "move the loose pictures into a class folder"
         )
     if not loose and not by_class:
-        raise UserError(f"{folder} holds no pictures (looked for {' '.join(sorted(SUFFIXES))})")
+        raise UserError(f"{folder} holds no pictures (looked for {' '.join(SUFFIXES)})")
     return by_class or {UNLABELLED[0]: loose}
 
 
@@ -143,5 +141,8 @@ def _stream(split: list[Picture]) -> Stream:
     def read(row: int) -> tuple[np.ndarray, int]:
         return pictures.decode(split[row].path), split[row].label
 
-    identity = "\n".join(f"{picture.name}\t{picture.path.stat().st_size}\t{picture.label}" for picture in split)
-    return Stream(read, len(split), identity, trusted=False)
+    stats = [picture.path.stat() for picture in split]
+    pairs = list(zip(split, stats, strict=True))
+    identity = "\n".join(f"{picture.name}\t{stat.st_size}\t{picture.label}" for picture, stat in pairs)
+    files = [f"{picture.path.resolve()}\t{stat.st_size}\t{stat.st_mtime_ns}" for picture, stat in pairs]
+    return Stream(read, len(split), identity, "\n".join(files))

@@ -40,10 +40,10 @@ def read_shape(path: Path) -> tuple[int, int, int]:
 def decode(file: Path | BinaryIO, *, name: str | None = None, background: int = 0) -> np.ndarray:
     """A picture file as uint8 [h, w, 1] if its mode is grey, else uint8 [h, w, 3].
 
-    The picture is turned as its EXIF orientation says. Transparent pixels are composited over `background`, a grey level
-    in [0, 255], here and thus before any resizing: what colour lies under full transparency must never bleed in. 16 bits
-    become 8 by v / 257, rounded; an integer picture of more bits must hold 16-bit values; a float picture must hold [0, 1].
-    (Pillow itself reduces 16-bit RGB and 16-bit transparent files, by dropping the low byte.) Of an animation, the first
+    The picture is turned as its EXIF orientation says. Transparent pixels are composited over `background`, a grey
+    level in [0, 255], here and thus before any resizing: the colour under full transparency must never bleed in. 16
+    bits become 8 by v / 257, rounded; a 32-bit integer picture must hold 16-bit values, a float picture [0, 1]. (16-bit
+    RGB and 16-bit transparent files are reduced by Pillow itself, which drops the low byte.) Of an animation, the first
     frame.
 
     Raises:
@@ -77,15 +77,17 @@ def fit_images(
 def resize(images: np.ndarray, size: int) -> np.ndarray:
     """Stretches uint8 [..., h, w, c] to uint8 [..., size, size, c]; the aspect ratio is not kept.
 
-    Pillow's bicubic filter (which averages when it shrinks), per channel in float32, then clipped to [0, 255] and rounded
-    to the nearest: what clean-fid does. Rounding between the passes, as Pillow does on 8-bit pictures, costs accuracy.
+    Pillow's bicubic filter (which averages when it shrinks), per channel in float32, then clipped to [0, 255] and
+    rounded to the nearest: what clean-fid does. Pillow on 8-bit pictures rounds between its two passes.
 
     Raises:
       UserError: a picture would be enlarged more than 8 times.
     """
     height, width = images.shape[-3:-1]
     if size > MAX_ENLARGEMENT * min(height, width):
-        raise UserError(f"a picture of {height}x{width} is too small for size {size}: choose a smaller size, or 'pad'")
+        raise UserError(
+            f"a picture of {height}x{width} is too small for size {size}: choose a smaller size, or fit 'pad'"
+        )
     planes = np.moveaxis(images, -1, -3).astype(np.float32)  # [..., c, h, w]
     planes = _stretch_rows(planes, size).swapaxes(-1, -2)
     planes = _stretch_rows(planes, size).swapaxes(-1, -2)
@@ -100,7 +102,9 @@ def pad(images: np.ndarray, size: int, background: int = 0) -> np.ndarray:
     """
     height, width = images.shape[-3:-1]
     if max(height, width) > size:
-        raise UserError(f"a picture of {height}x{width} cannot be padded to size {size}: choose a larger one, or 'resize'")
+        raise UserError(
+            f"a picture of {height}x{width} does not fit into size {size}: choose a larger size, or fit 'resize'"
+        )
     top, left = (size - height) // 2, (size - width) // 2
     out = np.full((*images.shape[:-3], size, size, images.shape[-1]), background, np.uint8)
     out[..., top : top + height, left : left + width, :] = images

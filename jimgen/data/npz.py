@@ -14,11 +14,10 @@ from jimgen.errors import UserError
 def open_npz(path: str) -> Source:
     """The splits of an .npz file, in memory.
 
-    Either `train_images` and `test_images` (else `val_images`), or `images` alone, of which every tenth row, counted back
-    from the last, is test. Images are uint8 [n, h, w] or [n, h, w, 1 or 3]. Labels (`train_labels`, ...) are integers
-    [n] or [n, 1], from 0 to the number of classes - 1, the largest of train deciding that. With no labels at all, or several
-    to a row ([n, k]), the set is taken as unlabelled. `class_names`, if there, are the names of the classes. Pickled
-    fields are never read.
+    Either `train_images` and `test_images` (else `val_images`), or `images` alone, of which every tenth row, counted
+    back from the last, is test. Images are uint8 [n, h, w] or [n, h, w, 1 or 3]. Labels (`train_labels`, ...) are
+    integers [n] or [n, 1], counted from 0; `class_names`, else the largest label of train, says how many classes there
+    are. With no labels at all, or several to a row ([n, k]), the set is taken as unlabelled. Pickles are never read.
 
     Raises:
       UserError: no such file, not an .npz, a field missing or of a wrong dtype or shape, a label out of range.
@@ -81,7 +80,7 @@ def _read_fields(path: str) -> dict[str, np.ndarray]:
 def _images(path: str, fields: dict[str, np.ndarray], name: str) -> np.ndarray:
     if name not in fields:
         nearest = difflib.get_close_matches(name, [field for field in fields if "image" in field], n=1)
-        guess = f"; is {nearest[0]!r} meant?" if nearest else ""
+        guess = f"; is {nearest[0]!r} meant?" if nearest else "."
         raise UserError(
             f"npz:{path} has no field {name!r}{guess} It has {', '.join(fields) or 'none'};\n"
             "wanted are train_images and test_images, or images alone (and the same for labels)"
@@ -102,7 +101,7 @@ def _check_rows(path: str, images: np.ndarray, labels: np.ndarray | None, name: 
     if labels.dtype.kind not in "iu":
         raise UserError(f"npz:{path}: {name} is {labels.dtype}, expected integers")
     if labels.ndim not in (1, 2) or len(labels) != len(images) or labels.size == 0:
-        raise UserError(f"npz:{path}: {name} has shape {labels.shape}, expected one label for each of {len(images)} images")
+        raise UserError(f"npz:{path}: {name} has shape {labels.shape}, expected {len(images)} labels")
 
 
 def _class_names(path: str, names: np.ndarray | None, train_labels: np.ndarray, field: str) -> tuple[str, ...]:

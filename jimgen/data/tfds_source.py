@@ -1,4 +1,4 @@
-"""Any TFDS set of images, prepared on disk, by random access (`tfds.data_source`): TensorFlow is not needed to read it."""
+"""Any TFDS set of images, prepared on disk, by random access: TensorFlow is not needed to read it."""
 
 import contextlib
 import difflib
@@ -20,7 +20,7 @@ def open_tfds(name: str, *, data_dir: str | None, download: bool) -> Source:
     prepares). Without a ClassLabel feature the set is unlabelled.
 
     Raises:
-      UserError: no such set; not prepared, and `download` is false; prepared in a format without random access; no images.
+      UserError: no such set; not prepared, and `download` is false; prepared without random access; no images.
     """
     with quiet():
         import tensorflow_datasets as tfds
@@ -96,7 +96,9 @@ def source_of(builder: Any) -> Source:
             example = rows[int(row)]
             label = int(example[label_key]) if label_key else 0
             if label < 0:
-                raise UserError(f"tfds:{builder.name}: row {row} of {split} has label {label}: that split has no labels")
+                raise UserError(
+                    f"tfds:{builder.name}: row {row} of {split} has label {label}; that split has no labels"
+                )
             return pictures.decode(io.BytesIO(example[image_key]), name=f"{split} row {row}"), label
 
         info = splits[split]
@@ -113,15 +115,15 @@ def source_of(builder: Any) -> Source:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """TFDS without progress bars, and without the warnings it logs on every prepared set."""
-    from absl import logging
-
+    """TFDS without progress bars, printed notices, and the warnings it logs on every prepared set."""
     import tensorflow_datasets as tfds
+    from absl import logging
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.set_verbosity(verbosity)
