@@ -47,7 +47,10 @@ def main(config_class: type[Config], build: Build, arguments: Sequence[str] | No
     source = Path(inspect.getfile(build))
     description = (inspect.getmodule(build) or build).__doc__
     try:
-        config = tyro.cli(config_class, args=arguments, prog=source.name, description=description)
+        parse = partial(tyro.cli, config_class, args=arguments, prog=source.name, description=description)
+        config = parse()
+        if saved := _saved_config(config_class, _folder(config, source)):
+            config = parse(default=saved)  # what is not said again stays as it was
         run(config, build)
     except UserError as error:
         sys.exit(_report(error))
@@ -66,9 +69,7 @@ def run(config: Config, build: Build) -> TrainState | None:
     """Trains as the config says, in its workdir; returns the last state, or None after a dry run."""
     check(config)
     source = Path(inspect.getfile(build))
-    folder = Path(config.workdir or Path("runs") / f"{source.stem}-{config.data.replace(':', '-').replace('/', '_')}")
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--workdir {folder} is a file: give a folder, or one that does not exist yet")
+    folder = _folder(config, source)
     _require_same_config(config, source, folder)
     dataset = data.load(
         config.data,
@@ -95,6 +96,23 @@ def run(config: Config, build: Build) -> TrainState | None:
     page = report.write_report([folder], folder / "report.html")
     console.print(f"done in {time.perf_counter() - began:.0f} s: {page}", highlight=False)
     return state
+
+
+def _folder(config: RunConfig, source: Path) -> Path:
+    name = f"{source.stem}-{config.data.replace(':', '-').replace('/', '_')}"
+    folder = Path(config.workdir or Path("runs") / name)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--workdir {folder} is a file: give a folder, or one that does not exist yet")
+    return folder
+
+
+def _saved_config(config_class: type[Config], folder: Path) -> Config | None:
+    """The config that a run was begun with, as far as its class still has the fields."""
+    saved = _read_json(folder / "config.json")
+    if saved is None:
+        return None
+    fields = {field.name for field in dataclasses.fields(config_class)} - {"override", "dry_run"}
+    return config_class(**{name: _tuples(value) for name, value in saved["config"].items() if name in fields})
 
 
 def check(config: RunConfig) -> None:
@@ -150,8 +168,8 @@ def load_run(folder: Path) -> Run:
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses look their module up
     module_spec.loader.exec_module(module)
-    fields = {field.name for field in dataclasses.fields(module.Config)}
-    config = module.Config(**{name: _tuples(value) for name, value in saved["config"].items() if name in fields})
+    config = _saved_config(module.Config, folder)
+    assert config is not None
     spec = DataSpec(**{name: _tuples(value) for name, value in saved["data"].items()})
     method = build_method(config, module.build, spec)
     target = jax.eval_shape(partial(loop.initialise, method, spec, config.seed))

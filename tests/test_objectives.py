@@ -135,12 +135,7 @@ def test_adversarial_matches_the_closed_form_and_its_gradient(loss: Callable, re
 def test_adversarial_is_finite_at_extreme_logits(loss: Callable, reference: Reference) -> None:
     del reference  # the closed form in probabilities is what overflows
     real, fake = jnp.array([200.0, 200.0, -200.0, -200.0, 0.0]), jnp.array([200.0, -200.0, 200.0, -200.0, 0.0])
-
-    def slope(real: Array, fake: Array) -> Array:
-        return sum(jax.grad(lambda r, f: loss(r, f).sum(), argnums=(0, 1))(real, fake), start=jnp.zeros(5))
-
-    values = value_and_slopes(loss, real, fake), value_and_slopes(slope, real, fake)
-    for leaf in jax.tree.leaves(values):
+    for leaf in jax.tree.leaves(value_and_slopes(loss, real, fake)):
         assert np.isfinite(leaf).all()
 
 

@@ -46,7 +46,8 @@ def local_places(sharding: Sharding, batch_size: int, devices: Iterable[Any] | N
             f"a batch of {batch_size} cannot be shared evenly by {sharding.num_devices} devices: choose a multiple"
         ) from error
     places = np.arange(batch_size)
-    return np.unique(np.concatenate([places[held[device]] for device in devices or sharding.addressable_devices]))
+    devices = sharding.addressable_devices if devices is None else devices
+    return np.unique(np.concatenate([places[held[device]] for device in devices]))
 
 
 def batches(

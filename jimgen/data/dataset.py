@@ -49,8 +49,8 @@ class Stream:
 
     `read` takes a row in [0, num_rows) and returns (uint8 [h, w, c], int label). Several threads may call it at once.
     `identity` names the rows; it stands for their content in the data hash.
-    `files` is None where every row is sure to be readable. Else it names these very files, with path and time: `load` then
-    reads each row once, leaves out those that turn out to be unreadable, and remembers which.
+    `files` is None where every row is sure to be readable. Else it names these very files, with path and time: `load`
+    then reads each row once, leaves out those that turn out to be unreadable, and remembers which.
     """
 
     read: Callable[[int], tuple[np.ndarray, int]]

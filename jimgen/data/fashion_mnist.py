@@ -5,6 +5,7 @@ of the Debian package dataset-fashion-mnist, which TFDS's own builder prepares; 
 pictures takes a while: it is done once, and the arrays are cached.
 """
 
+import contextlib
 import gzip
 import os
 import struct
@@ -62,7 +63,8 @@ def open_fashion_mnist(*, data_dir: str | None, download: bool) -> Source:
 def _read_cache(path: Path) -> tuple[Arrays, Arrays] | None:
     """The cached splits, or None if there are none or they are not what was written."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # np.load leaves a file that it cannot read open, hence the handle.
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
             train = Arrays(file["train_images"], file["train_labels"])
             test = Arrays(file["test_images"], file["test_labels"])
             return (train, test) if str(file["hash"]) == data_hash(train, test) else None
@@ -94,7 +96,8 @@ def _from_tfds(data_dir: str | None, download: bool) -> tuple[Arrays, Arrays]:
 
         found = tfds.builder("fashion_mnist", data_dir=data_dir)
         if found.is_prepared():
-            return _decode(source_of(found))
+            with contextlib.suppress(UserError):  # as TFRecord files, which only TensorFlow reads, or broken
+                return _decode(source_of(found))
 
         debian = Path(os.environ.get("FASHION_MNIST_DIR") or DEBIAN_DIR)
         files = None
@@ -106,7 +109,7 @@ def _from_tfds(data_dir: str | None, download: bool) -> tuple[Arrays, Arrays]:
                 (files / f"{name}.gz").write_bytes(restore_gzip_header(data, name, mtime))
         elif not download:
             raise UserError(
-                f"fashion_mnist is neither in {debian} nor prepared in {found.data_dir}. Install it: "
+                f"fashion_mnist is neither in {debian} nor, readable, in {found.data_dir}. Install it: "
                 "apt-get install dataset-fashion-mnist\n"
                 "or download it: python -c \"import jimgen.data as d; d.load('fashion_mnist', download=True)\""
             )
@@ -153,5 +156,5 @@ def _decode(source: Source) -> tuple[Arrays, Arrays]:
     assert isinstance(source.train, Stream) and isinstance(source.test, Stream)
     (train, train_faults), (test, test_faults) = read_all(source.train, SHAPE), read_all(source.test, SHAPE)
     if faults := train_faults + test_faults:
-        raise UserError(f"fashion_mnist as TFDS prepared it is broken: {faults[0]}; remove it, it will be made anew")
+        raise UserError(f"fashion_mnist as TFDS prepared it is broken: {faults[0]}")
     return train, test

@@ -27,7 +27,7 @@ def open_folder(path: str) -> Source:
     """The pictures under `path`, as streams, in the order of their names.
 
     Classes are the subfolders that hold pictures (at any depth), sorted by name; pictures directly in `path` are one
-    class. `train/` and `test/` (else `val/`, else `validation/`) are honoured where both are there. Else a tenth is
+    class. `train/` and `test/` (else `val/`, else `validation/`) are honoured; without the latter a tenth is
     test, by sha1 of the relative name, so that adding pictures moves none from one split to the other. Hidden files and
     folders, and files without a picture's suffix, are not looked at. A file whose header cannot be read is left out
     here; `load` finds those that are broken further on.
@@ -48,6 +48,8 @@ def open_folder(path: str) -> Source:
         train, test = (_listed(names, class_names, root) for names in (train_names, test_names))
     else:
         names = _by_class(root)
+        if list(names) == ["train"]:  # train/ without test/: its subfolders are the classes
+            names = _by_class(root / "train")
         class_names = tuple(sorted(names))
         train, test = _split(_listed(names, class_names, root))
     if not train or not test:

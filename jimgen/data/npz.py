@@ -71,7 +71,8 @@ def _read_fields(path: str) -> dict[str, np.ndarray]:
     try:
         if not zipfile.is_zipfile(file):  # np.load would take it for a pickle
             raise zipfile.BadZipFile("it is not a zip archive")
-        with np.load(file, allow_pickle=False) as fields:
+        # np.load leaves a file that it cannot read open, hence the handle.
+        with file.open("rb") as handle, np.load(handle, allow_pickle=False) as fields:
             return {name: fields[name] for name in fields.files}
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"npz:{path} cannot be read ({error}); write it with numpy.savez, without objects") from error
@@ -79,7 +80,7 @@ def _read_fields(path: str) -> dict[str, np.ndarray]:
 
 def _images(path: str, fields: dict[str, np.ndarray], name: str) -> np.ndarray:
     if name not in fields:
-        nearest = difflib.get_close_matches(name, [field for field in fields if "image" in field], n=1)
+        nearest = difflib.get_close_matches(name, [field for field in fields if "image" in field], n=1, cutoff=0.5)
         guess = f"; is {nearest[0]!r} meant?" if nearest else "."
         raise UserError(
             f"npz:{path} has no field {name!r}{guess} It has {', '.join(fields) or 'none'};\n"

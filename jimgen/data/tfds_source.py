@@ -22,13 +22,15 @@ def open_tfds(name: str, *, data_dir: str | None, download: bool) -> Source:
     Raises:
       UserError: no such set; not prepared, and `download` is false; prepared without random access; no images.
     """
+    if ":" in name and not name.rpartition(":")[2][:1].isdigit():  # looking one up would use the network
+        raise UserError(f"tfds:{name}: sets of other namespaces are not supported; what follows a colon is a version")
     with quiet():
         import tensorflow_datasets as tfds
 
         try:
             builder = tfds.builder(name, data_dir=data_dir)
         except tfds.core.DatasetNotFoundError as error:
-            nearest = difflib.get_close_matches(name, tfds.list_builders(), n=1)
+            nearest = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
             guess = f"; did you mean tfds:{nearest[0]}?" if nearest else ""
             raise UserError(f"TFDS has no data set {name!r}{guess}") from error
         except (AssertionError, ValueError) as error:

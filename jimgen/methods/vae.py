@@ -22,6 +22,7 @@ class Likelihood(NamedTuple):
     as_images: Callable[[Array], Array]  # x, or its expectation -> images in [-1, 1]
     expectation: Callable[[Array], Array]  # decoder output -> E[x|z]
     nll: Callable[[Any, Array, Array], Array]  # (params, decoder output, x) -> -log p(x|z), nats [b]
+    discrete: bool  # whether x is discrete, so that nats are those of a code and bits per dim make sense
     params: dict[str, float] = {}  # learnt with the nets, from these values on
 
 
@@ -41,6 +42,7 @@ def bernoulli(binarise: bool = True) -> Likelihood:
         as_images=lambda x: 2 * x - 1,
         expectation=jax.nn.sigmoid,
         nll=lambda _, logits, x: bernoulli_nll(logits, x),
+        discrete=binarise,
     )
 
 
@@ -59,6 +61,7 @@ def gaussian(sigma: float | None = None) -> Likelihood:
         as_images=lambda x: x,
         expectation=lambda mean: mean,
         nll=lambda params, mean, x: gaussian_nll(x, mean, log_sigma(params)),
+        discrete=False,
         params={} if sigma else {"log_sigma": 0.0},
     )
 
@@ -107,10 +110,9 @@ def vae(
 
     def negative_elbo_terms(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Array]:
         """-log p(x|z) and KL, nats [b] each, at one draw of x (where it is drawn) and of z ~ q(z|x)."""
-        observe_key, latent_key = jax.random.split(key)
-        x = likelihood.observe(observe_key, batch["index"], batch["image"])
+        x = likelihood.observe(jax.random.fold_in(key, 1), batch["index"], batch["image"])
         mean, logvar = encode(variables, likelihood.as_images(x), batch["label"])
-        z = mean + jnp.exp(logvar / 2) * noise.normal(latent_key, batch["index"], (latent_dim,))
+        z = mean + jnp.exp(logvar / 2) * noise.normal(key, batch["index"], (latent_dim,))
         output = output_of(variables, z, batch["label"])
         params = variables["likelihood"]["params"] if likelihood.params else {}
         return likelihood.nll(params, output, x), gaussian_kl(mean, logvar)
@@ -122,13 +124,10 @@ def vae(
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         nll, kl = negative_elbo_terms(variables, batch, key)
-        num_dims = batch["image"][0].size
-        return {
-            "neg_elbo_nats": nll + kl,
-            "reconstruction_nats": nll,
-            "kl_nats": kl,
-            "bits_per_dim": bits_per_dim(nll + kl, num_dims),
-        }
+        figures = {"neg_elbo_nats": nll + kl, "reconstruction_nats": nll, "kl_nats": kl}
+        if likelihood.discrete:
+            figures["bits_per_dim"] = bits_per_dim(nll + kl, batch["image"][0].size)
+        return figures
 
     def sample(variables: Variables, key: Array, labels: Array) -> Array:
         return decode(variables, noise.normal(key, jnp.arange(labels.shape[0]), (latent_dim,)), labels)

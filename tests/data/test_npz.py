@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+
+from jimgen.data import load
+from jimgen.errors import UserError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 6, 6), np.uint8)
+LABELS = (np.arange(20) % 3).astype(np.uint8)
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(**fields):
+        np.savez(tmp_path / "x.npz", **fields)
+        return f"npz:{tmp_path / 'x.npz'}"
+
+    return save
+
+
+def medmnist(**changes):
+    fields = {
+        "train_images": IMAGES[:12],
+        "train_labels": LABELS[:12, None],
+        "val_images": IMAGES[12:16],
+        "val_labels": LABELS[12:16, None],
+        "test_images": IMAGES[16:],
+        "test_labels": LABELS[16:, None],
+    }
+    return {name: value for name, value in (fields | changes).items() if value is not None}
+
+
+def test_medmnist_fields(save):
+    data = load(save(**medmnist()))
+    assert data.spec.shape == (6, 6, 1) and data.spec.class_names == ("0", "1", "2")
+    np.testing.assert_array_equal(data.train.images[..., 0], IMAGES[:12])
+    np.testing.assert_array_equal(data.test.labels, LABELS[16:])
+    assert data.test.labels.dtype == np.int32
+
+
+def test_val_is_test_where_there_is_none(save):
+    data = load(save(**medmnist(test_images=None, test_labels=None)))
+    np.testing.assert_array_equal(data.test.images[..., 0], IMAGES[12:16])
+
+
+def test_our_own_samples_are_split_by_row(save):
+    data = load(save(images=IMAGES[..., None], labels=LABELS))
+    np.testing.assert_array_equal(data.test.images, IMAGES[[9, 19], ..., None])
+    np.testing.assert_array_equal(data.test.labels, LABELS[[9, 19]])
+    assert data.spec.num_train == 18
+
+
+def test_without_labels_or_with_several_to_a_row_it_is_unlabelled(save):
+    several = np.ones((12, 5), np.uint8), np.ones((4, 5), np.uint8)
+    for fields in (
+        {"images": IMAGES},
+        medmnist(train_labels=None, test_labels=None),
+        medmnist(train_labels=several[0], test_labels=several[1]),
+    ):
+        data = load(save(**fields))
+        assert data.spec.num_classes == 1 and data.spec.class_names == ("all",)
+        assert not data.train.labels.any() and len(data.test.labels) == data.spec.num_test
+
+
+def test_class_names(save):
+    names = np.array(["cat", "dog", "elk", "fox"])
+    assert load(save(images=IMAGES, labels=LABELS, class_names=names)).spec.num_classes == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"image": IMAGES}, "no field 'train_images'.*'image'"),
+        (medmnist(test_images=None, test_labels=None, val_images=None), "no field 'test_images'"),
+        (medmnist(train_labels=None), "no field 'train_labels'"),
+        ({"images": IMAGES / 255}, "float64, expected uint8"),
+        ({"images": IMAGES[0]}, r"shape \(6, 6\)"),
+        ({"images": np.zeros((4, 6, 6, 6), np.uint8)}, r"shape \(4, 6, 6, 6\)"),
+        ({"images": IMAGES[:0]}, r"shape \(0, 6, 6\)"),
+        ({"images": IMAGES[:1]}, "one image is not enough"),
+        ({"images": IMAGES, "labels": LABELS / 1.0}, "float64, expected integers"),
+        ({"images": IMAGES, "labels": LABELS[:5]}, "expected 20 labels"),
+        ({"images": IMAGES, "labels": LABELS.astype(int) - 1}, r"labels\[0\] is -1, out of the range"),
+        ({"images": IMAGES, "labels": LABELS.astype(int) * 1000}, "labels go up to 2000"),
+        (medmnist(test_labels=LABELS[16:] + 3), r"test_labels\[0\] is 4, out of the range 0..2"),
+        (medmnist(test_images=np.zeros((4, 7, 7), np.uint8)), "test images"),
+        ({"images": np.array([{}, {}], object)}, "cannot be read"),
+    ],
+)
+def test_malformed_fields(save, fields, message):
+    with pytest.raises(UserError, match=message):
+        load(save(**fields))
+
+
+def test_files_that_are_no_npz(tmp_path, save):
+    save(images=IMAGES)
+    whole = (tmp_path / "x.npz").read_bytes()
+    (tmp_path / "cut.npz").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "flipped.npz").write_bytes(whole[:400] + bytes([whole[400] ^ 255]) + whole[401:])
+    (tmp_path / "text.npz").write_text("hello")
+    for name, message in {
+        "cut.npz": "cannot be read",
+        "flipped.npz": "cannot be read",
+        "text.npz": "cannot be read",
+        "tex.npz": "no such file; did you mean npz:.*text.npz",
+        "": "is a folder",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            load(f"npz:{tmp_path / name}")

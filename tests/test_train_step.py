@@ -1,0 +1,287 @@
+"""The train step: phases, modes, moving averages, skipped updates, microbatches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jimgen import noise, objectives
+from jimgen.errors import UserError
+from jimgen.train_step import Aux, Phase, TrainState, compile_step, init_state, make_train_step
+from tiny import largest_difference, state_of, tiny_batch, tiny_gan, tiny_vae
+
+KEY = 7
+METHODS = {
+    "gan": tiny_gan,
+    "gan_r1_r2": lambda dtype: tiny_gan(dtype, r1=1.0, r2=0.5, loss=objectives.RELATIVISTIC),
+    "wgan_gp": lambda dtype: tiny_gan(dtype, gradient_penalty=10.0, loss=objectives.WASSERSTEIN, discriminator_steps=2),
+    "vae": tiny_vae,
+}
+
+
+def run(method, steps, mode="jit", num_devices=1, dtype=jnp.float32, batch_size=8, state=None, **options):
+    """The state and metrics after some steps."""
+    batch = tiny_batch(batch_size, dtype=dtype)
+    compiled = compile_step(make_train_step(method.phases, **options), mode, jax.devices()[:num_devices])
+    state = jax.device_put(state or state_of(method, batch, dtype), compiled.state_sharding)
+    batch = jax.device_put(batch, compiled.batch_sharding)
+    key = jax.device_put(jax.random.key(KEY), compiled.replicated)
+    metrics = {}
+    for _ in range(steps):
+        state, metrics = compiled.run(state, batch, key)
+    return jax.device_get((state, metrics))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_mode_computes_the_same_numbers(name, x64):
+    method = METHODS[name](jnp.float64)
+    expected = run(method, 10, dtype=jnp.float64, ema_half_life=50.0)
+    assert expected[0].step == 10 and np.isfinite(expected[1][f"{method.phases[-1].name}/loss"])
+    others = [("pmap", 4)] if name in ("gan_r1_r2", "wgan_gp") else [("pmap", 8), ("pmap", 4), ("sharded", 8), ("sharded", 4)]
+    for mode, num_devices in others:
+        found = run(method, 10, mode, num_devices, jnp.float64, ema_half_life=50.0)
+        assert largest_difference(found, expected) < 1e-10, (mode, num_devices)
+
+
+def test_modes_agree_in_float32():
+    expected = run(tiny_gan(), 10)[1]
+    for mode in ("pmap", "sharded"):
+        found = run(tiny_gan(), 10, mode, 8)[1]
+        for name, value in expected.items():
+            if "grad_norm" not in name:
+                np.testing.assert_allclose(found[name], value, atol=1e-4, err_msg=f"{mode} {name}")
+
+
+def test_microbatches_add_up_to_the_batch(x64):
+    """Noise belongs to the example, so cutting the batch changes nothing where nothing couples its examples."""
+    method = tiny_vae(jnp.float64)
+    whole, parts = run(method, 3, dtype=jnp.float64), run(method, 3, dtype=jnp.float64, accumulate=4)
+    assert largest_difference(whole, parts) < 1e-10
+    spread = run(method, 3, "sharded", 2, dtype=jnp.float64, accumulate=2)
+    assert largest_difference(whole, spread) < 1e-10
+
+
+def test_microbatches_must_divide_the_batch():
+    with pytest.raises(ValueError, match="8 .* cannot be cut into 3"):
+        run(tiny_vae(), 1, accumulate=3)
+
+
+def quadratic(name="phase", trains=("net",), tx=None):
+    """A phase that moves w towards the mean of the images."""
+
+    def objective(variables, batch, key):
+        errors = jnp.square(variables["net"]["params"]["w"][None] - batch["image"]).sum(1)
+        return errors.mean(), Aux({"w": variables["net"]["params"]["w"][0]})
+
+    return Phase(name, trains, objective, tx or optax.sgd(0.25))
+
+
+def quadratic_state(phases, ema=()):
+    init = lambda key, batch: {"net": {"params": {"w": jnp.zeros(1)}}, "other": {"params": {"v": jnp.ones(2)}}}  # noqa: E731
+    return init_state(init, phases, ema, jax.random.key(0), {"image": jnp.zeros((1, 1))})
+
+
+def image_batch(*values):
+    return {"image": jnp.asarray(values, jnp.float32)[:, None]}
+
+
+def test_one_phase_by_hand():
+    """w = 0, images 1 and 3: loss (1 + 9) / 2 = 5, gradient -4, sgd .25 -> w = 1."""
+    phases = (quadratic(),)
+    state, metrics = make_train_step(phases)(quadratic_state(phases), image_batch(1, 3), jax.random.key(0))
+    assert float(metrics["phase/loss"]) == 5.0 and float(metrics["phase/grad_norm"]) == 4.0
+    assert float(state.variables["net"]["params"]["w"][0]) == 1.0
+    assert int(state.step) == 1
+    np.testing.assert_array_equal(state.variables["other"]["params"]["v"], np.ones(2))
+
+
+def test_later_phases_see_what_earlier_ones_learnt():
+    phases = (quadratic("first"), quadratic("second"))
+    _, metrics = make_train_step(phases)(quadratic_state(phases), image_batch(1, 3), jax.random.key(0))
+    assert float(metrics["first/w"]) == 0.0 and float(metrics["second/w"]) == 1.0
+
+
+def test_a_phase_leaves_other_nets_bit_identical():
+    method = tiny_gan()
+    batch = tiny_batch()
+    before = state_of(method, batch)
+    after, _ = jax.jit(make_train_step(method.phases[:1]))(before, batch, jax.random.key(0))
+    assert largest_difference(before.variables["generator"], after.variables["generator"]) == 0.0
+    assert largest_difference(before.variables["discriminator"], after.variables["discriminator"]) > 0.0
+
+
+def test_a_repeated_phase_draws_anew_and_shares_its_optimiser():
+    seen = []
+
+    def objective(variables, batch, key):
+        seen.append(noise.normal(key, jnp.arange(2), ()))
+        return jnp.sum(variables["net"]["params"]["w"]), Aux({})
+
+    phase, last = (Phase(name, ("net",), objective, optax.adam(0.1)) for name in ("critic", "generator"))
+    phases = (phase, phase, last)
+    state, _ = make_train_step(phases)(quadratic_state(phases), image_batch(1), jax.random.key(0))
+    first, second, third = (np.asarray(x) for x in seen)
+    assert not np.any(first == second)
+    np.testing.assert_array_equal(first, third)  # the last phase meets the images of the first
+    assert set(state.opt_state) == {"critic", "generator"}
+    assert int(optax.tree.get(state.opt_state["critic"], "count")) == 2
+
+
+def test_generator_runs_once_a_step():
+    """Both phases ask for the same fake images: the compiler must find that out, or a GAN step costs a fifth more."""
+    method, batch = tiny_gan(), tiny_batch()
+    state = state_of(method, batch)
+
+    def flops(phases):
+        step = jax.jit(make_train_step(phases))
+        return step.lower(state, batch, jax.random.key(0)).compile().cost_analysis()["flops"]
+
+    both, alone = flops(method.phases), sum(flops((phase,)) for phase in method.phases)
+    forward = (
+        jax.jit(lambda v, key, labels: method.sample(v, key, labels))
+        .lower(state.variables, jax.random.key(0), batch["label"])
+        .compile()
+        .cost_analysis()["flops"]
+    )
+    assert both < alone - 0.8 * forward
+
+
+def test_examples_draw_different_noise_wherever_they_are():
+    key = jax.random.key(0)
+    whole = noise.normal(key, jnp.arange(8), (3,))
+    assert len(np.unique(np.asarray(whole))) == 24
+    np.testing.assert_array_equal(noise.normal(key, jnp.asarray([5, 2]), (3,)), np.asarray(whole)[[5, 2]])
+    coins = noise.bernoulli(key, jnp.arange(2000), jnp.full((2000, 2), 0.3))
+    assert set(np.unique(coins)) == {0.0, 1.0} and abs(float(coins.mean()) - 0.3) < 0.03
+    spread = noise.uniform(key, jnp.arange(2000))
+    assert 0 <= float(spread.min()) and float(spread.max()) < 1 and abs(float(spread.mean()) - 0.5) < 0.03
+
+
+def test_noise_differs_from_step_to_step():
+    batch, method = tiny_batch(), tiny_vae()
+    step = jax.jit(make_train_step(method.phases))
+    state = state_of(method, batch)
+    later = state.replace(step=state.step + 1)
+    losses = [float(step(s, batch, jax.random.key(0))[1]["vae/loss"]) for s in (state, later)]
+    assert losses[0] != losses[1]
+
+
+def test_updates_that_are_not_finite_are_left_out_and_counted():
+    phases = (quadratic(tx=optax.adam(0.1)), quadratic("sound", tx=optax.sgd(0.25)))
+    step = jax.jit(make_train_step(phases))
+    start = quadratic_state(phases)
+    state, metrics = step(start, image_batch(1, np.nan), jax.random.key(0))
+    assert largest_difference(state.variables, start.variables) == 0.0
+    assert largest_difference(state.opt_state, start.opt_state) == 0.0
+    assert np.isnan(metrics["phase/loss"]) and int(metrics["phase/skipped"]) == 1
+    state, _ = step(state, image_batch(1, np.inf), jax.random.key(0))
+    assert int(state.skipped_in_a_row["phase"]) == 2
+    state, metrics = step(state, image_batch(1, 3), jax.random.key(0))
+    assert int(metrics["phase/skipped"]) == 2 and int(metrics["phase/skipped_in_a_row"]) == 0
+    assert int(state.step) == 3
+    assert largest_difference(state.variables, start.variables) > 0.0
+
+
+def test_statistics_of_a_skipped_update_are_left_out_too():
+    method, batch = tiny_gan(), tiny_batch()
+    start = state_of(method, batch)
+    bad = {**batch, "image": batch["image"].at[0, 0, 0, 0].set(jnp.nan)}
+    state, _ = jax.jit(make_train_step(method.phases))(start, bad, jax.random.key(0))
+    assert largest_difference(state.variables["discriminator"], start.variables["discriminator"]) == 0.0
+
+
+def test_moving_average_by_hand():
+    """Half-life of 2 images, batches of 2: beta = 1/2. w goes 0 -> 1 -> 1.5; the average 0 -> .5 -> 1."""
+    phases = (quadratic(),)
+    state = quadratic_state(phases, ema=("net",))
+    step = make_train_step(phases, ema_half_life=2.0, ema_ramp=0.0)
+    for expected in (0.5, 1.0):
+        state, _ = step(state, image_batch(1, 3), jax.random.key(0))
+        np.testing.assert_allclose(state.ema["net"]["params"]["w"], [expected], rtol=1e-6)
+
+
+def test_moving_average_forgets_the_start_while_it_is_young():
+    """Ramp .05: after one step the half-life is .05 batches, so beta = .5^20."""
+    phases = (quadratic(),)
+    step = make_train_step(phases, ema_half_life=1e9, ema_ramp=0.05)
+    state, _ = step(quadratic_state(phases, ema=("net",)), image_batch(1, 3), jax.random.key(0))
+    np.testing.assert_allclose(state.ema["net"]["params"]["w"], [1 - 0.5**20], rtol=1e-6)
+
+
+def test_no_half_life_copies_the_net():
+    phases = (quadratic(),)
+    state, _ = make_train_step(phases)(quadratic_state(phases, ema=("net",)), image_batch(1, 3), jax.random.key(0))
+    assert float(state.ema["net"]["params"]["w"][0]) == 1.0
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap", "sharded"])
+def test_no_retrace_after_the_first_step(mode):
+    traces = []
+
+    def objective(variables, batch, key):
+        traces.append(1)
+        return jnp.square(variables["net"]["params"]["w"][None] - batch["image"]).mean(), Aux({})
+
+    phases = (Phase("phase", ("net",), objective, optax.adam(0.1)),)
+    compiled = compile_step(make_train_step(phases), mode, jax.devices())
+    state = jax.device_put(quadratic_state(phases), compiled.state_sharding)
+    batch = jax.device_put({"image": jnp.ones((8, 1))}, compiled.batch_sharding)
+    key = jax.device_put(jax.random.key(0), compiled.replicated)
+    state, _ = compiled.run(state, batch, key)
+    first = len(traces)
+    with jax.transfer_guard("disallow"):  # nothing travels between host and devices either
+        for _ in range(3):
+            state, _ = compiled.run(state, batch, key)
+    assert len(traces) == first
+
+
+def test_bfloat16_computes_in_halves_and_keeps_parameters_whole():
+    for make in (tiny_gan, tiny_vae):
+        state, metrics = run(make(jnp.bfloat16), 3, ema_half_life=50.0)
+        assert {x.dtype for x in jax.tree.leaves(state.variables)} == {np.dtype("float32")}
+        _, expected = run(make(), 3, ema_half_life=50.0)
+        for name in expected:
+            if name.endswith("/loss"):
+                assert metrics[name].dtype == np.float32
+                np.testing.assert_allclose(metrics[name], expected[name], rtol=0.02)
+
+
+def test_the_state_is_donated():
+    phases = (quadratic(),)
+    compiled = compile_step(make_train_step(phases), "jit")
+    state = jax.device_put(quadratic_state(phases, ema=("net",)), compiled.state_sharding)
+    key = jax.device_put(jax.random.key(0), compiled.replicated)
+    compiled.run(state, jax.device_put(image_batch(1, 3), compiled.batch_sharding), key)
+    assert state.variables["net"]["params"]["w"].is_deleted()
+
+
+def test_state_can_be_sharded():
+    """The door to FSDP: the same step with the weights cut over the devices."""
+    batch, method = tiny_batch(), tiny_vae()
+    replicated = compile_step(make_train_step(method.phases), "sharded")
+    mesh = replicated.batch_sharding.mesh
+
+    def cut(x):
+        last = x.ndim and x.shape[-1] % mesh.size == 0
+        return jax.sharding.NamedSharding(mesh, jax.P(*[None] * (x.ndim - 1), "devices") if last else jax.P())
+
+    start = state_of(method, batch)
+    compiled = compile_step(make_train_step(method.phases), "sharded", state_sharding=jax.tree.map(cut, start))
+    state = jax.device_put(start, compiled.state_sharding)
+    key = jax.device_put(jax.random.key(KEY), compiled.replicated)
+    state, metrics = compiled.run(state, jax.device_put(batch, compiled.batch_sharding), key)
+    kernel = state.variables["encoder"]["params"]["down1"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape[-1] == kernel.shape[-1] // mesh.size
+    np.testing.assert_allclose(metrics["vae/loss"], run(method, 1)[1]["vae/loss"], rtol=1e-5)
+
+
+def test_unknown_mode_and_unknown_net():
+    with pytest.raises(UserError, match="unknown mode 'gpu'"):
+        compile_step(lambda *_: None, "gpu")
+    with pytest.raises(ValueError, match=r"unknown nets \['typo'\]"):
+        quadratic_state((quadratic(trains=("typo",)),))
+
+
+def test_state_is_a_pytree_that_knows_its_step():
+    state = quadratic_state((quadratic(),))
+    assert isinstance(jax.tree.map(lambda x: x, state), TrainState) and int(state.step) == 0

@@ -1,0 +1,58 @@
+"""Small methods and batches that several tests train."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jimgen.methods.gan import gan
+from jimgen.methods.vae import bernoulli, vae
+from jimgen.nets.dcgan import Discriminator, Generator
+from jimgen.nets.vae import ConvDecoder, ConvEncoder
+from jimgen.train_step import init_state
+
+SHAPE = (8, 12, 1)
+
+
+def tiny_gan(dtype=jnp.float32, **options):
+    penalised = options.get("r1") or options.get("r2") or options.get("gradient_penalty")
+    return gan(
+        Generator(SHAPE, (8, 4), num_classes=3, dtype=dtype),
+        Discriminator((4, 8), not penalised, num_classes=3, dtype=dtype),
+        latent_dim=5,
+        generator_tx=optax.adam(1e-3, 0.5),
+        discriminator_tx=optax.adam(1e-3, 0.5),
+        **options,
+    )
+
+
+def tiny_vae(dtype=jnp.float32, likelihood=None, **options):
+    return vae(
+        ConvEncoder(4, (4, 8), 16, num_classes=3, dtype=dtype),
+        ConvDecoder(SHAPE, (8, 4), 16, num_classes=3, dtype=dtype),
+        latent_dim=4,
+        tx=optax.adam(1e-3),
+        likelihood=likelihood or bernoulli(),
+        **options,
+    )
+
+
+def tiny_batch(size=8, seed=0, dtype=jnp.float32):
+    rng = np.random.default_rng(seed)
+    return {
+        "image": jnp.asarray(rng.uniform(-1, 1, (size, *SHAPE)), dtype),
+        "label": jnp.asarray(rng.integers(0, 3, size), jnp.int32),
+        "index": jnp.arange(size, dtype=jnp.int32),
+    }
+
+
+def state_of(method, batch, dtype=jnp.float32):
+    """The initial state, in the given precision."""
+    state = jax.jit(lambda key: init_state(method.init, method.phases, method.ema, key, batch))(jax.random.key(0))
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
+
+
+def largest_difference(a, b) -> float:
+    """Over all leaves of two equal trees."""
+    differences = jax.tree.map(lambda x, y: float(np.max(np.abs(np.asarray(x) - np.asarray(y)), initial=0)), a, b)
+    return max(jax.tree.leaves(differences))
