@@ -1,7 +1,7 @@
 """Checkpoints: Orbax, with a hash of the content that is verified at restore.
 
-Orbax writes a step atomically, but takes a truncated step for a good one and does not notice a flipped bit. So each step
-carries the hash of its arrays; a step that fails the test is set aside, and the one before it is used.
+Orbax writes a step atomically, but takes a truncated step for a good one and does not notice a flipped bit. So each
+step carries the hash of its arrays; a step that fails the test is set aside, and the one before it is used.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ def restore(manager: ocp.CheckpointManager, target: TrainState) -> tuple[TrainSt
 
 
 def content_hash(tree: Any) -> str:
-    """SHA-256 (hex) over names, shapes, dtypes and bytes of all leaves: equal exactly where the arrays are bit-identical."""
+    """SHA-256 (hex) over names, shapes, dtypes and bytes of all leaves: equal only where all arrays are bit-identical."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(leaf)
@@ -142,5 +142,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
             message = f"the disk is full: cannot save to {folder}. Free some space and run the same command to resume."
             raise UserError(message) from error
         if isinstance(error, OSError):
-            raise UserError(f"cannot write to {folder}: {error.strerror or error}. Choose another --workdir.") from error
+            raise UserError(
+                f"cannot write to {folder}: {error.strerror or error}. Choose another --workdir."
+            ) from error
         raise

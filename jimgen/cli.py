@@ -103,8 +103,7 @@ def reconstruct(run: RunFolder, /, num: int = 40, out: Path | None = None) -> No
     """
     import numpy as np
 
-    from jimgen import data, loop
-    from jimgen import report as pictures
+    from jimgen import data, loop, pictures
 
     _require_positive(num=num)
     with _jax() as jax:
@@ -188,14 +187,14 @@ def runs(folder: tyro.conf.Positional[Path] = Path("runs")) -> None:
     """
     import json
 
-    from jimgen import report as pages
+    from jimgen.curves import read_metrics
 
     found = sorted(path.parent for path in folder.rglob("config.json"))
     if not found:
         raise UserError(f"no runs in {folder}: train one, for example `jimgen train vae`")
     for run in found:
         saved = json.loads((run / "config.json").read_text())
-        rows = pages.read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+        rows = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
         last: dict[str, Any] = {}
         for row in rows:
             last |= row
@@ -210,7 +209,17 @@ def doctor() -> None:
     from importlib import metadata
 
     print(f"python {platform.python_version()} on {platform.platform()}, {os.cpu_count()} processors")
-    for name in ("jimgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "grain", "numpy"):
+    for name in (
+        "jimgen",
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "tensorflow-datasets",
+        "grain",
+        "numpy",
+    ):
         try:
             print(f"  {name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
@@ -225,7 +234,9 @@ def doctor() -> None:
         for name in ("digits", "fashion_mnist"):
             try:
                 spec = data.load(name).spec
-                print(f"data {name}: {spec.num_train} + {spec.num_test} images {list(spec.shape)}, hash {spec.hash[:12]}")
+                print(
+                    f"data {name}: {spec.num_train} + {spec.num_test} images {list(spec.shape)}, hash {spec.hash[:12]}"
+                )
             except UserError as error:
                 print(f"data {name}: not here. {error}")
 
@@ -239,7 +250,9 @@ def _jax():
         yield jax
     except RuntimeError as error:
         if "backend" in str(error).lower():
-            raise UserError(f"JAX found no device: {error}. `jimgen doctor` says more; JAX_PLATFORMS=cpu runs without.") from error
+            raise UserError(
+                f"JAX found no device: {error}. `jimgen doctor` says more; JAX_PLATFORMS=cpu runs without."
+            ) from error
         raise
 
 
@@ -266,19 +279,21 @@ def _require_label(loaded: Any, label: int) -> None:
 
 def _write(path: Path, images: Any, labels: Any, columns: int | None = None) -> None:
     """A grid (.png) or arrays (.npz)."""
+    import io
+
     import numpy as np
 
-    from jimgen import report as pictures
+    from jimgen import pictures
+    from jimgen.files import write_atomically
 
     pixels = pictures.to_uint8(images)
     try:
         if path.suffix == ".png":
             pictures.save_png(path, pictures.grid(pixels, columns=columns))
         elif path.suffix == ".npz":
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp.npz")
-            np.savez_compressed(temporary, images=pixels, labels=labels)
-            os.replace(temporary, path)
+            arrays = io.BytesIO()
+            np.savez_compressed(arrays, images=pixels, labels=labels)
+            write_atomically(path, arrays.getvalue())
         else:
             raise UserError(f"--out {path}: give a name that ends in .png (a grid) or .npz (arrays)")
     except OSError as error:

@@ -24,6 +24,7 @@ from rich.console import Console
 from jimgen import checkpoint, data, loop, report
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
+from jimgen.files import write_atomically
 from jimgen.loop import RunConfig
 from jimgen.methods.method import Method
 from jimgen.train_step import TrainState
@@ -237,9 +238,7 @@ def _write_run_files(config: RunConfig, source: Path, spec: DataSpec, folder: Pa
 
 
 def _write_json(path: Path, value: Any) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps(value, indent=2) + "\n")
 
 
 def environment(config: RunConfig, spec: DataSpec) -> dict[str, Any]:

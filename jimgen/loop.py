@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
@@ -19,15 +18,17 @@ from jax import Array
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from jimgen import checkpoint, report
+from jimgen import checkpoint
+from jimgen.curves import read_metrics
 from jimgen.data.batches import batches, test_batches
 from jimgen.data.dataset import Arrays, Dataset, DataSpec, Stream
 from jimgen.errors import UserError
+from jimgen.files import write_atomically
 from jimgen.methods.method import Method
+from jimgen.pictures import grid, save_png, to_uint8
 from jimgen.train_step import (
     Batch,
     CompiledStep,
-    Metrics,
     Mode,
     TrainState,
     Variables,
@@ -170,7 +171,9 @@ def describe(method: Method, spec: DataSpec, config: RunConfig, console: Console
     console.print(f"one step on {config.batch_size} images of {spec.shape}: {flops / 1e9:.2f} GFLOP")
     if memory is not None:
         sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes)
-        console.print(f"memory on one device: {sizes[0] / 2**20:.1f} MiB state and batch, {sizes[1] / 2**20:.1f} MiB work")
+        console.print(
+            f"memory on one device: {sizes[0] / 2**20:.1f} MiB state and batch, {sizes[1] / 2**20:.1f} MiB work"
+        )
 
 
 def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, console: Console) -> TrainState:
@@ -202,7 +205,7 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, con
     draw = partial(_draw, method, dataset, folder / "samples", picture_key) if writer else lambda state: None
     sample_every = config.sample_every or max(1, config.steps // 10)
     if start == 0 and writer:
-        report.save_png(folder / "samples" / "real.png", _real_grid(dataset))
+        save_png(folder / "samples" / "real.png", _real_grid(dataset))
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(_logger(folder / "metrics.jsonl", start, config, console)) if writer else _silent
         stop = stack.enter_context(_stop_signals())
@@ -267,7 +270,7 @@ def _real_grid(dataset: Dataset) -> np.ndarray:
     images, found = read_rows(dataset.train, range(min(dataset.spec.num_train, 4 * len(labels))))
     waiting = {label: list(np.flatnonzero(found == label)) for label in np.unique(found)}
     rows = [waiting[label].pop(0) if waiting.get(label) else i % len(images) for i, label in enumerate(labels)]
-    return report.grid(images[rows], columns=columns)
+    return grid(images[rows], columns=columns)
 
 
 def read_rows(split: Arrays | Stream, rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -285,19 +288,19 @@ def _draw(method: Method, dataset: Dataset, folder: Path, key: Array, state: Tra
     labels, columns = grid_labels(dataset.spec.num_classes)
     images = jax.jit(method.sample)(variables, key, jnp.asarray(labels))
     name = f"step_{int(state.step):08d}.png"
-    report.save_png(folder / name, report.grid(report.to_uint8(images), columns=columns))
+    save_png(folder / name, grid(to_uint8(images), columns=columns))
     if method.reconstruct:
         test, test_labels = read_rows(dataset.test, (row % dataset.spec.num_test for row in range(4 * columns)))
         scaled = scale_images({"image": jnp.asarray(test)})["image"]
         again = jax.jit(method.reconstruct)(variables, scaled, jnp.asarray(test_labels))
-        report.save_png(folder / f"reconstruct_{name}", pairs_grid(test, report.to_uint8(again), columns))
+        save_png(folder / f"reconstruct_{name}", pairs_grid(test, to_uint8(again), columns))
 
 
 def pairs_grid(images: np.ndarray, reconstructions: np.ndarray, columns: int) -> np.ndarray:
     """A grid whose rows are, in turn, images and their reconstructions: uint8 [n, h, w, c] twice -> [H, W, 3]."""
     shape = (-1, columns, *images.shape[1:])
     rows = np.stack([images.reshape(shape), reconstructions.reshape(shape)], axis=1)
-    return report.grid(rows.reshape(-1, *images.shape[1:]), columns=columns)
+    return grid(rows.reshape(-1, *images.shape[1:]), columns=columns)
 
 
 @contextlib.contextmanager
@@ -348,7 +351,9 @@ def _logger(path: Path, start: int, config: RunConfig, console: Console):
                 file.write(json.dumps(row | metrics) + "\n")
                 file.flush()
             except OSError as error:
-                raise UserError(f"cannot write {path}: {error.strerror}. Free some space and run again to resume.") from error
+                raise UserError(
+                    f"cannot write {path}: {error.strerror}. Free some space and run again to resume."
+                ) from error
             shown = {**({"images/s": row["images_per_s"]} if "images_per_s" in row else {}), **_headline(metrics)}
             figures = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
             bar.update(task, completed=step, figures=figures)
@@ -365,10 +370,8 @@ def _headline(metrics: dict[str, float]) -> dict[str, float]:
 
 def _forget_after(path: Path, step: int) -> float:
     """Drops the rows after a step: a run that resumes there writes them again. Returns the seconds trained until then."""
-    rows = [row for row in report.read_metrics(path) if row["step"] <= step] if path.exists() else []
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    os.replace(temporary, path)
+    rows = [row for row in read_metrics(path) if row["step"] <= step] if path.exists() else []
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows[-1].get("seconds", 0.0) if rows else 0.0
 
 

@@ -1,14 +1,9 @@
-"""Pictures and pages of runs: image grids, training curves, and one self-contained HTML report.
-
-Nothing here imports jax, and matplotlib only when curves are drawn: a page about a finished run needs no accelerator.
-"""
+"""One self-contained HTML page on one run or several."""
 
 import ast
 import base64
-import io
 import json
 import math
-import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,243 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from jimgen.curves import Series, draw_curves, read_metrics, readable, series_of
 from jimgen.errors import UserError
+from jimgen.files import write_atomically
+from jimgen.pictures import GAP_COLOUR, Picture, encode_png
 
-Picture = NDArray[np.uint8]  # [H, W, 3]
-Metrics = Sequence[Mapping[str, Any]]  # rows of metrics.jsonl: {"step": 100, "generator/loss": 0.7, ...}
-
-GAP_COLOUR = 40  # between tiles: neither black nor white, so that pictures with either ground end where they end
-MIN_TILE = 48  # pixels: below this a tile is too small to judge by eye
 STRIP_FRAMES, STRIP_WIDTH = 6, 160  # samples over training: how many, and CSS pixels of one
-PALETTE = ("#2f6db3", "#cc5a3b", "#3f8f5f", "#8759a8", "#b4861d", "#3a97a6")
-
-
-def to_uint8(images: ArrayLike) -> NDArray[np.uint8]:
-    """Pixels for files and screens: -1 becomes 0 and 1 becomes 255, rounded; what lies outside is clipped.
-
-    Args:
-        images: any shape, usually [n, h, w, c]; floating point in [-1, 1], or uint8, which passes unchanged.
-
-    Returns:
-        uint8 in [0, 255], of the same shape.
-
-    Raises:
-        ValueError: NaN pixels, or integers other than uint8 (their range would be a guess).
-    """
-    images = np.asarray(images)
-    if images.dtype == np.uint8:
-        return images
-    if images.dtype.kind in "iubc":
-        raise ValueError(f"images must be floating point in [-1, 1] or uint8, not {images.dtype}")
-    images = images.astype(np.float32)  # bfloat16 too, which numpy itself cannot round
-    if num_nan := int(np.isnan(images).sum()):
-        raise ValueError(f"images hold {num_nan} NaN of {images.size} values: the model that drew them has diverged")
-    return np.rint(np.clip((images + 1) * 127.5, 0, 255)).astype(np.uint8)
-
-
-def grid(images: ArrayLike, *, columns: int | None = None, scale: int | None = None, gap: int = 1) -> Picture:
-    """Tiles pictures row by row into one sheet.
-
-    Args:
-        images: [n, h, w, c] with c of 1 or 3, as `to_uint8` takes them.
-        columns: tiles in a row. Default: near square, with full rows where that is possible.
-        scale: whole factor of enlargement. Default: the least that makes both sides of a tile 48 pixels or more.
-        gap: pixels between tiles, enlarged with them; there is none around the sheet.
-
-    Returns:
-        uint8 [(rows * (h + gap) - gap) * scale, (columns * (w + gap) - gap) * scale, 3].
-
-    Raises:
-        ValueError: a wrong shape, no images, NaN pixels, or a size that makes no sense.
-    """
-    tiles = to_uint8(images)
-    if tiles.ndim != 4 or tiles.shape[-1] not in (1, 3) or 0 in tiles.shape:
-        raise ValueError(f"a grid takes images [n, h, w, 1 or 3] with n of at least 1, not {list(tiles.shape)}")
-    n, h, w, _ = tiles.shape
-    if columns is None:
-        side = math.ceil(math.sqrt(n))
-        columns = next((full for full in range(side, side * 3 // 2 + 1) if n % full == 0), side)
-    scale = math.ceil(MIN_TILE / min(h, w)) if scale is None else scale
-    if columns < 1 or scale < 1 or gap < 0:
-        raise ValueError(f"columns and scale must be at least 1 and gap at least 0, not {columns}, {scale} and {gap}")
-    rows = math.ceil(n / columns)
-    sheet = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), GAP_COLOUR, np.uint8)
-    for i, tile in enumerate(tiles):
-        y, x = i // columns * (h + gap), i % columns * (w + gap)
-        sheet[y : y + h, x : x + w] = tile  # one channel broadcasts to three
-    return sheet.repeat(scale, axis=0).repeat(scale, axis=1)
-
-
-def save_png(path: Path, array: ArrayLike) -> None:
-    """Writes uint8 [H, W, 3] or [H, W] as PNG, making the folder; a reader sees the old file or the new, no part."""
-    _write_atomically(path, _png(np.asarray(array)))
-
-
-def _png(array: NDArray[Any]) -> bytes:
-    if array.dtype != np.uint8:
-        raise ValueError(f"a PNG takes uint8 pixels, not {array.dtype}: see to_uint8")
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the same folder: os.replace must not cross disks
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, in file order; NaN and Infinity are read as floats.
-
-    A kill in mid-write tears the last line, and a resumed run then writes on behind the tear: lines that cannot be read
-    are left out wherever they stand, and so are rows without a "step".
-
-    Raises:
-        UserError: no such file, or a file of several lines with no row among them.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise UserError(f"Cannot read {path}: {error.strerror}. Name the metrics.jsonl of a run.") from error
-    rows = []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and _is_number(row.get("step")):
-            rows.append(row)
-    if len(lines) > 1 and not rows:
-        raise UserError(f'{path} holds no metrics. Each line should be a JSON object with a "step".')
-    return rows
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-class Series(NamedTuple):
-    """One metric over training: steps [k], rising, and values [k], NaN and infinities among them; both float64."""
-
-    steps: NDArray[np.float64]
-    values: NDArray[np.float64]
-
-
-def _series(metrics: Metrics) -> dict[str, Series]:
-    """Metrics by name, in order of first appearance; rows that a resumed run took back are left out."""
-    kept, next_step = [], math.inf
-    for row in reversed(metrics):
-        if row["step"] <= next_step:  # else the run went back to a checkpoint before this row
-            kept.append(row)
-            next_step = row["step"]
-    points: dict[str, dict[float, float]] = {}
-    for row in reversed(kept):
-        for name, value in row.items():
-            if name != "step" and _is_number(value):
-                points.setdefault(name, {})[row["step"]] = value
-    return {name: Series(np.array(list(at), float), np.array(list(at.values()), float)) for name, at in points.items()}
-
-
-def draw_curves(metrics: Metrics, folder: Path) -> list[Path]:
-    """Draws training curves, one PNG a group of metrics.
-
-    losses.png holds the losses of all phases in one panel; other.png a panel for each metric of no phase, such as
-    images_per_s; test.png one for each measure on test data; PHASE.png one for each further metric of a phase. A panel
-    is logarithmic where all values are positive and span more than a factor of 100. Values that are not finite leave
-    gaps, and the panel's title counts them.
-
-    Args:
-        metrics: rows as `read_metrics` gives them.
-        folder: where the pictures go; made if need be.
-
-    Returns:
-        The paths written, in reading order; none without metrics.
-    """
-    groups: dict[str, dict[str, dict[str, Series]]] = {"losses": {}, "other": {}, "test": {}}  # by file, panel, label
-    for name, series in _series(metrics).items():
-        phase, _, rest = name.rpartition("/")
-        if rest == "loss" and phase != "test":
-            groups["losses"].setdefault("loss", {})[phase or "loss"] = series
-        else:
-            groups.setdefault(phase or "other", {})[f"{phase} {_readable(rest)}".strip()] = {"": series}
-    paths = []
-    for group, panels in groups.items():
-        if panels:
-            paths.append(Path(folder) / (re.sub(r"[^\w.-]+", "_", group) + ".png"))
-            _write_atomically(paths[-1], _draw_panels(panels, markers=group == "test"))
-    return paths
-
-
-def _readable(name: str) -> str:
-    return re.sub(r" (nats|bits|db)$", r" (\1)", name.replace("_", " "))
-
-
-def _draw_panels(panels: Mapping[str, Mapping[str, Series]], markers: bool) -> bytes:
-    """A PNG of small multiples, at most three in a row; dark on white, which the page inverts for dark screens."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    columns = min(len(panels), 2 if len(panels) == 4 else 3)
-    rows = math.ceil(len(panels) / columns)
-    width = 7.0 if any(len(curves) > 1 for curves in panels.values()) else 3.4 * columns
-    layout = ConstrainedLayoutEngine(w_pad=0.09, h_pad=0.09)
-    figure = Figure(figsize=(width, 2.7 * rows), dpi=192, layout=layout, facecolor="white")
-    for i, (title, curves) in enumerate(panels.items(), start=1):
-        _draw_panel(figure.add_subplot(rows, columns, i), title, curves, markers)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
-def _draw_panel(axes: Any, title: str, curves: Mapping[str, Series], markers: bool) -> None:
-    """One set of axes: each curve as a line, or as a faint line under a smoothed one where there are many points."""
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
-    ink, faint = "#3c3c43", "#dcdce1"
-    values = np.concatenate([curve.values for curve in curves.values()])
-    finite = values[np.isfinite(values)]
-    for i, (label, (steps, line)) in enumerate(curves.items()):
-        line = np.where(np.isfinite(line), line, np.nan)
-        style: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "lw": 1.5, "label": label}
-        if markers or len(steps) < 3:
-            style |= {"marker": "o", "ms": 4.5, "mec": "white", "mew": 0.8}
-        elif len(steps) >= 60:
-            axes.plot(steps, line, color=style["color"], lw=0.7, alpha=0.25)
-            line = _smooth(line)
-        axes.plot(steps, line, **style)
-    lost = f" ({len(values) - len(finite)} not finite)" if len(finite) < len(values) else ""
-    axes.set_title(title + lost, loc="left", fontsize=10, color=ink, pad=8)
-    axes.set_xlabel("step", fontsize=8.5, color=ink)
-    if len(finite) and finite.min() > 0 and finite.max() > 100 * finite.min():
-        axes.set_yscale("log")
-    else:
-        axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-4, 5))
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.tick_params(labelsize=8.5, labelcolor=ink, color=faint, which="both", length=3)
-    axes.grid(color=faint, lw=0.5)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(faint)
-    if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=9, labelcolor=ink, handlelength=1.4)
-
-
-def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A centred Hann-weighted mean over a tenth of the values [k]: it does not lag, and NaN stays a gap."""
-    window, known = np.hanning(len(values) // 10 + 2), np.isfinite(values)
-    weight = np.convolve(known, window, "same")
-    mean = np.convolve(np.where(known, values, 0), window, "same") / np.where(known, weight, 1)
-    return np.where(known, mean, np.nan)
 
 
 class Run(NamedTuple):
@@ -304,7 +70,7 @@ def write_report(run_folders: Sequence[Path], out: Path, title: str | None = Non
 <body>{header}<main>{sections}</main></body>
 </html>
 """
-    _write_atomically(out, page.encode())
+    write_atomically(out, page.encode())
     return Path(out)
 
 
@@ -322,7 +88,7 @@ def _read_run(folder: Path) -> Run:
         changed=_flat(saved.get("changed") or {}),
         environment=_flat(_read_json(folder / "environment.json")),
         metrics=metrics,
-        series=_series(metrics),
+        series=series_of(metrics),
     )
 
 
@@ -423,7 +189,7 @@ def _figure(picture: Picture, alt: str, caption: str = "", room: int = 520, dens
     """An embedded picture: pixels stay sharp, unless it is wider than its room and has to shrink."""
     height, width = (side // density for side in picture.shape[:2])
     kind = "plot" if density > 1 else "pixels" if width <= room else "large"
-    source = f"data:image/png;base64,{base64.b64encode(_png(picture)).decode()}"
+    source = f"data:image/png;base64,{base64.b64encode(encode_png(picture)).decode()}"
     image = f'<img class="{kind}" src="{source}" width="{width}" height="{height}" alt="{escape(alt)}">'
     return f"<figure>{image}{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}</figure>"
 
@@ -448,7 +214,7 @@ def _comparison(runs: Sequence[Run]) -> str:
         + [_number(run.series[name].values[-1]) if name in run.series else "" for name in names]
         for i, run in enumerate(runs)
     ]
-    return f"<nav>{_table(rows, ['Run', *(escape(_readable(name[5:])) for name in names)])}</nav>"
+    return f"<nav>{_table(rows, ['Run', *(escape(readable(name[5:])) for name in names)])}</nav>"
 
 
 def _number(value: float) -> str:

@@ -29,14 +29,16 @@ class Aux(NamedTuple):
     """What an objective returns beside its loss."""
 
     metrics: Metrics
-    updates: Mapping[str, Any] = {}  # changed non-parameter collections by net name: {"generator": {"batch_stats": ...}}
+    updates: Mapping[
+        str, Any
+    ] = {}  # changed non-parameter collections by net name: {"generator": {"batch_stats": ...}}
 
 
 Objective = Callable[[Variables, Batch, Array], tuple[Array, Aux]]  # (variables, batch, key) -> mean loss over examples
 
 
 class Phase(NamedTuple):
-    """One update: `tx` moves the params of the nets in `trains` down the gradient of `objective`; others stay as they are."""
+    """One update: `tx` moves the params of the nets in `trains` down the gradient of `objective`; others stay."""
 
     name: str
     trains: tuple[str, ...]
@@ -141,8 +143,8 @@ def _run_phase(
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
     updates, opt_state = phase.tx.update(grads, state.opt_state[phase.name], params)
-    learnt = _merge(state.variables, {net: {"params": p} for net, p in optax.apply_updates(params, updates).items()})
-    learnt = _merge(learnt, aux.updates)
+    moved: Variables = optax.apply_updates(params, updates)  # pyright: ignore[reportAssignmentType]
+    learnt = _merge(_with_params(state.variables, moved), aux.updates)
     variables, opt_state = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old),
         (learnt, opt_state),
@@ -166,7 +168,7 @@ def _accumulated_gradient(
     """Loss, aux and gradient, averaged over devices and microbatches; collections are updated from one to the next."""
 
     def objective(params: Variables, variables: Variables, batch: Batch) -> tuple[Array, Aux]:
-        loss, aux = phase.objective(_merge(variables, {net: {"params": p} for net, p in params.items()}), batch, key)
+        loss, aux = phase.objective(_with_params(variables, params), batch, key)
         return mean_over_devices(loss), aux
 
     found = []
@@ -185,11 +187,16 @@ def _microbatches(batch: Batch, count: int) -> list[Batch]:
     size = jax.tree.leaves(batch)[0].shape[0]
     if size % count:
         raise ValueError(f"a batch of {size} (a device) cannot be cut into {count} equal microbatches")
-    return [jax.tree.map(lambda x: x.reshape(size // count, count, *x.shape[1:])[:, i], batch) for i in range(count)]
+    cut = jax.tree.map(lambda x: x.reshape(size // count, count, *x.shape[1:]), batch)
+    return [jax.tree.map(lambda x, i=i: x[:, i], cut) for i in range(count)]
 
 
 def _params(variables: Variables, phase: Phase) -> Variables:
     return {net: variables[net]["params"] for net in phase.trains}
+
+
+def _with_params(variables: Variables, params: Variables) -> Variables:
+    return _merge(variables, {net: {"params": moved} for net, moved in params.items()})
 
 
 def _merge(variables: Variables, changes: Mapping[str, Mapping[str, Any]]) -> Variables:

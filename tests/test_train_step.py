@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import largest_difference, state_of, tiny_batch, tiny_gan, tiny_vae
+
 from jimgen import noise, objectives
 from jimgen.errors import UserError
 from jimgen.train_step import Aux, Phase, TrainState, compile_step, init_state, make_train_step
-from tiny import largest_difference, state_of, tiny_batch, tiny_gan, tiny_vae
 
 KEY = 7
 METHODS = {
@@ -37,7 +38,11 @@ def test_every_mode_computes_the_same_numbers(name, x64):
     method = METHODS[name](jnp.float64)
     expected = run(method, 10, dtype=jnp.float64, ema_half_life=50.0)
     assert expected[0].step == 10 and np.isfinite(expected[1][f"{method.phases[-1].name}/loss"])
-    others = [("pmap", 4)] if name in ("gan_r1_r2", "wgan_gp") else [("pmap", 8), ("pmap", 4), ("sharded", 8), ("sharded", 4)]
+    others = (
+        [("pmap", 4)]
+        if name in ("gan_r1_r2", "wgan_gp")
+        else [("pmap", 8), ("pmap", 4), ("sharded", 8), ("sharded", 4)]
+    )
     for mode, num_devices in others:
         found = run(method, 10, mode, num_devices, jnp.float64, ema_half_life=50.0)
         assert largest_difference(found, expected) < 1e-10, (mode, num_devices)
@@ -154,7 +159,7 @@ def test_examples_draw_different_noise_wherever_they_are():
     coins = noise.bernoulli(key, jnp.arange(2000), jnp.full((2000, 2), 0.3))
     assert set(np.unique(coins)) == {0.0, 1.0} and abs(float(coins.mean()) - 0.3) < 0.03
     spread = noise.uniform(key, jnp.arange(2000))
-    assert 0 <= float(spread.min()) and float(spread.max()) < 1 and abs(float(spread.mean()) - 0.5) < 0.03
+    assert float(spread.min()) >= 0 and float(spread.max()) < 1 and abs(float(spread.mean()) - 0.5) < 0.03
 
 
 def test_noise_differs_from_step_to_step():

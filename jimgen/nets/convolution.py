@@ -80,13 +80,17 @@ def conv_transpose(
         ValueError: if the ranks or channels do not fit, or `conv` does not map the output size to that of y.
     """
     if y.ndim != 4 or kernel.ndim != 4 or y.shape[3] != kernel.shape[3]:
-        raise ValueError(f"conv_transpose takes y [b, h, w, o] and kernel [i, j, c, o], not {y.shape} and {kernel.shape}")
+        raise ValueError(
+            f"conv_transpose takes y [b, h, w, o] and kernel [i, j, c, o], not {y.shape} and {kernel.shape}"
+        )
     size, strides = kernel.shape[:2], _pair(stride)
     if output_size is None:
         output_size = _default_size(y.shape[1:3], size, strides, padding)
     geometry = _Geometry(output_size, size, strides, _pads(padding, output_size, size, strides))
     if min(output_size) < 1 or _output(geometry) != y.shape[1:3]:
-        raise ValueError(f"conv_transpose: conv maps {output_size} to {_output(geometry)}, not to {y.shape[1:3]}, of {geometry}")
+        raise ValueError(
+            f"conv_transpose: conv maps {output_size} to {_output(geometry)}, not to {y.shape[1:3]}, of {geometry}"
+        )
     return _t(geometry, y, kernel)
 
 
@@ -131,7 +135,9 @@ def _t(g: _Geometry, y: Array, k: Array) -> Array:
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _w(g: _Geometry, x: Array, y: Array) -> Array:
     k = jax.ShapeDtypeStruct((*g.kernel, x.shape[3], y.shape[3]), x.dtype)
-    return jax.linear_transpose(lambda k: lax.conv_general_dilated(x, k, g.stride, g.padding, dimension_numbers=_NHWC), k)(y)[0]
+    return jax.linear_transpose(
+        lambda k: lax.conv_general_dilated(x, k, g.stride, g.padding, dimension_numbers=_NHWC), k
+    )(y)[0]
 
 
 _c.defvjp(lambda g, x, k: (_c(g, x, k), (x, k)), lambda g, xk, y: (_t(g, y, xk[1]), _w(g, xk[0], y)))
@@ -165,7 +171,9 @@ def _t_matmul(g: _Geometry, y: Array, k: Array) -> Array:
     full = (h + rows - 1) * s, (w + columns - 1) * t
     end = [max(n + p - f, 0) for n, p, f in zip(g.picture, (top, left), full, strict=True)]
     total = sum(
-        jnp.pad(z[i, j], ((0, 0), (i * s, (rows - 1 - i) * s + end[0]), (j * t, (columns - 1 - j) * t + end[1]), (0, 0)))
+        jnp.pad(
+            z[i, j], ((0, 0), (i * s, (rows - 1 - i) * s + end[0]), (j * t, (columns - 1 - j) * t + end[1]), (0, 0))
+        )
         for i in range(rows)
         for j in range(columns)
     )
