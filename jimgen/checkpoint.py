@@ -95,7 +95,7 @@ def restore(manager: ocp.CheckpointManager, target: TrainState) -> tuple[TrainSt
 
 
 def content_hash(tree: Any) -> str:
-    """SHA-256 (hex) over names, shapes, dtypes and bytes of all leaves: equal only where all arrays are bit-identical."""
+    """SHA-256 (hex) over names, shapes, dtypes and bytes of all leaves: equal only where the arrays are identical."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.asarray(leaf)

@@ -1,4 +1,4 @@
-"""The host loop: iterate, log, draw, save, resume. All that touches files and clocks; the maths is in the train step."""
+"""The host loop: iterate, log, draw, save, resume. What touches files and clocks; the maths is in the train step."""
 
 import contextlib
 import json
@@ -270,7 +270,7 @@ def _real_grid(dataset: Dataset) -> np.ndarray:
     images, found = read_rows(dataset.train, range(min(dataset.spec.num_train, 4 * len(labels))))
     waiting = {label: list(np.flatnonzero(found == label)) for label in np.unique(found)}
     rows = [waiting[label].pop(0) if waiting.get(label) else i % len(images) for i, label in enumerate(labels)]
-    return grid(images[rows], columns=columns)
+    return grid(images[np.asarray(rows)], columns=columns)
 
 
 def read_rows(split: Arrays | Stream, rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -369,7 +369,7 @@ def _headline(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _forget_after(path: Path, step: int) -> float:
-    """Drops the rows after a step: a run that resumes there writes them again. Returns the seconds trained until then."""
+    """Drops the rows after a step, which a run that resumes writes again. Returns the seconds trained until then."""
     rows = [row for row in read_metrics(path) if row["step"] <= step] if path.exists() else []
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
     return rows[-1].get("seconds", 0.0) if rows else 0.0

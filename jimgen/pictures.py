@@ -73,7 +73,7 @@ def grid(images: ArrayLike, *, columns: int | None = None, scale: int | None = N
     return sheet.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
-def saveencode_png(path: Path, array: ArrayLike) -> None:
+def save_png(path: Path, array: ArrayLike) -> None:
     """Writes uint8 [H, W, 3] or [H, W] as PNG, making the folder; a reader sees the old file or the new, no part."""
     write_atomically(path, encode_png(np.asarray(array)))
 

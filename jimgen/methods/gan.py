@@ -89,7 +89,7 @@ def gan(
         metrics = {
             "real_logits": real_logits.mean(),
             "fake_logits": fake_logits.mean(),
-            # How often the pair is told apart: near 1 the generator learns little, near .5 the discriminator knows little.
+            # How often real and fake are told apart: near .5 the discriminator knows little, near 1 it knows all.
             "accuracy": (jnp.mean(real_logits > 0) + jnp.mean(fake_logits <= 0)) / 2,
         }
         if r1 or r2 or gradient_penalty:

@@ -66,7 +66,7 @@ def _add_bias(layer: Conv | ConvTranspose, y: Array) -> Array:
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) over the whole global batch, in every mode.
 
-    Statistics stay in float32. No bias belongs before it: its gradient is zero but for rounding, and Adam amplifies that.
+    Statistics stay in float32. No bias belongs before it: its gradient is zero but for rounding, which Adam amplifies.
     """
 
     train: bool

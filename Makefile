@@ -1,0 +1,30 @@
+# `make demo` and `make test` need Python 3.11 to 3.13 and make; each sets up .venv first if it is not there.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format clean
+
+demo: .venv/ready
+	$(BIN)/python experiments/vae.py --data digits --size 16 --steps 1500 --workdir runs/demo/vae
+	$(BIN)/python experiments/dcgan.py --data digits --size 16 --steps 1500 --workdir runs/demo/dcgan
+	$(BIN)/jimgen report runs/demo/vae runs/demo/dcgan --out runs/demo/report.html
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
