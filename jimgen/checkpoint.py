@@ -88,9 +88,8 @@ def restore(manager: ocp.CheckpointManager, target: TrainState) -> tuple[TrainSt
         except Exception as error:  # Orbax and its storage raise many types on damaged files
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             aside = _set_aside(Path(manager.directory) / str(step))
+            manager.reload()  # else it takes the step for saved, and never writes it again
             warnings.append(f"checkpoint {step} is corrupt ({reason[:160]}); kept as {aside.name}, going back")
-    if warnings:
-        manager.reload()
     return None, warnings
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import inspect
 import json
+import math
 import os
 import platform
 import shutil
@@ -37,6 +38,12 @@ Build = Callable[[Any, DataSpec], Method]
 FREE_FIELDS = (
     *("steps", "workdir", "mode", "devices", "log_every", "sample_every", "save_every", "eval_every"),
     *("keep", "max_skipped", "override", "dry_run", "data_dir", "download", "strict"),
+)
+
+# Fields of which there must be at least one, where a config has them.
+COUNTED_FIELDS = (
+    *("size", "steps", "batch_size", "accumulate", "log_every", "save_every", "keep", "max_skipped"),
+    *("width", "depth", "hidden", "latent_dim", "discriminator_steps"),
 )
 
 
@@ -117,16 +124,16 @@ def _saved_config(config_class: type[Config], folder: Path) -> Config | None:
 
 
 def check(config: RunConfig) -> None:
-    """Raises UserError for numbers that make no sense: none is negative, and what is counted is at least one."""
+    """Raises UserError for numbers that make no sense: all are finite and none negative, and what is counted is there."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if isinstance(value, (int, float)) and not value >= 0:
-            raise UserError(f"--{field.name.replace('_', '-')} {value}: must not be negative or NaN")
-    for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep", "max_skipped"):
-        if getattr(config, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(config, name)}: must be at least 1")
-    if config.size is not None and config.size < 1:
-        raise UserError(f"--size {config.size}: must be at least 1")
+        if not isinstance(value, (int, float)):
+            continue
+        flag = f"--{field.name.replace('_', '-')} {value}"
+        if not 0 <= value < math.inf:
+            raise UserError(f"{flag}: must be finite and not negative")
+        if field.name in COUNTED_FIELDS and value < 1:
+            raise UserError(f"{flag}: must be at least 1")
 
 
 def build_method(config: Config, build: Build, spec: DataSpec) -> Method:
@@ -191,7 +198,7 @@ def _tuples(value: Any) -> Any:
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): mend it, or use another --workdir") from error

@@ -22,6 +22,7 @@ from jimgen.parallel import DEVICE_AXIS, mean_over_devices, num_shards
 Variables = dict[str, Any]  # by net name, what net.apply takes: {"generator": {"params": ..., "batch_stats": ...}, ...}
 Batch = dict[str, Array]  # "image" [b, h, w, c], "label" int32 [b], "index" int32 [b]: the place in the global batch
 Metrics = dict[str, Array]  # scalars by name
+Step = Callable[["TrainState", Batch, Array], tuple["TrainState", Metrics]]  # (state, batch, run's key)
 Mode = Literal["auto", "jit", "pmap", "sharded"]
 
 
@@ -94,7 +95,7 @@ def make_train_step(
     ema_half_life: float = 0.0,
     ema_ramp: float = 0.05,
     accumulate: int = 1,
-) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+) -> Step:
     """Folds the phases into one pure step (state, batch, key) -> (state, metrics).
 
     The key is the run's key, the same at every step: the step's own is `fold_in(key, state.step)`. Phases of one step
@@ -216,16 +217,16 @@ def _ema_beta(half_life: float, ramp: float, num_images: int, step: Array) -> Ar
 class CompiledStep(NamedTuple):
     """A train step and where its arguments live. Donates the state: keep only the one that `run` returns."""
 
-    run: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]
+    run: Step
     state_sharding: Any  # a Sharding, or a TrainState of them
     batch_sharding: NamedSharding  # of every leaf of a batch, along its leading axis
     replicated: NamedSharding  # of the key
 
 
 def compile_step(
-    step: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]],
+    step: Step,
     mode: Mode = "auto",
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     state_sharding: Any = None,
 ) -> CompiledStep:
     """Compiles a step for one device or many. In no mode does the state carry a device axis, so checkpoints fit all.
@@ -255,16 +256,11 @@ def compile_step(
     if mode not in ("jit", "sharded"):
         raise UserError(f"unknown mode {mode!r}: choose auto, jit, pmap or sharded")
     placed = everywhere if state_sharding is None else state_sharding
-    run = jax.jit(
-        step,
-        in_shardings=(placed, split, everywhere),
-        out_shardings=(placed, everywhere),
-        donate_argnums=0,
-    )
-    return CompiledStep(run, placed, split, everywhere)
+    shardings = {"in_shardings": (placed, split, everywhere), "out_shardings": (placed, everywhere)}
+    return CompiledStep(jax.jit(step, **shardings, donate_argnums=0), placed, split, everywhere)
 
 
-def _pmap(step, devices: list[jax.Device]):
+def _pmap(step: Step, devices: list[Any]) -> Step:
     parallel = jax.pmap(
         step, DEVICE_AXIS, in_axes=(None, 0, None), out_axes=(None, None), devices=devices, donate_argnums=0
     )

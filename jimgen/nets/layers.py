@@ -5,10 +5,10 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jimgen.nets.convolution import conv, conv_transpose
-from jimgen.parallel import device_axis
+from jimgen.parallel import mean_over_devices
 
 Initializer = Callable[..., Array]
 Dtype = Any
@@ -64,26 +64,46 @@ def _add_bias(layer: Conv | ConvTranspose, y: Array) -> Array:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) over the whole global batch, in every mode.
+    """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) of [b, ..., c] over all axes but the last.
 
-    Statistics stay in float32. No bias belongs before it: its gradient is zero but for rounding, which Adam amplifies.
+    The statistics are those of the whole global batch in every mode, and stay in float32. No bias belongs before it: its
+    gradient is zero but for rounding, which Adam amplifies. Written out, rather than flax's, as two sums and one
+    multiply-add: it is faster, and XLA sees that the forward passes of two phases are one.
     """
 
     train: bool
     scale_init: Initializer = nn.initializers.ones
     dtype: Dtype = jnp.float32
+    momentum: float = 0.9
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        return nn.BatchNorm(
-            use_running_average=not self.train,
-            momentum=0.9,
-            epsilon=1e-5,
-            scale_init=self.scale_init,
-            dtype=self.dtype,
-            axis_name=device_axis(),
-            name="norm",
-        )(x)
+        shape = (x.shape[-1],)
+        scale = self.param("scale", self.scale_init, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        if self.train:
+            mean, var = batch_moments(at_least_float32(x))
+            if not self.is_initializing():
+                running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
+                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * lax.rsqrt(var + self.epsilon)
+        offset = bias - mean * factor
+        broadcast = (1,) * (x.ndim - 1) + shape
+        return x.astype(self.dtype) * factor.astype(self.dtype).reshape(broadcast) + offset.astype(self.dtype).reshape(
+            broadcast
+        )
+
+
+def batch_moments(x: Array) -> tuple[Array, Array]:
+    """Mean and variance [c] of [b, ..., c] over all axes but the last, and over devices under pmap."""
+    axes = tuple(range(x.ndim - 1))
+    mean, square = mean_over_devices((x.mean(axes), jnp.square(x).mean(axes)))
+    return mean, jnp.maximum(square - jnp.square(mean), 0.0)
 
 
 def at_least_float32(x: Array) -> Array:

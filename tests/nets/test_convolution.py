@@ -1,0 +1,193 @@
+"""conv and conv_transpose against the library's own convolutions: values, gradients, gradients of gradients."""
+
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array, lax
+
+from jimgen.nets import convolution
+from jimgen.nets.convolution import conv, conv_transpose
+
+KERNELS = [(1, 1), (2, 2), (3, 3), (4, 4), (5, 2)]
+STRIDES = [1, 2, 3, (2, 1)]
+PADDINGS = ["SAME", "VALID", 1, ((0, 2), (1, 0))]
+
+
+@pytest.fixture(autouse=True)
+def float64(x64):
+    """Every test here; those of other precisions name them."""
+
+
+def native(x: Array, kernel: Array, *, stride=1, padding="SAME") -> Array:
+    strides = (stride, stride) if isinstance(stride, int) else stride
+    pads = ((padding, padding),) * 2 if isinstance(padding, int) else padding
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def native_transpose(y: Array, kernel: Array, *, output_size, **kwargs) -> Array:
+    """The adjoint of the native convolution, from automatic differentiation."""
+    x = jnp.zeros((len(y), *output_size, kernel.shape[2]), y.dtype)
+    return jax.vjp(lambda x: native(x, kernel, **kwargs), x)[1](y)[0]
+
+
+def by_definition(x, k, y, stride, padding):
+    """C(x, k), T(y, k) and W(x, y) tap by tap in numpy, from the sum S."""
+    (s, t), (h, w) = (stride, stride) if isinstance(stride, int) else stride, y.shape[1:3]
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], k.shape[:2], (s, t), padding)
+    pads = ((padding, padding),) * 2 if isinstance(padding, int) else padding
+    x, k, y = np.pad(x, ((0, 0), *pads, (0, 0))), np.asarray(k), np.asarray(y)
+    c, t_, w_ = np.zeros(y.shape), np.zeros(x.shape), np.zeros(k.shape)
+    for i, j in np.ndindex(k.shape[:2]):
+        tap = np.s_[:, i : i + s * h : s, j : j + t * w : t]
+        c += x[tap] @ k[i, j]
+        t_[tap] += y @ k[i, j].T
+        w_[i, j] = np.tensordot(x[tap], y, ((0, 1, 2), (0, 1, 2)))
+    (top, bottom), (left, right) = pads
+    return c, t_[:, top : t_.shape[1] - bottom, left : t_.shape[2] - right], w_
+
+
+def arrays(*shapes, dtype=np.float64, seed=0) -> list[Array]:
+    random = np.random.default_rng(seed)
+    return [jnp.asarray(random.normal(size=shape), dtype) for shape in shapes]
+
+
+def assert_close(got, want, tolerance=1e-10):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, want)
+
+
+@pytest.mark.parametrize(("stride", "padding"), list(product(STRIDES, PADDINGS)))
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_values_and_gradients_equal_the_definition(kernel, stride, padding):
+    picture = (7, 6) if kernel[0] % 2 else (8, 9)
+    x, k = arrays((2, *picture, 3), (*kernel, 3, 2))
+    (y,) = arrays(jax.eval_shape(lambda: native(x, k, stride=stride, padding=padding)).shape, seed=1)
+
+    @jax.jit
+    def run(x, k, y):
+        down, pull_down = jax.vjp(lambda x, k: conv(x, k, stride=stride, padding=padding), x, k)
+        up, pull_up = jax.vjp(
+            lambda y, k: conv_transpose(y, k, stride=stride, padding=padding, output_size=picture), y, k
+        )
+        return down, up, pull_down(y), pull_up(x)
+
+    c, t, w = by_definition(x, k, y, stride, padding)
+    assert_close(run(x, k, y), (c, t, (t, w), (c, w)))
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(4, 2, 1), (3, 1, "SAME"), (3, 2, "VALID"), (1, 1, 0)])
+def test_conv_equals_the_native_one_and_its_gradients(size, stride, padding):
+    x, k = arrays((2, 8, 7, 3), (size, size, 3, 2))
+
+    def run(conv):
+        y, pull = jax.vjp(lambda x, k: conv(x, k, stride=stride, padding=padding), x, k)
+        return y, pull(jnp.cos(y))
+
+    assert_close(run(conv), run(native))
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(("size", "stride"), list(product([1, 2, 3, 4, 5], [1, 2, 3])))
+def test_default_output_size_is_that_of_lax_conv_transpose(size, stride, padding):
+    y, k = arrays((2, 3, 4, 2), (size, size, 3, 2))
+    want = lax.conv_transpose(y, k, (stride, stride), padding, transpose_kernel=True)
+    assert_close(conv_transpose(y, k, stride=stride, padding=padding), want)
+
+
+def test_one_pixel_stamps_the_kernel():
+    (k,) = arrays((4, 4, 3, 1))
+    stamp = conv_transpose(jnp.ones((1, 1, 1, 1), k.dtype), k, stride=2, padding=0)
+    assert_close(stamp[0], k[..., 0])
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), [(4, 2, 1), (3, 1, "SAME"), (3, 2, "SAME"), (4, 1, 0), (1, 1, 0)])
+def test_second_order_equals_the_native_second_order(size, stride, padding):
+    """The gradients of R1, |dD/dx|^2, for a critic with a convolution and a transposed one."""
+    kwargs = {"stride": stride, "padding": padding}
+    x, k, m = arrays((2, 8, 7, 2), (size, size, 2, 3), (size, size, 2, 3))
+
+    def penalty(conv, transpose, x, k, m):
+        def score(x):
+            y = jnp.tanh(conv(x, k, **kwargs))
+            return jnp.sum(jnp.tanh(transpose(y, m, output_size=x.shape[1:3], **kwargs)) ** 2)
+
+        return jnp.sum(jax.grad(score)(x) ** 2)
+
+    second = jax.jit(jax.grad(penalty, argnums=(2, 3, 4)), static_argnums=(0, 1))
+    assert_close(second(conv, conv_transpose, x, k, m), second(native, native_transpose, x, k, m))
+
+
+def test_third_order_is_consistent_with_finite_differences():
+    x, k = arrays((1, 4, 4, 1), (3, 3, 1, 2))
+
+    def second(t: Array) -> Array:
+        def score(x):
+            return jnp.sum(jnp.tanh(conv_transpose(jnp.tanh(conv(x, t * k, stride=2)), k, stride=2)) ** 2)
+
+        return jnp.sum(jax.grad(lambda x: jnp.sum(jax.grad(score)(x) ** 2))(x) ** 2)
+
+    second, t, step = jax.jit(second), jnp.float64(0.7), 1e-5
+    assert_close(jax.grad(second)(t), (second(t + step) - second(t - step)) / (2 * step), 1e-5)
+
+
+def test_vmap_over_pictures_kernels_and_both():
+    x, k = arrays((3, 2, 6, 6, 2), (3, 4, 4, 2, 3))
+    for function, arguments in ((conv, (x, k)), (conv_transpose, (conv_each(x, k), k))):
+
+        def loss(a, b, function=function):
+            return jnp.sum(jnp.sin(function(a, b, stride=2, padding=1)))
+
+        for axes in ((0, 0), (0, None), (None, 0)):
+            a, b = (v if axis == 0 else v[0] for v, axis in zip(arguments, axes, strict=True))
+            each = [[v[i] if axis == 0 else v for v, axis in zip((a, b), axes, strict=True)] for i in range(3)]
+            got = jax.vmap(jax.grad(loss, argnums=(0, 1)), axes)(a, b)
+            want = [jnp.stack(gradients) for gradients in zip(*(jax.grad(loss, argnums=(0, 1))(*e) for e in each), strict=True)]
+            assert_close(got, tuple(want))
+
+
+def conv_each(x: Array, k: Array) -> Array:
+    return jnp.stack([conv(a, b, stride=2, padding=1) for a, b in zip(x, k, strict=True)])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 4e-2)])
+def test_other_precisions_keep_their_dtype(dtype, tolerance):
+    x, k, y = arrays((2, 8, 8, 4), (4, 4, 4, 6), (2, 4, 4, 6), dtype=dtype)
+    down = jax.value_and_grad(lambda x, k: jnp.sum(conv(x, k, stride=2) * y), argnums=(0, 1))(x, k)
+    up = jax.value_and_grad(lambda y, k: jnp.sum(conv_transpose(y, k, stride=2) * x), argnums=(0, 1))(y, k)
+    assert {a.dtype for a in jax.tree.leaves((down, up))} == {jnp.dtype(dtype)}
+    exact = [a.astype(jnp.float64) for a in (x, k, y)]
+    got = conv(x, k, stride=2), conv_transpose(y, k, stride=2), up[1][1]
+    want = conv(*exact[:2], stride=2), conv_transpose(exact[2], exact[1], stride=2), down_kernel_gradient(*exact)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(a.astype(jnp.float64), b, rtol=0, atol=tolerance * float(jnp.max(jnp.abs(b))))
+
+
+def down_kernel_gradient(x: Array, k: Array, y: Array) -> Array:
+    """S is trilinear: conv and conv_transpose have the same kernel gradient."""
+    return jax.grad(lambda k: jnp.sum(native(x, k, stride=2) * y))(k)
+
+
+def test_the_form_for_accelerators_equals_the_form_for_cpu():
+    for size, stride, pads, picture in [(4, 2, 1, (8, 6)), (3, 2, 0, (8, 7)), (5, 3, 2, (9, 8)), (2, 3, 0, (8, 9))]:
+        g = convolution._Geometry(picture, (size, size), (stride, stride), ((pads, pads), (pads, pads)))
+        y, k = arrays((2, *convolution._output(g), 3), (size, size, 2, 3))
+        assert_close(convolution._t_matmul(g, y, k), convolution._t_native(g, y, k))
+
+
+@pytest.mark.parametrize(
+    ("function", "shapes", "kwargs", "message"),
+    [
+        (conv, [(8, 8, 3), (3, 3, 3, 4)], {}, r"x \[b, H, W, c\]"),
+        (conv, [(2, 8, 8, 3), (3, 3, 4, 4)], {}, r"x \[b, H, W, c\]"),
+        (conv, [(2, 2, 2, 3), (3, 3, 3, 4)], {"padding": "VALID"}, "does not fit"),
+        (conv_transpose, [(2, 4, 4, 3), (3, 3, 3, 4)], {}, r"y \[b, h, w, o\]"),
+        (conv_transpose, [(2, 4, 4, 4), (4, 4, 3, 4)], {"stride": 2, "padding": 1, "output_size": (9, 10)}, "maps"),
+        (conv_transpose, [(2, 1, 1, 4), (4, 4, 3, 4)], {"stride": 2, "padding": 2}, "maps"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(function, shapes, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        function(*arrays(*shapes), **kwargs)

@@ -1,0 +1,375 @@
+"""Experiments as commands: the folder of a run, exact resume across processes, and what bad input is told."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from runs import (
+    EXPERIMENTS,
+    ROOT,
+    assert_equal_trees,
+    figures_of,
+    load_experiment,
+    saved_hash,
+    saved_steps,
+    signal_before,
+    tiny_config,
+    tiny_flags,
+)
+
+from jimgen import experiment, loop
+from jimgen.checkpoint import content_hash
+from jimgen.errors import UserError
+
+NAMES = ("dcgan", "vae")
+
+
+def train(name: str, workdir: Path, **options):
+    """The last state of a tiny run."""
+    return experiment.run(tiny_config(name, workdir, **options), load_experiment(name).build)
+
+
+def command(name: str, *flags: str) -> None:
+    """An experiment as the command line starts it."""
+    module = load_experiment(name)
+    experiment.main(module.Config, module.build, flags)
+
+
+def refusal(capsys, name: str, *flags: str) -> str:
+    """The message of a command that must exit with status 2: one or two lines and no traceback."""
+    with pytest.raises(SystemExit) as stop:
+        command(name, *flags)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and "Traceback" not in message
+    assert len(message.strip().splitlines()) <= 2
+    return message
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def whole(request, tmp_path_factory):
+    """An undisturbed run of 12 steps of each experiment: name, folder, last state."""
+    folder = tmp_path_factory.mktemp("whole") / request.param
+    return request.param, folder, train(request.param, folder, steps=12, save_every=6)
+
+
+@pytest.fixture(scope="module")
+def vae_run(tmp_path_factory):
+    """A finished VAE of two steps."""
+    folder = tmp_path_factory.mktemp("runs") / "vae"
+    train("vae", folder)
+    return folder
+
+
+def test_run_folder_holds_everything(whole):
+    """All that DESIGN names: what was asked, with which code, on what, what came out, and a page on it."""
+    name, folder, state = whole
+    saved = json.loads((folder / "config.json").read_text())
+    assert saved["experiment"] == name
+    assert saved["config"]["steps"] == 12 and saved["config"]["seed"] == 0 and saved["config"]["data"] == "digits"
+    assert saved["changed"].keys() >= {"steps", "width", "workdir"} and "seed" not in saved["changed"]
+    assert saved["data"]["shape"] == [8, 8, 1] and len(saved["data"]["hash"]) == 64
+    assert (folder / "experiment.py").read_bytes() == (EXPERIMENTS / f"{name}.py").read_bytes()
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["versions"]["jax"] == jax.__version__ and environment["data_hash"] == saved["data"]["hash"]
+    assert environment.keys() >= {"python", "devices", "git_commit", "seed", "command", "started"}
+    assert list(figures_of(folder)) == list(range(1, 13))
+    for picture in ("samples/real.png", "samples/step_00000012.png", "plots/losses.png"):
+        assert (folder / picture).stat().st_size > 100
+    assert saved_steps(folder) == [6, 12] and saved_hash(folder) == content_hash(state)
+    page = (folder / "report.html").read_text()
+    assert "Real images" in page and "Samples at step 12" in page and "data:image/png;base64," in page
+
+
+def test_stopping_and_resuming_changes_no_bit(whole, tmp_path, monkeypatch, capsys):
+    """SIGTERM at step 5 saves, says how to go on and exits with 128 + 15; the resumed run ends as the whole one."""
+    name, folder, state = whole
+    flags = tiny_flags(name, tmp_path / "run", steps=12, save_every=6)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        signal_before(patch, 5)
+        command(name, *flags)
+    assert stop.value.code == 128 + signal.SIGTERM
+    said = capsys.readouterr().out
+    assert "saved at step 5 after SIGTERM" in said and re.search(r"to resume: python .*\.py", said)
+    assert saved_steps(tmp_path / "run") == [5]
+    command(name, "--workdir", str(tmp_path / "run"))  # what was said before need not be said again
+    assert "resuming at step 5 of 12" in capsys.readouterr().out
+    assert saved_hash(tmp_path / "run") == saved_hash(folder) == content_hash(state)
+    assert figures_of(tmp_path / "run") == figures_of(folder)
+
+
+def test_load_run_gives_the_method_and_the_last_state_back(whole):
+    """The copy of the experiment in the folder is enough to sample from a run."""
+    name, folder, state = whole
+    run = experiment.load_run(folder)
+    assert_equal_trees(jax.device_get(run.state), jax.device_get(state))
+    assert run.config.steps == 12 and run.spec.class_names == tuple("0123456789")
+    images = run.method.sample(loop.eval_variables(run.state), jax.random.key(0), np.arange(3, dtype=np.int32))
+    assert images.shape == (3, 8, 8, 1)
+
+
+def test_load_run_refuses_what_is_no_run(vae_run, tmp_path):
+    with pytest.raises(UserError, match="is not a run"):
+        experiment.load_run(tmp_path)
+    shutil.copytree(vae_run, tmp_path / "untrained", ignore=shutil.ignore_patterns("checkpoints"))
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        experiment.load_run(tmp_path / "untrained")
+    (tmp_path / "untrained" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="config.json is damaged"):
+        experiment.load_run(tmp_path / "untrained")
+
+
+# A real process
+
+
+def start(workdir: Path, steps: int) -> subprocess.Popen:
+    """`python experiments/vae.py`, slow enough to be met in mid-run: it saves at every step."""
+    flags = tiny_flags("vae", workdir, steps=steps, save_every=1)
+    return subprocess.Popen(
+        [sys.executable, str(EXPERIMENTS / "vae.py"), *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def read_until(process: subprocess.Popen, step: int) -> str:
+    """What the process prints until it has done a step, or until it ends."""
+    said = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        said.append(line)
+        if (found := re.match(r"step (\d+)/", line)) and int(found[1]) >= step:
+            break
+    return "".join(said)
+
+
+def finished(workdir: Path, steps: int) -> str:
+    """What a process prints that runs to the end."""
+    process = start(workdir, steps)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def process_run(request, tmp_path_factory):
+    """An undisturbed run in a process of its own, beside the tests: its steps, folder and process."""
+    steps = 200 if request.config.getoption("--slow") else 30
+    folder = tmp_path_factory.mktemp("process") / "whole"
+    with start(folder, steps) as process:
+        yield steps, folder, process
+
+
+def assert_same_end(folder: Path, process_run) -> None:
+    """A run that was stopped and resumed saved the bits of the undisturbed one, and measured the same."""
+    _, whole, process = process_run
+    if process.returncode is None:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    assert saved_hash(folder) == saved_hash(whole)
+    assert figures_of(folder) == figures_of(whole)
+
+
+def test_sigterm_to_a_process_saves_and_the_next_one_goes_on(process_run, tmp_path):
+    """Exit status 143, a checkpoint at the step it says, and the end of a run that nothing disturbed."""
+    steps = process_run[0]
+    process = start(tmp_path / "run", steps)
+    said = read_until(process, 10)
+    process.send_signal(signal.SIGTERM)
+    said += process.communicate(timeout=300)[0]
+    assert process.returncode == 143, said
+    stopped = int(re.search(r"saved at step (\d+) after SIGTERM", said)[1])
+    assert 10 <= stopped < steps and saved_steps(tmp_path / "run")[-1] == stopped
+    assert f"resuming at step {stopped} of {steps}" in finished(tmp_path / "run", steps)
+    assert_same_end(tmp_path / "run", process_run)
+
+
+def test_a_killed_process_resumes_from_a_valid_checkpoint(process_run, tmp_path, request):
+    """kill -9 at random moments, of which many lie within a save: what is found on the disk is always whole."""
+    steps = process_run[0]
+    moments = random.Random(0)
+    kills = 20 if request.config.getoption("--slow") else 2
+    reached = 0
+    for kill in range(kills):
+        process = start(tmp_path / "run", steps)
+        said = read_until(process, min(reached + moments.randint(1, 3 * steps // (4 * kills)), steps - 1))
+        time.sleep(moments.uniform(0, 0.05))
+        process.kill()
+        said += process.communicate(timeout=300)[0]
+        assert process.returncode == -signal.SIGKILL, (kill, said)
+        assert "corrupt" not in said and ("resuming at step" in said) == (reached > 0), (kill, said)
+        assert (done := max(saved_steps(tmp_path / "run"), default=0)) >= reached
+        reached = done
+    said = finished(tmp_path / "run", steps)
+    assert f"resuming at step {reached} of {steps}" in said and "corrupt" not in said
+    assert_same_end(tmp_path / "run", process_run)
+
+
+# A workdir that is there already
+
+
+@pytest.fixture
+def copy(vae_run, tmp_path):
+    """A copy of the finished VAE, to be changed."""
+    return Path(shutil.copytree(vae_run, tmp_path / "copy"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_changed_config_is_named_and_refused(copy, capsys):
+    """What was, what is, and the two ways on; and not a byte of the run changes."""
+    before = contents(copy)
+    message = refusal(capsys, "vae", "--workdir", str(copy), "--seed", "3", "--kl-weight", "0.5")
+    assert "seed 0 -> 3" in message and "kl_weight 1.0 -> 0.5" in message
+    assert "--override" in message and "--workdir" in message
+    assert contents(copy) == before
+
+
+def test_override_goes_on_with_another_config(copy):
+    command("vae", "--workdir", str(copy), "--kl-weight", "0.5", "--steps", "3", "--override")
+    assert saved_steps(copy)[-1] == 3
+    assert json.loads((copy / "config.json").read_text())["config"]["kl_weight"] == 0.5
+
+
+def test_a_longer_run_in_another_mode_needs_no_override(copy):
+    command("vae", "--workdir", str(copy), "--steps", "3", "--mode", "sharded")
+    assert saved_steps(copy)[-1] == 3
+
+
+def test_another_net_in_the_same_folder_is_refused_even_with_override(copy, capsys):
+    message = refusal(capsys, "vae", "--workdir", str(copy), "--hidden", "6", "--override")
+    assert "arrays differ" in message and "hidden" in message
+    assert saved_steps(copy) == [2]
+
+
+def test_the_folder_of_another_experiment_is_refused(copy, capsys):
+    before = contents(copy)
+    assert "is a run of vae, not of dcgan" in refusal(capsys, "dcgan", *tiny_flags("dcgan", copy))
+    assert contents(copy) == before
+
+
+def test_other_data_of_the_same_name_are_refused(copy, capsys):
+    saved = json.loads((copy / "config.json").read_text())
+    saved["data"]["hash"] = "0" * 64
+    (copy / "config.json").write_text(json.dumps(saved))
+    assert "not those that" in refusal(capsys, "vae", "--workdir", str(copy))
+
+
+def test_a_damaged_config_is_named(copy, capsys):
+    (copy / "config.json").write_text('{"config": ')
+    assert "config.json is damaged" in refusal(capsys, "vae", "--workdir", str(copy))
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("vae", ["--steps", "0"], "--steps 0: must be at least 1"),
+        ("vae", ["--batch-size", "0"], "--batch-size 0: must be at least 1"),
+        ("vae", ["--learning-rate", "-0.1"], "--learning-rate -0.1: must be finite and not negative"),
+        ("vae", ["--learning-rate", "nan"], "--learning-rate nan: must be finite and not negative"),
+        ("vae", ["--learning-rate", "inf"], "--learning-rate inf: must be finite"),
+        ("vae", ["--seed", "-1"], "--seed -1"),
+        ("vae", ["--size", "0"], "--size 0: must be at least 1"),
+        ("vae", ["--latent-dim", "0"], "--latent-dim 0: must be at least 1"),
+        ("vae", ["--width", "0"], "--width 0: must be at least 1"),
+        ("dcgan", ["--width", "0"], "--width 0: must be at least 1"),
+        ("dcgan", ["--r1", "-1"], "--r1 -1.0: must be finite and not negative"),
+        ("dcgan", ["--discriminator-steps", "0"], "--discriminator-steps 0: must be at least 1"),
+        ("vae", ["--data", "fashion_mnits"], "did you mean fashion_mnist"),
+        ("vae", ["--data", "folder:/there/is/none"], "/there/is/none"),
+        ("vae", ["--size", "7"], "multiples of 2; got 7x7. Use 8x8"),
+        ("dcgan", ["--size", "9"], "multiples of 2; got 9x9. Use 8x8"),
+        ("vae", ["--mode", "sharded", "--batch-size", "12"], "--batch-size 16"),
+        ("vae", ["--accumulate", "3"], "microbatch"),
+        ("vae", ["--devices", "9", "--mode", "sharded"], "only 8"),
+    ],
+)
+def test_bad_input_is_told_and_nothing_written(capsys, tmp_path, name, flags, message):
+    options = tiny_flags(name, tmp_path / "run")
+    assert message in refusal(capsys, name, *options, *flags)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--learning-rat", "1e-3"], "--learning-rate"), (["--steps", "many"], "steps"), (["--mode", "gpu"], "sharded")],
+)
+def test_misspelt_flags_are_answered_with_the_right_ones(capsys, tmp_path, flags, message):
+    with pytest.raises(SystemExit) as stop:
+        command("vae", "--workdir", str(tmp_path / "run"), *flags)
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and message in captured.err + captured.out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_that_is_a_file_stays_one(capsys, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert "is a file" in refusal(capsys, "vae", *tiny_flags("vae", tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_workdir_inside_a_file_is_refused(capsys, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert "cannot write to" in refusal(capsys, "vae", *tiny_flags("vae", tmp_path / "file" / "run"))
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(capsys, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(experiment, "write_atomically", refuse)
+    assert "Permission denied. Choose another" in refusal(capsys, "vae", *tiny_flags("vae", tmp_path / "run"))
+
+
+def test_a_loss_that_stays_nan_exits_with_status_2(capsys, tmp_path):
+    flags = tiny_flags("vae", tmp_path, steps=30, max_skipped=3, learning_rate=1e30, warmup_steps=0)
+    assert "phase 'vae' was not finite in 3 updates" in refusal(capsys, "vae", *flags)
+
+
+def test_labels_need_classes(capsys, tmp_path):
+    """A set without classes cannot train a conditional net."""
+    np.savez(tmp_path / "x.npz", train_images=np.zeros((16, 8, 8), np.uint8), test_images=np.zeros((8, 8, 8), np.uint8))
+    for name in NAMES:
+        flags = tiny_flags(name, tmp_path / "run", data=f"npz:{tmp_path}/x.npz")
+        assert "--conditional needs classes" in refusal(capsys, name, *flags, "--conditional")
+
+
+def test_dry_run_prints_and_writes_nothing(capsys, tmp_path):
+    command("dcgan", *tiny_flags("dcgan", tmp_path / "run"), "--dry-run")
+    said = capsys.readouterr().out
+    assert "generator" in said and "parameters" in said and "GFLOP" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_names_every_field(capsys):
+    for name in NAMES:
+        with pytest.raises(SystemExit) as stop:
+            command(name, "--help")
+        said = capsys.readouterr().out
+        assert stop.value.code == 0
+        for field in load_experiment(name).Config.__dataclass_fields__:
+            assert f"--{field.replace('_', '-')}" in said
+
+
+def test_the_default_workdir_is_named_after_experiment_and_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {**tiny_config("vae", tmp_path).__dict__, "workdir": None}
+    experiment.run(load_experiment("vae").Config(**options), load_experiment("vae").build)
+    assert os.listdir(tmp_path / "runs") == ["vae-digits"]
