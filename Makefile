@@ -1,12 +1,13 @@
 # `make demo` and `make test` need Python 3.11 to 3.13 and make; each sets up .venv first if it is not there.
 PYTHON ?= python3
 BIN := .venv/bin
+DIGITS := --data digits --size 16 --conditional --ema-half-life 5000 --log-every 100
 
 .PHONY: demo test lint format clean
 
 demo: .venv/ready
-	$(BIN)/python experiments/vae.py --data digits --size 16 --steps 1500 --workdir runs/demo/vae
-	$(BIN)/python experiments/dcgan.py --data digits --size 16 --steps 1500 --workdir runs/demo/dcgan
+	$(BIN)/python experiments/vae.py $(DIGITS) --steps 1000 --workdir runs/demo/vae
+	$(BIN)/python experiments/dcgan.py $(DIGITS) --steps 2000 --workdir runs/demo/dcgan
 	$(BIN)/jimgen report runs/demo/vae runs/demo/dcgan --out runs/demo/report.html
 
 test: .venv/ready

@@ -100,3 +100,8 @@ def assert_equal_trees(a, b) -> None:
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder, to see that nothing changes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -18,6 +18,7 @@ from runs import (
     EXPERIMENTS,
     ROOT,
     assert_equal_trees,
+    contents,
     figures_of,
     load_experiment,
     saved_hash,
@@ -224,10 +225,6 @@ def test_a_killed_process_resumes_from_a_valid_checkpoint(process_run, tmp_path,
 def copy(vae_run, tmp_path):
     """A copy of the finished VAE, to be changed."""
     return Path(shutil.copytree(vae_run, tmp_path / "copy"))
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_changed_config_is_named_and_refused(copy, capsys):
