@@ -59,8 +59,10 @@ def measure(args: Args) -> None:
     from jimgen.data.batches import batches
     from jimgen.data.dataset import Arrays
     from jimgen.errors import UserError
-    from jimgen.train_step import compile_step, make_train_step
+    from jimgen.memory import keep_freed_memory
+    from jimgen.train_step import compile_step, init_state, make_train_step
 
+    keep_freed_memory()  # as the loop does
     try:
         train = data.load("fashion_mnist", size=32, fit="pad").train
     except UserError:
@@ -70,11 +72,8 @@ def measure(args: Args) -> None:
     method = build(args.workload, args.dtype)
     compiled = compile_step(make_train_step(method.phases, prepare=loop.scale_images), args.mode)
     example = loop.scale_images(next(batches(train, batch_size=2, seed=0)))
-    state = jax.jit(method.init)(jax.random.key(0), example)
-    num_params = {net: sum(x.size for x in jax.tree.leaves(v["params"])) for net, v in state.items()}
-    from jimgen.train_step import init_state
-
     state = jax.jit(lambda key: init_state(method.init, method.phases, (), key, example))(jax.random.key(0))
+    num_params = {net: sum(x.size for x in jax.tree.leaves(v["params"])) for net, v in state.variables.items()}
     state = jax.device_put(state, compiled.state_sharding)
     key = jax.device_put(jax.random.key(1), compiled.replicated)
     feed = batches(train, batch_size=args.batch, seed=0, sharding=compiled.batch_sharding)

@@ -27,6 +27,7 @@ from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
 from jimgen.files import write_atomically
 from jimgen.loop import RunConfig
+from jimgen.memory import keep_freed_memory
 from jimgen.methods.method import Method
 from jimgen.train_step import TrainState
 
@@ -76,6 +77,7 @@ def _report(error: UserError) -> int:
 def run(config: Config, build: Build) -> TrainState | None:
     """Trains as the config says, in its workdir; returns the last state, or None after a dry run."""
     check(config)
+    keep_freed_memory()
     source = Path(inspect.getfile(build))
     folder = _folder(config, source)
     _require_same_config(config, source, folder)
@@ -124,7 +126,7 @@ def _saved_config(config_class: type[Config], folder: Path) -> Config | None:
 
 
 def check(config: RunConfig) -> None:
-    """Raises UserError for numbers that make no sense: all are finite and none negative, and what is counted is there."""
+    """Raises UserError for numbers that make no sense: all are finite, none negative, and what is counted is there."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if not isinstance(value, (int, float)):

@@ -20,7 +20,6 @@ from jimgen.checkpoint import content_hash, finish, open_checkpoints, restore, s
 from jimgen.errors import UserError
 from jimgen.train_step import TrainState, compile_step, make_train_step
 
-
 # A read that fails leaves half-run coroutines of Orbax behind, which complain when they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

@@ -1,5 +1,6 @@
 """Experiments as commands: the folder of a run, exact resume across processes, and what bad input is told."""
 
+import dataclasses
 import json
 import os
 import random
@@ -164,58 +165,47 @@ def finished(workdir: Path, steps: int) -> str:
     return said
 
 
-@pytest.fixture(scope="module")
-def process_run(request, tmp_path_factory):
-    """An undisturbed run in a process of its own, beside the tests: its steps, folder and process."""
+@pytest.fixture
+def process_run(request, tmp_path):
+    """An undisturbed run in a process of its own, beside the test: its steps, folder and process."""
     steps = 200 if request.config.getoption("--slow") else 30
-    folder = tmp_path_factory.mktemp("process") / "whole"
+    folder = tmp_path / "whole"
     with start(folder, steps) as process:
         yield steps, folder, process
 
 
-def assert_same_end(folder: Path, process_run) -> None:
-    """A run that was stopped and resumed saved the bits of the undisturbed one, and measured the same."""
-    _, whole, process = process_run
-    if process.returncode is None:
-        said, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, said
-    assert saved_hash(folder) == saved_hash(whole)
-    assert figures_of(folder) == figures_of(whole)
-
-
-def test_sigterm_to_a_process_saves_and_the_next_one_goes_on(process_run, tmp_path):
-    """Exit status 143, a checkpoint at the step it says, and the end of a run that nothing disturbed."""
-    steps = process_run[0]
-    process = start(tmp_path / "run", steps)
-    said = read_until(process, 10)
-    process.send_signal(signal.SIGTERM)
-    said += process.communicate(timeout=300)[0]
-    assert process.returncode == 143, said
-    stopped = int(re.search(r"saved at step (\d+) after SIGTERM", said)[1])
-    assert 10 <= stopped < steps and saved_steps(tmp_path / "run")[-1] == stopped
-    assert f"resuming at step {stopped} of {steps}" in finished(tmp_path / "run", steps)
-    assert_same_end(tmp_path / "run", process_run)
-
-
-def test_a_killed_process_resumes_from_a_valid_checkpoint(process_run, tmp_path, request):
-    """kill -9 at random moments, of which many lie within a save: what is found on the disk is always whole."""
-    steps = process_run[0]
-    moments = random.Random(0)
+def test_a_process_that_is_killed_and_stopped_ends_as_one_that_is_not(process_run, tmp_path, request):
+    """kill -9 at random moments, many of them within a save: what is found on the disk is always whole. Then SIGTERM:
+    exit status 143 and a checkpoint at the step it says. At the end, the bits and figures of an undisturbed run.
+    """
+    steps, whole, undisturbed = process_run
+    folder, moments, reached = tmp_path / "run", random.Random(0), 0
     kills = 20 if request.config.getoption("--slow") else 2
-    reached = 0
     for kill in range(kills):
-        process = start(tmp_path / "run", steps)
+        process = start(folder, steps)
         said = read_until(process, min(reached + moments.randint(1, 3 * steps // (4 * kills)), steps - 1))
         time.sleep(moments.uniform(0, 0.05))
         process.kill()
         said += process.communicate(timeout=300)[0]
         assert process.returncode == -signal.SIGKILL, (kill, said)
         assert "corrupt" not in said and ("resuming at step" in said) == (reached > 0), (kill, said)
-        assert (done := max(saved_steps(tmp_path / "run"), default=0)) >= reached
+        assert (done := max(saved_steps(folder), default=0)) >= reached
         reached = done
-    said = finished(tmp_path / "run", steps)
-    assert f"resuming at step {reached} of {steps}" in said and "corrupt" not in said
-    assert_same_end(tmp_path / "run", process_run)
+
+    process = start(folder, steps)
+    said = read_until(process, reached + 1)
+    process.send_signal(signal.SIGTERM)
+    said += process.communicate(timeout=300)[0]
+    assert process.returncode == 143, said
+    stopped = int(re.search(r"saved at step (\d+) after SIGTERM", said)[1])
+    assert reached < stopped < steps and saved_steps(folder)[-1] == stopped
+
+    said = finished(folder, steps)
+    assert f"resuming at step {stopped} of {steps}" in said and "corrupt" not in said
+    said, _ = undisturbed.communicate(timeout=300)
+    assert undisturbed.returncode == 0, said
+    assert saved_hash(folder) == saved_hash(whole)
+    assert figures_of(folder) == figures_of(whole)
 
 
 # A workdir that is there already
@@ -242,9 +232,17 @@ def test_override_goes_on_with_another_config(copy):
     assert json.loads((copy / "config.json").read_text())["config"]["kl_weight"] == 0.5
 
 
-def test_a_longer_run_in_another_mode_needs_no_override(copy):
-    command("vae", "--workdir", str(copy), "--steps", "3", "--mode", "sharded")
-    assert saved_steps(copy)[-1] == 3
+def test_a_longer_run_in_another_mode_needs_no_override(copy, monkeypatch):
+    """How a run is carried out may change; all that is not said again stays as it was."""
+    asked = []
+
+    def train(method, dataset, config, folder, console):
+        asked.append(config)
+
+    monkeypatch.setattr(loop, "train", train)
+    command("vae", "--workdir", str(copy), "--steps", "3", "--mode", "sharded", "--save-every", "7")
+    before = tiny_config("vae", copy)
+    assert asked == [dataclasses.replace(before, steps=3, mode="sharded", save_every=7)]
 
 
 def test_another_net_in_the_same_folder_is_refused_even_with_override(copy, capsys):

@@ -106,7 +106,7 @@ def test_the_second_signal_is_nobody_s_but_the_system_s(tmp_path, monkeypatch):
     assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["gan", pytest.param("vae", marks=pytest.mark.slow)])
 def test_a_run_goes_on_in_every_other_mode(name, tmp_path, monkeypatch):
     """One step a leg, along every change from one mode to another; the end is where jit alone arrives."""
     method = METHODS[name]()

@@ -1,4 +1,4 @@
-"""Report: exact pixels of grids, metrics as kills leave them, and pages that need nothing but themselves."""
+"""Report: pages that say all of a run, and need nothing but themselves."""
 
 import json
 import re
@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from jimgen import report
 from jimgen.errors import UserError
+from jimgen.pictures import grid, save_png
 
-GAP = report.GAP_COLOUR
 PIXELS = np.linspace(-1, 1, 4 * 8 * 8).reshape(4, 8, 8, 1)
 
 
@@ -28,172 +27,12 @@ def make_run(folder: Path, rows: list[dict] | None = None) -> Path:
     (folder / "experiment.py").write_text('"""A small GAN.\n\nThe rest.\n"""\n')
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for name in ("real", "reconstruct_00000004", *(f"step_{step:08d}" for step in range(0, 80, 10))):
-        report.save_png(folder / "samples" / f"{name}.png", report.grid(PIXELS))
+        save_png(folder / "samples" / f"{name}.png", grid(PIXELS))
     return folder
 
 
 def page_of(tmp_path: Path, *folders: Path, title: str | None = None) -> str:
     return report.write_report(folders, tmp_path / "report.html", title).read_text(encoding="utf-8")
-
-
-# Pictures
-
-
-def test_to_uint8_maps_rounds_and_clips():
-    images = np.array([-1, -0.5, 0, 0.25, 1, -3, np.inf], np.float32)
-    np.testing.assert_array_equal(report.to_uint8(images), np.array([0, 64, 128, 159, 255, 0, 255], np.uint8))
-
-
-def test_to_uint8_passes_uint8_and_undoes_scaling():
-    pixels = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(report.to_uint8(pixels), pixels)
-    np.testing.assert_array_equal(report.to_uint8(pixels / 127.5 - 1), pixels)
-
-
-@pytest.mark.parametrize(("images", "message"), [([0.0, np.nan], "1 NaN of 2"), ([0, 255], "not int64")])
-def test_to_uint8_refuses(images, message):
-    with pytest.raises(ValueError, match=message):
-        report.to_uint8(np.array(images))
-
-
-def test_grid_places_tiles_exactly():
-    images = np.array([10, 20, 30], np.uint8).reshape(3, 1, 1, 1)
-    sheet = report.grid(images, columns=2, scale=2, gap=1)
-    g = GAP
-    expected = [
-        [10, 10, g, g, 20, 20],
-        [10, 10, g, g, 20, 20],
-        [g, g, g, g, g, g],
-        [g, g, g, g, g, g],
-        [30, 30, g, g, g, g],
-        [30, 30, g, g, g, g],
-    ]
-    assert sheet.dtype == np.uint8 and sheet.shape == (6, 6, 3)
-    np.testing.assert_array_equal(sheet, np.repeat(np.array(expected, np.uint8)[..., None], 3, axis=-1))
-
-
-def test_grid_keeps_colours_and_orientation():
-    images = np.arange(2 * 2 * 3 * 3, dtype=np.uint8).reshape(2, 2, 3, 3)
-    np.testing.assert_array_equal(report.grid(images, columns=2, scale=1, gap=0), np.concatenate(images, axis=1))
-
-
-@pytest.mark.parametrize(
-    ("n", "size", "shape"),
-    [
-        (4, 8, (102, 102)),  # 8 pixels are enlarged six times: 2 * 48 + 6
-        (1, 28, (56, 56)),
-        (1, 64, (64, 64)),
-        (32, 64, (259, 519)),  # 4 rows of 8 and no holes, rather than 6 by 6
-        (7, 64, (194, 194)),  # a prime: 3 by 3 with two holes
-    ],
-)
-def test_grid_defaults(n, size, shape):
-    assert report.grid(np.zeros((n, size, size, 1))).shape == (*shape, 3)
-
-
-@pytest.mark.parametrize("shape", [(0, 8, 8, 1), (8, 8, 1), (2, 8, 8, 4)])
-def test_grid_refuses_shapes(shape):
-    with pytest.raises(ValueError, match="a grid takes"):
-        report.grid(np.zeros(shape))
-
-
-@pytest.mark.parametrize("options", [{"columns": 0}, {"scale": 0}, {"gap": -1}])
-def test_grid_refuses_sizes(options):
-    with pytest.raises(ValueError, match="at least"):
-        report.grid(PIXELS, **options)
-
-
-def test_save_png_round_trip(tmp_path):
-    sheet = report.grid(PIXELS)
-    report.save_png(tmp_path / "deep" / "x.png", sheet)
-    with Image.open(tmp_path / "deep" / "x.png") as image:
-        np.testing.assert_array_equal(np.asarray(image), sheet)
-    with pytest.raises(ValueError, match="to_uint8"):
-        report.save_png(tmp_path / "y.png", np.zeros((2, 2, 3)))
-
-
-@pytest.mark.parametrize("broken", ["write_bytes", "replace"])
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, broken):
-    def fail(*_):
-        raise OSError("disk full")
-
-    report.save_png(tmp_path / "x.png", report.grid(PIXELS))
-    before = (tmp_path / "x.png").read_bytes()
-    monkeypatch.setattr(*((Path, "write_bytes") if broken == "write_bytes" else (report.os, "replace")), fail)
-    with pytest.raises(OSError, match="disk full"):
-        report.save_png(tmp_path / "x.png", report.grid(-PIXELS))
-    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
-    assert (tmp_path / "x.png").read_bytes() == before
-
-
-# Curves
-
-
-def test_read_metrics_skips_torn_lines(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text(
-        '{"step": 1, "loss": NaN}\n{"step": 2, "lo{"step": 2}\n\n[3]\n{"loss": 4}\n{"step": 5}\n{"step": 6, '
-    )
-    rows = report.read_metrics(path)
-    assert [row["step"] for row in rows] == [1, 5]
-    assert np.isnan(rows[0]["loss"])
-    path.write_text('{"step": 1, "lo')
-    assert report.read_metrics(path) == []
-
-
-def test_read_metrics_refuses(tmp_path):
-    with pytest.raises(UserError, match="Cannot read"):
-        report.read_metrics(tmp_path / "none.jsonl")
-    (tmp_path / "x.jsonl").write_text("not\nmetrics\n")
-    with pytest.raises(UserError, match="holds no metrics"):
-        report.read_metrics(tmp_path / "x.jsonl")
-
-
-def test_series_forgets_what_a_resumed_run_took_back():
-    rows = [{"step": 1, "a": 1.0}, {"step": 2, "a": 2.0}, {"step": 3, "a": 3.0}, {"step": 2, "a": 20.0}]
-    rows += [{"step": 2, "test/b": 5.0, "note": "text", "flag": True}]
-    series = report._series(rows)
-    assert list(series) == ["a", "test/b"]
-    np.testing.assert_array_equal(series["a"].steps, [1, 2])
-    np.testing.assert_array_equal(series["a"].values, [1, 20])
-
-
-def test_smoothing_keeps_constants_gaps_and_length():
-    values = np.full(100, 3.0)
-    values[40:60] = np.nan
-    np.testing.assert_allclose(report._smooth(values), values, rtol=1e-12)
-
-
-def test_draw_curves_groups(tmp_path):
-    names = ("discriminator/loss", "generator/loss", "vae/kl", "test/loss", "test/neg_elbo_nats", "images_per_s")
-    rows = [{"step": step, **dict.fromkeys(names, 10.0**-step)} for step in range(1, 5)]
-    paths = report.draw_curves(rows, tmp_path)
-    assert [path.name for path in paths] == ["losses.png", "other.png", "test.png", "vae.png"]
-    for path in paths:
-        with Image.open(path) as image:
-            assert np.asarray(image).min() < 128  # ink on the paper
-
-
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [{"step": 1, "a/loss": 1.0}],  # a single point
-        [{"step": s, "a/loss": float("nan"), "b": float("inf")} for s in range(99)],  # nothing finite
-        [{"step": s, "a/loss": 10.0 ** (s % 9) if s % 7 else float("nan")} for s in range(99)],  # logarithmic, gaps
-        [{"step": 1, "a/loss": 0.0}, {"step": 2, "b/../c": 1e30}, {"step": 3, "a/loss": -1, "x y$": 2}],  # odd names
-    ],
-)
-def test_draw_curves_is_robust(tmp_path, rows):
-    paths = report.draw_curves(rows, tmp_path)
-    assert paths and all(path.parent == tmp_path and path.stat().st_size > 1000 for path in paths)
-
-
-def test_draw_curves_without_metrics(tmp_path):
-    assert report.draw_curves([], tmp_path) == []
-    assert report.draw_curves([{"step": 1}], tmp_path) == []
-
-
-# The page
 
 
 def test_page_shows_the_whole_run(tmp_path):
@@ -271,8 +110,8 @@ def test_page_refuses_what_is_no_run(tmp_path):
 
 
 def test_strip_crops_whole_tiles():
-    assert report._corner(report.grid(np.zeros((64, 8, 8, 1)))).shape == (156, 156, 3)  # three of 48, two gaps of 6
-    assert report._corner(report.grid(np.zeros((4, 256, 256, 3)))).shape == (256, 256, 3)
+    assert report._corner(grid(np.zeros((64, 8, 8, 1)))).shape == (156, 156, 3)  # three of 48, two gaps of 6
+    assert report._corner(grid(np.zeros((4, 256, 256, 3)))).shape == (256, 256, 3)
     assert report._corner(np.zeros((300, 200, 3), np.uint8)).shape == (300, 200, 3)
 
 

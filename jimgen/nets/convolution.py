@@ -1,15 +1,20 @@
-"""Convolution and its transpose, as one family closed under differentiation, in the forms that are fast on each platform.
+"""Convolution and its transpose, as one family closed under differentiation, in forms that are fast on each platform.
 
-Write `S(x, k, y) = sum_{b,u,v,i,j,c,o} x[b, s u + i - p, s v + j - q, c] k[i, j, c, o] y[b, u, v, o]`, with x zero outside the picture.
+Take the sum over all indices, for stride s and padding p, with x zero outside the picture:
+
+    S(x, k, y) = sum x[b, s u + i - p, s v + j - p, c] k[i, j, c, o] y[b, u, v, o]
+
 S is linear in each of its three arguments, so it has three partial gradients, each bilinear in the other two:
 
     C(x, k) = dS/dy     strided convolution            [b, H, W, c], [i, j, c, o] -> [b, h, w, o]
     T(y, k) = dS/dx     transposed convolution         [b, h, w, o], [i, j, c, o] -> [b, H, W, c]
     W(x, y) = dS/dk     gradient of the kernel         [b, H, W, c], [b, h, w, o] -> [i, j, c, o]
 
-The gradient of each is made of the other two (that of `<C(x, k), g> = S(x, k, g)` is `T(g, k)` and `W(x, g)`, and so on around), so gradients
-of every order stay within the family and it is enough to make three operations fast. Automatic differentiation of a library convolution does
-not know this: on CPU it meets forms without a fast path (the kernel gradient of a transposed convolution is 30 times slower than W).
+The gradient of each is made of the other two: <C(x, k), y> = S(x, k, y) has the gradients T(y, k) and W(x, y), and so
+on around. Gradients of every order therefore stay in the family, and three fast operations are enough. The library's
+own rules leave it: the kernel gradient of a transposed convolution becomes one with both operands dilated, for which
+XLA on CPU has no fast path (30 times slower than W). `jax.custom_vjp` states the rules; its price is that forward mode
+(`jax.jvp`) is refused. Only T has a form of its own on CPU; C, W and accelerators use the native convolution.
 """
 
 from functools import partial
@@ -17,6 +22,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 Pair = tuple[int, int]
@@ -62,16 +68,16 @@ def conv_transpose(
 ) -> Array:
     """Transposed convolution, T above: the adjoint in x of `conv` with the same kernel, stride and padding.
 
-    Equal to `lax.conv_transpose(..., transpose_kernel=True)` for "SAME" and "VALID"; numbers mean the padding of that `conv`
-    (as in PyTorch), so they crop the result.
+    Equal to `lax.conv_transpose(..., transpose_kernel=True)` for "SAME" and "VALID"; numbers mean the padding of that
+    `conv`, as in PyTorch, so they crop the result.
 
     Args:
         y: [b, h, w, o], any float dtype.
-        kernel: [i, j, c, o], same dtype: c are the channels of the *result*, o those of y (the kernel of the convolution it transposes).
+        kernel: [i, j, c, o], same dtype, as that `conv` has it: c are the channels of the *result*, o those of y.
         stride: how many times larger the result is, on both axes or on each.
         padding: as in `conv`.
-        output_size: (H, W), any size that `conv` maps to (h, w). By default h * stride for "SAME" (and "VALID" with a kernel
-            smaller than the stride), else (h - 1) * stride + i - top - bottom.
+        output_size: (H, W), any size that `conv` maps to (h, w). By default h * stride for "SAME", and for "VALID" with
+            a kernel smaller than the stride; else (h - 1) * stride + i - top - bottom.
 
     Returns:
         [b, H, W, c].
@@ -100,23 +106,27 @@ def _pair(n: int | Pair) -> Pair:
 
 def _pads(padding: Padding, picture: Pair, kernel: Pair, stride: Pair) -> tuple[Pair, Pair]:
     if isinstance(padding, str):
-        (top, bottom), (left, right) = lax.padtype_to_pads(picture, kernel, stride, padding)
-        return (int(top), int(bottom)), (int(left), int(right))
-    return ((padding,) * 2,) * 2 if isinstance(padding, int) else padding
+        rows, columns = lax.padtype_to_pads(picture, kernel, stride, padding)
+        return (int(rows[0]), int(rows[1])), (int(columns[0]), int(columns[1]))
+    return ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
 
 
 def _output(g: _Geometry) -> Pair:
     """(h, w), the size of y."""
-    h, w = ((n + sum(p) - k) // s + 1 for n, k, s, p in zip(*g, strict=True))
+    h, w = ((g.picture[d] + sum(g.padding[d]) - g.kernel[d]) // g.stride[d] + 1 for d in (0, 1))
     return h, w
 
 
 def _default_size(y: Pair, kernel: Pair, stride: Pair, padding: Padding) -> Pair:
     if isinstance(padding, str):
-        extra = [max(k - s, 0) if padding.upper() == "VALID" else 0 for k, s in zip(kernel, stride, strict=True)]
-        return y[0] * stride[0] + extra[0], y[1] * stride[1] + extra[1]
+        over = [max(kernel[d] - stride[d], 0) if padding.upper() == "VALID" else 0 for d in (0, 1)]
+        return y[0] * stride[0] + over[0], y[1] * stride[1] + over[1]
     crop = [sum(p) for p in _pads(padding, y, kernel, stride)]
     return (y[0] - 1) * stride[0] + kernel[0] - crop[0], (y[1] - 1) * stride[1] + kernel[1] - crop[1]
+
+
+def _native(g: _Geometry, x: Array, k: Array) -> Array:
+    return lax.conv_general_dilated(x, k, g.stride, g.padding, dimension_numbers=_NHWC)
 
 
 # The family. Every rule below is "the other two".
@@ -124,20 +134,19 @@ def _default_size(y: Pair, kernel: Pair, stride: Pair, padding: Padding) -> Pair
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _c(g: _Geometry, x: Array, k: Array) -> Array:
-    return lax.conv_general_dilated(x, k, g.stride, g.padding, dimension_numbers=_NHWC)
+    return _native(g, x, k)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _t(g: _Geometry, y: Array, k: Array) -> Array:
-    return lax.platform_dependent(y, k, cpu=partial(_t_matmul, g), default=partial(_t_native, g))
+    # decided when lowering, for the platform the program is compiled for: the default backend may be another
+    return lax.platform_dependent(y, k, cpu=partial(_t_cpu, g), default=partial(_t_native, g))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _w(g: _Geometry, x: Array, y: Array) -> Array:
-    k = jax.ShapeDtypeStruct((*g.kernel, x.shape[3], y.shape[3]), x.dtype)
-    return jax.linear_transpose(
-        lambda k: lax.conv_general_dilated(x, k, g.stride, g.padding, dimension_numbers=_NHWC), k
-    )(y)[0]
+    kernel = jax.ShapeDtypeStruct((*g.kernel, x.shape[3], y.shape[3]), x.dtype)
+    return jax.linear_transpose(partial(_native, g, x), kernel)(y)[0]
 
 
 _c.defvjp(lambda g, x, k: (_c(g, x, k), (x, k)), lambda g, xk, y: (_t(g, y, xk[1]), _w(g, xk[0], y)))
@@ -146,36 +155,69 @@ _w.defvjp(lambda g, x, y: (_w(g, x, y), (x, y)), lambda g, xy, k: (_t(g, xy[1], 
 
 
 def _t_native(g: _Geometry, y: Array, k: Array) -> Array:
-    """T as the convolution of y, spread out by the stride, with the mirrored kernel: what accelerators have a kernel for."""
-    before = [i - 1 - p for i, (p, _) in zip(g.kernel, g.padding, strict=True)]
-    spread = [(n - 1) * s + 1 for n, s in zip(y.shape[1:3], g.stride, strict=True)]
-    pads = [(b, n + i - 1 - m - b) for b, n, i, m in zip(before, g.picture, g.kernel, spread, strict=True)]
+    """T as the convolution of y, spread out by the stride, with the mirrored kernel: what accelerators recognise."""
+    before = [g.kernel[d] - 1 - g.padding[d][0] for d in (0, 1)]
+    spread = [(y.shape[1 + d] - 1) * g.stride[d] + 1 for d in (0, 1)]
+    pads = [(before[d], g.picture[d] + g.kernel[d] - 1 - spread[d] - before[d]) for d in (0, 1)]
     mirrored = k[::-1, ::-1].swapaxes(2, 3)
     return lax.conv_general_dilated(y, mirrored, (1, 1), pads, lhs_dilation=g.stride, dimension_numbers=_NHWC)
+
+
+def _t_cpu(g: _Geometry, y: Array, k: Array) -> Array:
+    """T without multiplying by the zeros that spreading y would put in, and on all cores."""
+    if g.stride == (1, 1):
+        return _t_native(g, y, k)
+    # With few channels the products are too thin for a library's convolution, and the sums cost nothing.
+    return _t_phases(g, y, k) if k.shape[2] >= 8 else _t_matmul(g, y, k)
+
+
+def _t_phases(g: _Geometry, y: Array, k: Array) -> Array:
+    """T as one small convolution of y for each place within a stride, their results interleaved.
+
+    Pixel s m + r of the result is reached from pixels m - j of y by the taps s j + r + p alone: for each r a
+    convolution of stride one.
+    """
+    sizes = [-(-n // s) for n, s in zip(g.picture, g.stride, strict=True)]
+    rows = []
+    for r in range(g.stride[0]):
+        i, pad_i = _taps(r, g.stride[0], g.padding[0][0], g.kernel[0], y.shape[1], sizes[0])
+        columns = []
+        for q in range(g.stride[1]):
+            j, pad_j = _taps(q, g.stride[1], g.padding[1][0], g.kernel[1], y.shape[2], sizes[1])
+            if i and j:
+                taps = k[np.ix_(i, j)].swapaxes(2, 3)
+                x = lax.conv_general_dilated(y, taps, (1, 1), (pad_i, pad_j), dimension_numbers=_NHWC)
+            else:  # a kernel smaller than the stride leaves gaps
+                x = jnp.zeros((y.shape[0], *sizes, k.shape[2]), y.dtype)
+            columns.append(x)
+        rows.append(jnp.stack(columns, axis=3))
+    x = jnp.stack(rows, axis=2)
+    x = x.reshape(y.shape[0], sizes[0] * g.stride[0], sizes[1] * g.stride[1], k.shape[2])
+    return x[:, : g.picture[0], : g.picture[1]]
+
+
+def _taps(r: int, stride: int, padding: int, kernel: int, length: int, size: int) -> tuple[list[int], Pair]:
+    """The taps that reach pixels s m + r, in the order of y's pixels, and the padding of y that lines them up."""
+    first, last = -((r + padding) // stride), (kernel - 1 - r - padding) // stride  # j with 0 <= s j + r + p < kernel
+    return [stride * j + r + padding for j in range(last, first - 1, -1)], (last, size - first - length)
 
 
 def _t_matmul(g: _Geometry, y: Array, k: Array) -> Array:
     """T as one matrix product and shifted sums.
 
-    A kernel of q x q blocks, each of stride x stride taps: every y sends each block to another block of pixels, so the product holds all contributions
-    and q * q shifted sums collect them. No arithmetic is spent on the zeros that spreading y would put in.
+    Cut the kernel into blocks of stride x stride taps. Each pixel of y sends each block to one block of pixels of the
+    result, so one product holds all contributions, and one shifted sum a block of the kernel collects them.
     """
     (b, h, w, o), c, (s, t) = y.shape, k.shape[2], g.stride
-    if g.stride == (1, 1):
-        return _t_native(g, y, k)
-    rows, columns = -(-g.kernel[0] // s), -(-g.kernel[1] // t)  # blocks
+    rows, columns = -(-g.kernel[0] // s), -(-g.kernel[1] // t)  # blocks of the kernel
     k = jnp.pad(k, ((0, rows * s - g.kernel[0]), (0, columns * t - g.kernel[1]), (0, 0), (0, 0)))
     z = (y.reshape(-1, o) @ k.transpose(3, 0, 1, 2).reshape(o, -1)).reshape(b, h, w, rows, s, columns, t, c)
     z = z.transpose(3, 5, 0, 1, 4, 2, 6, 7).reshape(rows, columns, b, h * s, w * t, c)
-    (top, _), (left, _) = g.padding
-    full = (h + rows - 1) * s, (w + columns - 1) * t
-    end = [max(n + p - f, 0) for n, p, f in zip(g.picture, (top, left), full, strict=True)]
-    total = sum(
-        jnp.pad(
-            z[i, j], ((0, 0), (i * s, (rows - 1 - i) * s + end[0]), (j * t, (columns - 1 - j) * t + end[1]), (0, 0))
-        )
-        for i in range(rows)
-        for j in range(columns)
-    )
-    assert isinstance(total, Array)
-    return total[:, top : top + g.picture[0], left : left + g.picture[1]]
+    top, left = g.padding[0][0], g.padding[1][0]
+    below = max(g.picture[0] + top - (h + rows - 1) * s, 0)  # pixels that no window reaches
+    right = max(g.picture[1] + left - (w + columns - 1) * t, 0)
+    x = jnp.zeros((), y.dtype)
+    for i, j in np.ndindex(rows, columns):
+        shift = (i * s, (rows - 1 - i) * s + below), (j * t, (columns - 1 - j) * t + right)
+        x = jnp.pad(z[i, j], ((0, 0), *shift, (0, 0))) + x
+    return x[:, top : top + g.picture[0], left : left + g.picture[1]]

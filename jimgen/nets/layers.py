@@ -66,8 +66,8 @@ def _add_bias(layer: Conv | ConvTranspose, y: Array) -> Array:
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) of [b, ..., c] over all axes but the last.
 
-    The statistics are those of the whole global batch in every mode, and stay in float32. No bias belongs before it: its
-    gradient is zero but for rounding, which Adam amplifies. Written out, rather than flax's, as two sums and one
+    The statistics are those of the whole global batch in every mode, and stay in float32. No bias belongs before it:
+    its gradient is zero but for rounding, which Adam amplifies. Written out, rather than flax's, as two sums and one
     multiply-add: it is faster, and XLA sees that the forward passes of two phases are one.
     """
 

@@ -1,5 +1,6 @@
 """conv and conv_transpose against the library's own convolutions: values, gradients, gradients of gradients."""
 
+from functools import partial
 from itertools import product
 
 import jax
@@ -12,8 +13,7 @@ from jimgen.nets import convolution
 from jimgen.nets.convolution import conv, conv_transpose
 
 KERNELS = [(1, 1), (2, 2), (3, 3), (4, 4), (5, 2)]
-STRIDES = [1, 2, 3, (2, 1)]
-PADDINGS = ["SAME", "VALID", 1, ((0, 2), (1, 0))]
+GEOMETRIES = [*product([1, 2, 3], ["SAME", "VALID", 1]), ((2, 1), ((0, 2), (1, 0)))]
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def assert_close(got, want, tolerance=1e-10):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), got, want)
 
 
-@pytest.mark.parametrize(("stride", "padding"), list(product(STRIDES, PADDINGS)))
+@pytest.mark.parametrize(("stride", "padding"), GEOMETRIES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_values_and_gradients_equal_the_definition(kernel, stride, padding):
     picture = (7, 6) if kernel[0] % 2 else (8, 9)
@@ -68,10 +68,8 @@ def test_values_and_gradients_equal_the_definition(kernel, stride, padding):
 
     @jax.jit
     def run(x, k, y):
-        down, pull_down = jax.vjp(lambda x, k: conv(x, k, stride=stride, padding=padding), x, k)
-        up, pull_up = jax.vjp(
-            lambda y, k: conv_transpose(y, k, stride=stride, padding=padding, output_size=picture), y, k
-        )
+        down, pull_down = jax.vjp(partial(conv, stride=stride, padding=padding), x, k)
+        up, pull_up = jax.vjp(partial(conv_transpose, stride=stride, padding=padding, output_size=picture), y, k)
         return down, up, pull_down(y), pull_up(x)
 
     c, t, w = by_definition(x, k, y, stride, padding)
@@ -103,7 +101,9 @@ def test_one_pixel_stamps_the_kernel():
     assert_close(stamp[0], k[..., 0])
 
 
-@pytest.mark.parametrize(("size", "stride", "padding"), [(4, 2, 1), (3, 1, "SAME"), (3, 2, "SAME"), (4, 1, 0), (1, 1, 0)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(4, 2, 1), (3, 1, "SAME"), (3, 2, "SAME"), (4, 1, 0), (1, 1, 0)]
+)
 def test_second_order_equals_the_native_second_order(size, stride, padding):
     """The gradients of R1, |dD/dx|^2, for a critic with a convolution and a transposed one."""
     kwargs = {"stride": stride, "padding": padding}
@@ -133,23 +133,13 @@ def test_third_order_is_consistent_with_finite_differences():
     assert_close(jax.grad(second)(t), (second(t + step) - second(t - step)) / (2 * step), 1e-5)
 
 
-def test_vmap_over_pictures_kernels_and_both():
-    x, k = arrays((3, 2, 6, 6, 2), (3, 4, 4, 2, 3))
-    for function, arguments in ((conv, (x, k)), (conv_transpose, (conv_each(x, k), k))):
-
-        def loss(a, b, function=function):
-            return jnp.sum(jnp.sin(function(a, b, stride=2, padding=1)))
-
-        for axes in ((0, 0), (0, None), (None, 0)):
-            a, b = (v if axis == 0 else v[0] for v, axis in zip(arguments, axes, strict=True))
-            each = [[v[i] if axis == 0 else v for v, axis in zip((a, b), axes, strict=True)] for i in range(3)]
-            got = jax.vmap(jax.grad(loss, argnums=(0, 1)), axes)(a, b)
-            want = [jnp.stack(gradients) for gradients in zip(*(jax.grad(loss, argnums=(0, 1))(*e) for e in each), strict=True)]
-            assert_close(got, tuple(want))
-
-
-def conv_each(x: Array, k: Array) -> Array:
-    return jnp.stack([conv(a, b, stride=2, padding=1) for a, b in zip(x, k, strict=True)])
+@pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0)])
+@pytest.mark.parametrize(("function", "shape"), [(conv, (3, 2, 6, 6, 2)), (conv_transpose, (3, 2, 3, 3, 3))])
+def test_vmap_of_the_gradient_equals_one_by_one(function, shape, axes):
+    x, k = (v if axis == 0 else v[0] for v, axis in zip(arrays(shape, (3, 4, 4, 2, 3)), axes, strict=True))
+    gradient = jax.jit(jax.grad(lambda x, k: jnp.sum(jnp.sin(function(x, k, stride=2, padding=1))), argnums=(0, 1)))
+    each = [gradient(x if axes[0] is None else x[i], k if axes[1] is None else k[i]) for i in range(3)]
+    assert_close(jax.vmap(gradient, axes)(x, k), jax.tree.map(lambda *a: jnp.stack(a), *each))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 4e-2)])
@@ -170,11 +160,15 @@ def down_kernel_gradient(x: Array, k: Array, y: Array) -> Array:
     return jax.grad(lambda k: jnp.sum(native(x, k, stride=2) * y))(k)
 
 
-def test_the_form_for_accelerators_equals_the_form_for_cpu():
-    for size, stride, pads, picture in [(4, 2, 1, (8, 6)), (3, 2, 0, (8, 7)), (5, 3, 2, (9, 8)), (2, 3, 0, (8, 9))]:
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_all_forms_of_the_transpose_agree(size):
+    """Divisible sizes or not, gaps between taps or not; XLA on CPU refuses some of these in the form for accelerators."""
+    for stride, pads, picture in [(2, 1, (8, 6)), (2, 0, (7, 9)), (3, 2, (9, 8)), (3, 0, (6, 9))]:
         g = convolution._Geometry(picture, (size, size), (stride, stride), ((pads, pads), (pads, pads)))
         y, k = arrays((2, *convolution._output(g), 3), (size, size, 2, 3))
-        assert_close(convolution._t_matmul(g, y, k), convolution._t_native(g, y, k))
+        assert_close(convolution._t_phases(g, y, k), convolution._t_matmul(g, y, k))
+        if size in (3, 4) and stride == 2:
+            assert_close(convolution._t_phases(g, y, k), convolution._t_native(g, y, k))
 
 
 @pytest.mark.parametrize(

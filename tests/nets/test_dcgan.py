@@ -67,9 +67,9 @@ def test_weights_start_as_in_the_paper():
     params = Generator((16, 16, 1), (64, 32)).init(jax.random.key(0), z, labels, train=True)["params"]
     for kernel in (params["stem"]["kernel"], params["up0"]["kernel"]):
         assert float(kernel.std()) == pytest.approx(0.02, rel=0.05) and abs(float(kernel.mean())) < 1e-3
-    scale = params["stem_norm"]["norm"]["scale"]
+    scale = params["stem_norm"]["scale"]
     assert abs(float(scale.mean()) - 1) < 0.01 and float(scale.std()) == pytest.approx(0.02, rel=0.3)
-    assert not np.any(params["stem_norm"]["norm"]["bias"])
+    assert not np.any(params["stem_norm"]["bias"])
 
 
 @pytest.mark.parametrize("num_classes", [0, 3])

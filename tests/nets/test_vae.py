@@ -38,8 +38,9 @@ def test_shapes_and_precision(net, shape, dtype):
 def test_bfloat16_computes_nearly_the_same():
     (_, images), (encoder, _) = batch((8, 8, 1)), NETS["conv"]((8, 8, 1))
     variables = encoder.init(jax.random.key(0), images, LABELS)
-    whole, halved = encoder.apply(variables, images, LABELS), encoder.clone(dtype=jnp.bfloat16).apply(
-        variables, images, LABELS
+    whole, halved = (
+        encoder.apply(variables, images, LABELS),
+        encoder.clone(dtype=jnp.bfloat16).apply(variables, images, LABELS),
     )
     difference = float(jnp.abs(whole[0] - halved[0]).max())
     assert 0 < difference < 0.05

@@ -1,0 +1,158 @@
+"""GANs: samplers, walks between latents, and that one learns."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import SHAPE, largest_difference, state_of, tiny_batch, tiny_gan
+
+from jimgen import data
+from jimgen.loop import scale_images
+from jimgen.methods.gan import gan, slerp
+from jimgen.methods.method import sample_many
+from jimgen.nets.dcgan import Discriminator, Generator
+from jimgen.train_step import make_train_step
+
+LABELS = jnp.asarray([0, 1, 2, 0, 1], jnp.int32)
+
+
+@pytest.fixture(scope="module")
+def method():
+    return tiny_gan()
+
+
+@pytest.fixture(scope="module")
+def variables(method):
+    """Weights large enough that images differ visibly, and statistics that are not those of the start."""
+    variables = state_of(method, tiny_batch()).variables
+    return jax.tree.map(lambda x: 20 * x if x.ndim > 1 else x + 0.05, variables)
+
+
+def test_samples_are_a_function_of_the_key(method, variables):
+    """Images [n, h, w, c] in [-1, 1]; equal for equal keys, different for other keys and from each other."""
+    first, again, other = (method.sample(variables, jax.random.key(seed), LABELS) for seed in (0, 0, 1))
+    assert first.shape == (5, *SHAPE) and first.dtype == jnp.float32 and float(jnp.abs(first).max()) <= 1
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert len(np.unique(np.asarray(first).reshape(5, -1), axis=0)) == 5
+
+
+def test_samples_follow_their_labels(method, variables):
+    """The same latents, one other label: that image changes, the others do not."""
+    key = jax.random.key(0)
+    before, after = (method.sample(variables, key, labels) for labels in (LABELS, LABELS.at[0].set(2)))
+    assert (before[0] != after[0]).any()
+    np.testing.assert_array_equal(before[1:], after[1:])
+
+
+def test_any_number_of_samples_begins_with_the_same_ones(method, variables):
+    """Across the ends of chunks, too."""
+    labels, key = np.arange(11, dtype=np.int32) % 3, jax.random.key(5)
+    whole = sample_many(method, variables, key, labels, chunk=4)
+    assert whole.shape == (11, *SHAPE) and whole.dtype == np.float32
+    for n in (1, 4, 6):
+        np.testing.assert_array_equal(sample_many(method, variables, key, labels[:n], chunk=4), whole[:n])
+    assert len(np.unique(whole.reshape(11, -1), axis=0)) == 11
+
+
+def test_walks_begin_and_end_where_two_steps_do(method, variables):
+    """[n, steps, h, w, c]: the ends depend on the key alone, the places between differ."""
+    key, labels = jax.random.key(2), LABELS[:3]
+    walk, ends = (method.interpolate(variables, key, labels, steps) for steps in (5, 2))
+    assert walk.shape == (3, 5, *SHAPE)
+    np.testing.assert_allclose(walk[:, [0, -1]], ends, atol=1e-5)
+    assert len(np.unique(np.asarray(walk).reshape(15, -1), axis=0)) == 15
+
+
+def test_slerp_turns_and_stretches_evenly():
+    """Ends, lengths and angles: all go from one end to the other in equal steps."""
+    start, end = np.random.default_rng(0).standard_normal((2, 6, 7)) * [[[1.0]], [[3.0]]]
+    path = np.asarray(slerp(jnp.asarray(start), jnp.asarray(end), jnp.linspace(0.0, 1.0, 5)))
+    assert path.shape == (6, 5, 7)
+    np.testing.assert_allclose(path[:, 0], start, atol=1e-5)
+    np.testing.assert_allclose(path[:, -1], end, atol=1e-5)
+    lengths = np.linalg.norm(path, axis=-1)
+    np.testing.assert_allclose(np.diff(lengths, n=2), 0, atol=1e-5)
+    units = path / lengths[..., None]
+    angles = np.arccos((units[:, 1:] * units[:, :-1]).sum(-1))
+    np.testing.assert_allclose(angles, np.broadcast_to(angles[:, :1], angles.shape), atol=1e-4)
+
+
+def test_slerp_by_hand():
+    """A quarter of a circle: half way lies at 45 degrees."""
+    x, y = jnp.asarray([[2.0, 0.0]]), jnp.asarray([[0.0, 2.0]])
+    np.testing.assert_allclose(slerp(x, y, jnp.asarray([0.5]))[0, 0], [2**0.5, 2**0.5], rtol=1e-6)
+
+
+def test_slerp_between_parallel_latents_is_finite():
+    """Equal ends stay where they are; parallel ends of other lengths change their length."""
+    z = jnp.asarray([[1.0, 2.0, 2.0]])
+    np.testing.assert_allclose(slerp(z, z, jnp.linspace(0.0, 1.0, 3))[0], np.repeat(z, 3, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(slerp(z, 3 * z, jnp.asarray([0.5]))[0, 0], 2 * z[0], rtol=1e-4)
+
+
+def test_penalties_enter_the_discriminator_s_loss_alone(variables):
+    """Each one is reported, positive, and proportional to its weight; the generator's loss does not see it."""
+    batch, key = tiny_batch(), jax.random.key(0)
+    plain = tiny_gan(r1=1e-9)  # a discriminator without BatchNorm, and a penalty of nothing
+    start = state_of(plain, batch).variables
+
+    def losses(**options):
+        discriminator, generator = tiny_gan(**options).phases
+        loss, aux = discriminator.objective(start, batch, key)
+        return float(loss), float(aux.metrics["penalty"]), float(generator.objective(start, batch, key)[0])
+
+    base, _, generator_loss = losses(r1=1e-9)
+    for name in ("r1", "r2", "gradient_penalty"):
+        once, penalty, same = losses(**{name: 10.0})
+        twice, double, _ = losses(**{name: 20.0})
+        assert penalty > 0 and double == pytest.approx(2 * penalty, rel=1e-5)
+        assert once == pytest.approx(base + penalty, rel=1e-5) and twice == pytest.approx(base + double, rel=1e-5)
+        assert same == generator_loss
+
+
+def test_statistics_of_the_discriminator_see_real_and_fake_images():
+    """Both calls of a step move them: first the real, then the fake half."""
+    method, batch = tiny_gan(), tiny_batch()
+    start = state_of(method, batch)
+    state, _ = jax.jit(make_train_step(method.phases[:1]))(start, batch, jax.random.key(0))
+    calls = Discriminator((4, 8), True, 3)
+    net = start.variables["discriminator"]
+    _, once = calls.apply(net, batch["image"], batch["label"], train=True, mutable=["batch_stats"])
+    found = state.variables["discriminator"]["batch_stats"]
+    assert largest_difference(found, net["batch_stats"]) > 0 and largest_difference(found, once["batch_stats"]) > 0
+
+
+def test_a_phase_is_repeated_and_no_step_is_refused():
+    assert [phase.name for phase in tiny_gan(discriminator_steps=3).phases] == [*["discriminator"] * 3, "generator"]
+    with pytest.raises(ValueError, match="discriminator_steps must be at least 1, got 0"):
+        tiny_gan(discriminator_steps=0)
+
+
+def test_a_gan_learns_digits():
+    """After a few hundred small steps, mean and deviation of each pixel are nearer to the data's than at the start."""
+    images = data.load("digits").train.images
+    tx = optax.adam(2e-3, 0.5)
+    options = {"latent_dim": 16, "generator_tx": tx, "discriminator_tx": tx}
+    method = gan(Generator((8, 8, 1), (32,)), Discriminator((32,)), **options)
+    step = jax.jit(make_train_step(method.phases, prepare=scale_images, ema_half_life=2000.0), donate_argnums=0)
+
+    def batch(number):
+        rows = np.random.default_rng(number).integers(0, len(images), 64)
+        labels = jnp.zeros(64, jnp.int32)
+        return {"image": jnp.asarray(images[rows]), "label": labels, "index": jnp.arange(64, dtype=jnp.int32)}
+
+    real = images.astype(np.float32) / 127.5 - 1
+
+    def distance(state):
+        """Root mean square of the differences of the pixels' means and deviations."""
+        found = method.sample(state.ema | {}, jax.random.key(9), jnp.zeros(512, jnp.int32))
+        means, deviations = np.asarray(found).mean(0) - real.mean(0), np.asarray(found).std(0) - real.std(0)
+        return float(np.sqrt((means**2 + deviations**2).mean()))
+
+    state = state_of(method, scale_images(batch(0)))
+    before = distance(state)
+    for number in range(300):
+        state, _ = step(state, batch(number), jax.random.key(1))
+    assert distance(state) < 0.4 * before

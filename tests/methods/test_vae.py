@@ -1,0 +1,229 @@
+"""VAEs: the ELBO and its parts, likelihoods, samplers, and that one learns."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import SHAPE, state_of, tiny_batch, tiny_vae
+
+from jimgen import data
+from jimgen.loop import scale_images
+from jimgen.methods.method import sample_many
+from jimgen.methods.vae import bernoulli, gaussian, vae
+from jimgen.nets.vae import MLPDecoder, MLPEncoder
+from jimgen.train_step import make_train_step
+
+LABELS = jnp.asarray([0, 1, 2, 0, 1], jnp.int32)
+LIKELIHOODS = {
+    "bernoulli": bernoulli(),
+    "cross_entropy": bernoulli(binarise=False),
+    "gaussian": gaussian(0.3),
+    "learned_gaussian": gaussian(),
+}
+KEY = 3
+
+
+@pytest.fixture(scope="module")
+def variables():
+    """Of a state whose biases are not all zero, with a learnt deviation for those who use one."""
+    variables = state_of(tiny_vae(likelihood=gaussian()), tiny_batch()).variables
+    return jax.tree.map(lambda x: x * 1.2 + 0.02, variables)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_the_elbo_is_the_sum_of_its_parts(name, variables):
+    """Per example: reconstruction + KL; the objective is their mean at the same key; bits only where x is discrete."""
+    method, batch, key = tiny_vae(likelihood=LIKELIHOODS[name]), tiny_batch(), jax.random.key(KEY)
+    figures = method.evaluate(variables, batch, key)
+    assert all(values.shape == (8,) for values in figures.values())
+    parts = figures["reconstruction_nats"] + figures["kl_nats"]
+    np.testing.assert_allclose(figures["neg_elbo_nats"], parts, rtol=1e-6)
+    assert (figures["kl_nats"] > 0).all()
+    loss, aux = method.phases[0].objective(variables, batch, key)
+    assert float(loss) == pytest.approx(float(figures["neg_elbo_nats"].mean()), rel=1e-6)
+    for metric, value in aux.metrics.items():
+        assert float(value) == pytest.approx(float(figures[metric].mean()), rel=1e-6)
+    assert ("bits_per_dim" in figures) == (name == "bernoulli")
+    if name == "bernoulli":
+        bits = figures["neg_elbo_nats"] / (math.log(2) * math.prod(SHAPE))
+        np.testing.assert_allclose(figures["bits_per_dim"], bits, rtol=1e-6)
+
+
+def test_the_kl_weight_enters_linearly(variables):
+    """The loss grows by the KL for each unit of it; the reported figures do not change."""
+    batch, key, losses = tiny_batch(), jax.random.key(KEY), {}
+    for weight in (0.0, 1.0, 4.0):
+        loss, aux = tiny_vae(kl_weight=weight).phases[0].objective(variables, batch, key)
+        losses[weight] = float(loss)
+    kl = float(aux.metrics["kl_nats"])
+    assert losses[0.0] == pytest.approx(float(aux.metrics["reconstruction_nats"]), rel=1e-6)
+    assert losses[1.0] - losses[0.0] == pytest.approx(kl, rel=1e-3)
+    assert losses[4.0] - losses[0.0] == pytest.approx(4 * kl, rel=1e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7])
+def test_a_fixed_deviation_is_the_squared_error_plus_lambda_kl(sigma, variables, x64):
+    """The gradient is that of ||x - D(E(x))||^2 + 2 sigma^2 KL, over 2 sigma^2."""
+    method, key = tiny_vae(jnp.float64, likelihood=gaussian(sigma)), jax.random.key(KEY)
+    batch = tiny_batch(dtype=jnp.float64)
+    pair = jax.tree.map(lambda x: x.astype(jnp.float64), {net: variables[net] for net in ("encoder", "decoder")})
+
+    def squared_error(pair):
+        mean, logvar = method.encode(pair, batch["image"], batch["label"])
+        noise = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (4,)))(batch["index"])
+        z = mean + jnp.exp(logvar / 2) * noise
+        decoder = method_decoder(jnp.float64).apply(pair["decoder"], z, batch["label"])
+        error = jnp.square(batch["image"] - decoder).sum((1, 2, 3))
+        kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - logvar - 1).sum(1)
+        return (error + 2 * sigma**2 * kl).mean() / (2 * sigma**2)
+
+    expected = jax.grad(squared_error)(pair)
+    found = jax.grad(lambda pair: method.phases[0].objective(pair, batch, key)[0])(pair)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+
+def method_decoder(dtype):
+    """The decoder of tiny_vae."""
+    from jimgen.nets.vae import ConvDecoder
+
+    return ConvDecoder(SHAPE, (8, 4), 16, num_classes=3, dtype=dtype)
+
+
+def test_a_learnt_deviation_gets_a_gradient_and_finds_the_residuals(variables):
+    """It is a parameter of the one phase, moves downhill, and is the only net that a fixed one lacks."""
+    learned, fixed, batch = tiny_vae(likelihood=gaussian()), tiny_vae(likelihood=gaussian(1.0)), tiny_batch()
+    assert learned.phases[0].trains == (*fixed.phases[0].trains, "likelihood") == learned.ema
+    start = state_of(learned, batch)
+    assert float(start.variables["likelihood"]["params"]["log_sigma"]) == 0.0
+    gradient = jax.grad(lambda v: learned.phases[0].objective(v, batch, jax.random.key(KEY))[0])(start.variables)
+    # Uniform pixels of variance 1/3 and a decoder near zero: d nll / d log sigma = D (1 - E[x^2] / sigma^2) = D 2/3.
+    found = float(gradient["likelihood"]["params"]["log_sigma"])
+    assert found == pytest.approx(math.prod(SHAPE) * 2 / 3, rel=0.25)
+    state, _ = jax.jit(make_train_step(learned.phases))(start, batch, jax.random.key(0))
+    assert float(state.variables["likelihood"]["params"]["log_sigma"]) < 0
+
+
+def test_binarised_pixels_are_coins_with_the_pixels_means():
+    """0 or 1, one with the grey value's probability, and sure at the ends."""
+    images = jnp.broadcast_to(jnp.asarray([-1.0, -0.5, 0.0, 0.8, 1.0]), (4000, 5))
+    x = bernoulli().observe(jax.random.key(0), jnp.arange(4000), images)
+    assert set(np.unique(x)) == {0.0, 1.0}
+    np.testing.assert_allclose(x.mean(0), [0, 0.25, 0.5, 0.9, 1], atol=0.03)
+    np.testing.assert_array_equal(x[:, [0, 4]], np.broadcast_to([0.0, 1.0], (4000, 2)))
+    np.testing.assert_allclose(
+        bernoulli(binarise=False).observe(jax.random.key(0), jnp.arange(3), images[:3]), (images[:3] + 1) / 2
+    )
+
+
+def test_binarised_pixels_belong_to_the_example(variables):
+    """Another order of the batch gives the same coins and the same latents, and so the same figures."""
+    batch, order, method = tiny_batch(), jnp.asarray([3, 0, 7, 1, 2, 6, 5, 4]), tiny_vae()
+    moved = {name: values[order] for name, values in batch.items()}
+    observe, key = bernoulli().observe, jax.random.key(KEY)
+    coins = observe(key, batch["index"], batch["image"])
+    np.testing.assert_array_equal(observe(key, moved["index"], moved["image"]), coins[order])
+    assert (coins != observe(jax.random.key(KEY + 1), batch["index"], batch["image"])).any()
+    figures, again = (method.evaluate(variables, b, key) for b in (batch, moved))
+    for name, values in figures.items():
+        np.testing.assert_allclose(again[name], values[order], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", LIKELIHOODS)
+def test_reconstruct_is_encode_then_decode(name, variables):
+    """Through the mean of q(z|x); images of the right shape in [-1, 1]."""
+    method, batch = tiny_vae(likelihood=LIKELIHOODS[name]), tiny_batch()
+    mean, logvar = method.encode(variables, batch["image"], batch["label"])
+    assert mean.shape == logvar.shape == (8, 4)
+    images = method.reconstruct(variables, batch["image"], batch["label"])
+    assert images.shape == batch["image"].shape and float(jnp.abs(images).max()) <= 1
+    np.testing.assert_array_equal(images, method.decode(variables, mean, batch["label"]))
+    large = jax.tree.map(lambda x: x * 20, variables)
+    assert float(jnp.abs(method.decode(large, mean, batch["label"])).max()) <= 1
+
+
+def test_samples_are_a_function_of_the_key_and_follow_their_labels(variables):
+    method = tiny_vae()
+    first, again, other = (method.sample(variables, jax.random.key(seed), LABELS) for seed in (0, 0, 1))
+    assert first.shape == (5, *SHAPE) and first.dtype == jnp.float32 and float(jnp.abs(first).max()) <= 1
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    after = method.sample(variables, jax.random.key(0), LABELS.at[0].set(2))
+    assert (first[0] != after[0]).any()
+    np.testing.assert_allclose(first[1:], after[1:], atol=1e-6)
+    labels = np.arange(7, dtype=np.int32) % 3
+    whole = sample_many(method, variables, jax.random.key(0), labels, chunk=4)
+    np.testing.assert_array_equal(sample_many(method, variables, jax.random.key(0), labels[:3], chunk=4), whole[:3])
+
+
+def test_walks_begin_and_end_where_two_steps_do(variables):
+    method, key = tiny_vae(), jax.random.key(2)
+    walk, ends = (method.interpolate(variables, key, LABELS[:3], steps) for steps in (5, 2))
+    assert walk.shape == (3, 5, *SHAPE)
+    np.testing.assert_allclose(walk[:, [0, -1]], ends, atol=1e-5)
+    assert len(np.unique(np.asarray(walk).reshape(15, -1), axis=0)) == 15
+
+
+class LinearEncoder(nn.Module):
+    """q(z|x) = N(a x, exp(l)), a and l given, for one pixel and one latent."""
+
+    slope: float
+    logvar: float
+
+    def __call__(self, images, labels):
+        x = images.reshape(-1, 1)
+        return self.slope * x, jnp.full_like(x, self.logvar)
+
+
+class LinearDecoder(nn.Module):
+    """E[x|z] = w z."""
+
+    weight: float
+
+    def __call__(self, z, labels):
+        return (self.weight * z).reshape(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("off", [0.0, 0.3])
+def test_the_elbo_bounds_a_known_likelihood_from_below(off, x64):
+    """x = w z + sigma e: log p(x) = log N(x; 0, w^2 + sigma^2). The gap is the KL from the true posterior N(m, v) of z,
+    here with q = N(m + off x, e^off v): (e^off - 1 - off) / 2 + (off x)^2 / 2v; none at off = 0.
+    """
+    w, sigma, repeats = 0.8, 0.5, 20_000
+    variance = w**2 + sigma**2
+    encoder = LinearEncoder(w / variance + off, math.log(sigma**2 / variance) + off)
+    method = vae(encoder, LinearDecoder(w), latent_dim=1, tx=optax.sgd(0.0), likelihood=gaussian(sigma))
+    for x in (0.0, 0.9):
+        index = jnp.arange(repeats, dtype=jnp.int32)
+        batch = {"image": jnp.full((repeats, 1, 1, 1), x), "label": 0 * index, "index": index}
+        neg_elbo = method.evaluate({"encoder": {}, "decoder": {}}, batch, jax.random.key(0))["neg_elbo_nats"].mean()
+        neg_log_likelihood = 0.5 * math.log(2 * math.pi * variance) + x**2 / (2 * variance)
+        gap = float(neg_elbo) - neg_log_likelihood
+        expected = (math.exp(off) - 1 - off) / 2 + (off * x) ** 2 / (2 * sigma**2 / variance)
+        assert gap == pytest.approx(expected, abs=0.01)
+
+
+def test_a_vae_learns_digits():
+    """A few hundred steps of small dense nets: the bound falls far below that of the pixels' own means."""
+    images = data.load("digits").train.images
+    pair = MLPEncoder(8, (64,)), MLPDecoder((8, 8, 1), (64,))
+    method = vae(*pair, latent_dim=8, tx=optax.adam(3e-3), likelihood=bernoulli())
+    step = jax.jit(make_train_step(method.phases, prepare=scale_images), donate_argnums=0)
+
+    def batch(rows):
+        index = jnp.arange(len(rows), dtype=jnp.int32)
+        return {"image": jnp.asarray(images[rows]), "label": 0 * index, "index": index}
+
+    state = state_of(method, scale_images(batch(np.arange(2))))
+    for number in range(700):
+        rows = np.random.default_rng(number).integers(0, len(images), 64)
+        state, _ = step(state, batch(rows), jax.random.key(1))
+    figures = method.evaluate(state.variables, scale_images(batch(np.arange(len(images)))), jax.random.key(2))
+    means = np.clip(images.reshape(len(images), -1).mean(0) / 255, 1e-6, 1 - 1e-6)
+    independent = -(means * np.log(means) + (1 - means) * np.log(1 - means)).sum()
+    assert float(figures["neg_elbo_nats"].mean()) < 0.9 * independent
+    assert float(figures["kl_nats"].mean()) > 2  # it uses its latents

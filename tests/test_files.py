@@ -1,0 +1,56 @@
+"""Files are whole or not there."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from jimgen import files
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"), [(b"\x00\xff", b"\x00\xff"), ("gr\u00fcn\n", b"gr\xc3\xbcn\n"), (b"", b"")]
+)
+def test_content_is_written_and_folders_are_made(tmp_path, content, expected):
+    """Bytes as they are, text as UTF-8; an older file gives way, and nothing else is left."""
+    path = tmp_path / "deep" / "er" / "file"
+    for before in ("old", content):
+        files.write_atomically(path, before)
+    assert path.read_bytes() == expected
+    assert os.listdir(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("broken", ["write_bytes", "replace"])
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, broken):
+    """Whether the disk refuses the content or its place."""
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    files.write_atomically(tmp_path / "file", "old")
+    monkeypatch.setattr(*((Path, "write_bytes") if broken == "write_bytes" else (files.os, "replace")), fail)
+    with pytest.raises(OSError, match="disk full"):
+        files.write_atomically(tmp_path / "file", "new")
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "old"
+
+
+def test_a_reader_never_sees_a_part(tmp_path, monkeypatch):
+    """Until the new file is whole, the old one stands in its place."""
+    path, seen, replace = tmp_path / "file", [], os.replace
+
+    def look(temporary, target):
+        seen.append((Path(temporary).read_text(), path.read_text()))
+        replace(temporary, target)
+
+    files.write_atomically(path, "old")
+    monkeypatch.setattr(files.os, "replace", look)
+    files.write_atomically(path, "new")
+    assert seen == [("new", "old")] and path.read_text() == "new"
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError):
+        files.write_atomically(tmp_path / "file" / "x", "y")
+    assert (tmp_path / "file").read_text() == "mine"

@@ -1,0 +1,82 @@
+"""Pictures: exact pixels of grids, and files that come back as they were."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jimgen import pictures
+
+PIXELS = np.linspace(-1, 1, 4 * 8 * 8).reshape(4, 8, 8, 1)
+
+
+def test_to_uint8_maps_rounds_and_clips():
+    images = np.array([-1, -0.5, 0, 0.25, 1, -3, np.inf], np.float32)
+    np.testing.assert_array_equal(pictures.to_uint8(images), np.array([0, 64, 128, 159, 255, 0, 255], np.uint8))
+
+
+def test_to_uint8_passes_uint8_and_undoes_scaling():
+    pixels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(pictures.to_uint8(pixels), pixels)
+    np.testing.assert_array_equal(pictures.to_uint8(pixels / 127.5 - 1), pixels)
+
+
+@pytest.mark.parametrize(("images", "message"), [([0.0, np.nan], "1 NaN of 2"), ([0, 255], "not int64")])
+def test_to_uint8_refuses(images, message):
+    with pytest.raises(ValueError, match=message):
+        pictures.to_uint8(np.array(images))
+
+
+def test_grid_places_tiles_exactly():
+    images = np.array([10, 20, 30], np.uint8).reshape(3, 1, 1, 1)
+    sheet = pictures.grid(images, columns=2, scale=2, gap=1)
+    g = pictures.GAP_COLOUR
+    expected = [
+        [10, 10, g, g, 20, 20],
+        [10, 10, g, g, 20, 20],
+        [g, g, g, g, g, g],
+        [g, g, g, g, g, g],
+        [30, 30, g, g, g, g],
+        [30, 30, g, g, g, g],
+    ]
+    assert sheet.dtype == np.uint8 and sheet.shape == (6, 6, 3)
+    np.testing.assert_array_equal(sheet, np.repeat(np.array(expected, np.uint8)[..., None], 3, axis=-1))
+
+
+def test_grid_keeps_colours_and_orientation():
+    images = np.arange(2 * 2 * 3 * 3, dtype=np.uint8).reshape(2, 2, 3, 3)
+    np.testing.assert_array_equal(pictures.grid(images, columns=2, scale=1, gap=0), np.concatenate(images, axis=1))
+
+
+@pytest.mark.parametrize(
+    ("n", "size", "shape"),
+    [
+        (4, 8, (102, 102)),  # 8 pixels are enlarged six times: 2 * 48 + 6
+        (1, 28, (56, 56)),
+        (1, 64, (64, 64)),
+        (32, 64, (259, 519)),  # 4 rows of 8 and no holes, rather than 6 by 6
+        (7, 64, (194, 194)),  # a prime: 3 by 3 with two holes
+    ],
+)
+def test_grid_defaults(n, size, shape):
+    assert pictures.grid(np.zeros((n, size, size, 1))).shape == (*shape, 3)
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8, 1), (8, 8, 1), (2, 8, 8, 4)])
+def test_grid_refuses_shapes(shape):
+    with pytest.raises(ValueError, match="a grid takes"):
+        pictures.grid(np.zeros(shape))
+
+
+@pytest.mark.parametrize("options", [{"columns": 0}, {"scale": 0}, {"gap": -1}])
+def test_grid_refuses_sizes(options):
+    with pytest.raises(ValueError, match="at least"):
+        pictures.grid(PIXELS, **options)
+
+
+def test_save_png_round_trip(tmp_path):
+    sheet = pictures.grid(PIXELS)
+    pictures.save_png(tmp_path / "deep" / "x.png", sheet)
+    with Image.open(tmp_path / "deep" / "x.png") as image:
+        np.testing.assert_array_equal(np.asarray(image), sheet)
+    with pytest.raises(ValueError, match="to_uint8"):
+        pictures.save_png(tmp_path / "y.png", np.zeros((2, 2, 3)))
