@@ -166,7 +166,7 @@ def test_bad_input_is_told_and_nothing_written(folders, refused, tmp_path, argum
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["smaple", "run"], "sample"), (["sample", "run", "--nmu", "3"], "--num"), (["train"], "EXPERIMENT")],
+    [(["smaple", "run"], "sample"), (["sample", "run", "--nmu", "3"], "--num"), (["train"], "dcgan, vae")],
 )
 def test_unknown_commands_and_flags_end_with_status_2(jimgen, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
