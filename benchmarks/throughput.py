@@ -137,19 +137,21 @@ def compare(args: Args) -> None:
     shared = ["--batch", str(args.batch), "--steps", str(args.steps), "--warmup", str(args.warmup)]
     ours = [sys.executable, __file__, "--workload", args.workload, "--mode", args.mode, "--dtype", args.dtype, *shared]
     other = [args.other_python, os.path.abspath(args.against), *shared, *args.other_flags.split()]
+    lines = ("images_per_s", "images_per_cpu_s")
     figures: dict[str, list[tuple[float, float]]] = {"ours": [], "other": []}
     for turn in range(args.repeats):
         for name, command, folder in (("ours", ours, None), ("other", other, os.path.dirname(other[1]))):
             done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
-            found = [re.search(rf"^{line}: ([\d.]+)$", done.stdout, re.M) for line in ("images_per_s", "images_per_cpu_s")]
+            found = [re.search(rf"^{line}: ([\d.]+)$", done.stdout, re.M) for line in lines]
             if done.returncode or not all(found):
                 sys.exit(f"error: {' '.join(command)} failed:\n{done.stderr[-2000:]}")
             figures[name].append(tuple(float(match[1]) for match in found if match))  # pyright: ignore[reportArgumentType]
-            print(f"turn {turn + 1} {name}: {figures[name][-1][0]:.1f} images/s, {figures[name][-1][1]:.1f} per CPU second")
-    for i, line in enumerate(("images_per_s", "images_per_cpu_s")):
-        ours_median, other_median = (statistics.median(row[i] for row in figures[name]) for name in ("ours", "other"))
+            wall, cpu = figures[name][-1]
+            print(f"turn {turn + 1} {name}: {wall:.1f} images/s, {cpu:.1f} per CPU second")
+    for i, line in enumerate(lines):
+        median, other_median = (statistics.median(row[i] for row in figures[name]) for name in ("ours", "other"))
         ratios = ", ".join(f"{a[i] / b[i]:.2f}" for a, b in zip(figures["ours"], figures["other"], strict=True))
-        print(f"{line}: {ours_median:.1f} against {other_median:.1f}, ratio {ours_median / other_median:.3f} ({ratios})")
+        print(f"{line}: {median:.1f} against {other_median:.1f}, ratio {median / other_median:.3f} ({ratios})")
 
 
 if __name__ == "__main__":

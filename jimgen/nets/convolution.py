@@ -26,6 +26,7 @@ import numpy as np
 from jax import Array, lax
 
 Pair = tuple[int, int]
+Size = tuple[int, ...]  # of length two: (height, width)
 Padding = str | int | tuple[Pair, Pair]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -33,8 +34,8 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 class _Geometry(NamedTuple):
     """What S knows besides its arrays; hashable, so static under jit."""
 
-    picture: Pair  # (H, W), the size of x
-    kernel: Pair
+    picture: Size  # (H, W), the size of x
+    kernel: Size
     stride: Pair
     padding: tuple[Pair, Pair]  # (before, after) of each spatial axis of x
 
@@ -104,7 +105,7 @@ def _pair(n: int | Pair) -> Pair:
     return (n, n) if isinstance(n, int) else n
 
 
-def _pads(padding: Padding, picture: Pair, kernel: Pair, stride: Pair) -> tuple[Pair, Pair]:
+def _pads(padding: Padding, picture: Size, kernel: Size, stride: Pair) -> tuple[Pair, Pair]:
     if isinstance(padding, str):
         rows, columns = lax.padtype_to_pads(picture, kernel, stride, padding)
         return (int(rows[0]), int(rows[1])), (int(columns[0]), int(columns[1]))
@@ -117,7 +118,7 @@ def _output(g: _Geometry) -> Pair:
     return h, w
 
 
-def _default_size(y: Pair, kernel: Pair, stride: Pair, padding: Padding) -> Pair:
+def _default_size(y: Size, kernel: Size, stride: Pair, padding: Padding) -> Pair:
     if isinstance(padding, str):
         over = [max(kernel[d] - stride[d], 0) if padding.upper() == "VALID" else 0 for d in (0, 1)]
         return y[0] * stride[0] + over[0], y[1] * stride[1] + over[1]

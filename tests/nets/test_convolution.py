@@ -162,7 +162,7 @@ def down_kernel_gradient(x: Array, k: Array, y: Array) -> Array:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
 def test_all_forms_of_the_transpose_agree(size):
-    """Divisible sizes or not, gaps between taps or not; XLA on CPU refuses some of these in the form for accelerators."""
+    """Divisible sizes or not, gaps or not; XLA on CPU aborts on some of these in the form for accelerators."""
     for stride, pads, picture in [(2, 1, (8, 6)), (2, 0, (7, 9)), (3, 2, (9, 8)), (3, 0, (6, 9))]:
         g = convolution._Geometry(picture, (size, size), (stride, stride), ((pads, pads), (pads, pads)))
         y, k = arrays((2, *convolution._output(g), 3), (size, size, 2, 3))
