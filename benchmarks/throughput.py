@@ -56,10 +56,10 @@ def measure(args: Args) -> None:
     import numpy as np
 
     from jimgen import data, loop
+    from jimgen.cpu import keep_freed_memory
     from jimgen.data.batches import batches
     from jimgen.data.dataset import Arrays
     from jimgen.errors import UserError
-    from jimgen.memory import keep_freed_memory
     from jimgen.train_step import compile_step, init_state, make_train_step
 
     keep_freed_memory()  # as the loop does

@@ -23,11 +23,11 @@ import tyro
 from rich.console import Console
 
 from jimgen import checkpoint, data, loop, report
+from jimgen.cpu import keep_freed_memory
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
 from jimgen.files import write_atomically
 from jimgen.loop import RunConfig
-from jimgen.memory import keep_freed_memory
 from jimgen.methods.method import Method
 from jimgen.train_step import TrainState
 

@@ -6,9 +6,7 @@ folds the phases into one pure function (state, batch, key) -> (state, metrics);
 for one device or many. The same definition runs in every mode and computes the same numbers.
 """
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,6 +16,7 @@ from flax import struct
 from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jimgen.cpu import compiler_options
 from jimgen.errors import UserError
 from jimgen.parallel import DEVICE_AXIS, mean_over_devices, num_shards
 
@@ -65,19 +64,11 @@ def init_state(
 ) -> TrainState:
     """The state before the first step. Jit it: compiled initialisation is much faster, and draws the same numbers.
 
-    Args:
-      init: makes the variables of all nets from a key and an example batch (images float32 in [-1, 1]).
-      phases: the phases of training.
-      ema: names of the nets whose moving average is kept.
-      key: a PRNG key.
-      batch: an example batch.
-
-    Raises:
-      ValueError: a phase trains, or `ema` names, a net that `init` does not make.
+    `init` makes the variables of all nets from a key and an example batch (images float32 in [-1, 1]); `ema` names the
+    nets whose moving average is kept. Raises ValueError for a net that is trained or averaged but not made.
     """
     variables = init(key, batch)
-    unknown = {net for phase in phases for net in phase.trains} | set(ema)
-    if unknown := unknown - set(variables):
+    if unknown := {*ema, *(net for phase in phases for net in phase.trains)} - set(variables):
         raise ValueError(f"unknown nets {sorted(unknown)}: init makes {sorted(variables)}")
     zeros = {phase.name: jnp.zeros((), jnp.int32) for phase in phases}
     return TrainState(
@@ -136,9 +127,7 @@ def make_train_step(
     return step
 
 
-def _run_phase(
-    phase: Phase, state: TrainState, batch: Batch, key: Array, accumulate: int
-) -> tuple[TrainState, Metrics]:
+def _run_phase(phase: Phase, state: TrainState, batch: Batch, key: Array, accumulate: int):
     """One update by one phase."""
     params = _params(state.variables, phase)
     loss, aux, grads = _accumulated_gradient(phase, params, state.variables, batch, key, accumulate)
@@ -146,13 +135,10 @@ def _run_phase(
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
     updates, opt_state = phase.tx.update(grads, state.opt_state[phase.name], params)
-    moved: Variables = optax.apply_updates(params, updates)  # pyright: ignore[reportAssignmentType]
-    learnt = _merge(_with_params(state.variables, moved), aux.updates)
-    variables, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old),
-        (learnt, opt_state),
-        (state.variables, state.opt_state[phase.name]),
-    )
+    moved = {net: {"params": optax.apply_updates(params[net], updates[net])} for net in phase.trains}  # pyright: ignore
+    learnt = _merge(_merge(state.variables, moved), aux.updates)
+    before = state.variables, state.opt_state[phase.name]
+    variables, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (learnt, opt_state), before)
     skipped = state.skipped[phase.name] + ~finite
     in_a_row = jnp.where(finite, 0, state.skipped_in_a_row[phase.name] + 1)
     metrics = {"loss": loss, "grad_norm": grad_norm, **aux.metrics, "skipped": skipped, "skipped_in_a_row": in_a_row}
@@ -171,7 +157,8 @@ def _accumulated_gradient(
     """Loss, aux and gradient, averaged over devices and microbatches; collections are updated from one to the next."""
 
     def objective(params: Variables, variables: Variables, batch: Batch) -> tuple[Array, Aux]:
-        loss, aux = phase.objective(_with_params(variables, params), batch, key)
+        variables = _merge(variables, {net: {"params": params[net]} for net in phase.trains})
+        loss, aux = phase.objective(variables, batch, key)
         return mean_over_devices(loss), aux
 
     found = []
@@ -181,8 +168,7 @@ def _accumulated_gradient(
         variables = _merge(variables, aux.updates)
         found.append((loss, mean_over_devices(aux.metrics), mean_over_devices(grads)))
     loss, metrics, grads = jax.tree.map(lambda *parts: sum(parts) / accumulate, *found)
-    updates = {net: {name: variables[net][name] for name in changed} for net, changed in aux.updates.items()}
-    return loss, Aux(metrics, mean_over_devices(updates)), grads
+    return loss, Aux(metrics, mean_over_devices(aux.updates)), grads
 
 
 def _microbatches(batch: Batch, count: int) -> list[Batch]:
@@ -198,21 +184,13 @@ def _params(variables: Variables, phase: Phase) -> Variables:
     return {net: variables[net]["params"] for net in phase.trains}
 
 
-def _with_params(variables: Variables, params: Variables) -> Variables:
-    return _merge(variables, {net: {"params": moved} for net, moved in params.items()})
-
-
 def _merge(variables: Variables, changes: Mapping[str, Mapping[str, Any]]) -> Variables:
-    """Variables with the named collections of the named nets replaced."""
     return {**variables, **{net: {**variables[net], **collections} for net, collections in changes.items()}}
 
 
 def _ema_beta(half_life: float, ramp: float, num_images: int, step: Array) -> Array:
     """.5^(images a step / half-life in images), the half-life at most ramp times the images seen so far."""
-    if not half_life:
-        return jnp.zeros(())
-    images_seen = (step + 1.0) * num_images
-    images = jnp.minimum(half_life, ramp * images_seen) if ramp else jnp.asarray(half_life, float)
+    images = jnp.minimum(half_life, ramp * (step + 1.0) * num_images if ramp else jnp.inf)
     return 0.5 ** (num_images / jnp.maximum(images, 1e-8))
 
 
@@ -236,10 +214,8 @@ def compile_step(
     Args:
       step: from `make_train_step`.
       mode: "jit": the first device. "sharded": one program over all devices, the batch cut along its leading axis.
-        "pmap": a program a device with explicit averages. "auto": sharded on several devices, jit on one.
-      devices: default all.
-      state_sharding: for mode sharded, a TrainState of shardings over a mesh with axis `devices` (FSDP, say);
-        default: replicated, that is data parallel.
+        "pmap": a program a device with explicit averages. "auto": sharded on several of the devices, else jit.
+      state_sharding: for mode sharded, a TrainState of shardings (FSDP, say); default replicated, data parallel.
 
     Raises:
       UserError: an unknown mode, or pmap in a run of several processes (use sharded).
@@ -254,7 +230,13 @@ def compile_step(
     if mode == "pmap":
         if jax.process_count() > 1:
             raise UserError("mode pmap runs in one process only: use --mode sharded")
-        return CompiledStep(_pmap(step, devices), everywhere, split, everywhere)
+        in_axes, out_axes = (None, 0, None), (None, None)
+        parallel = jax.pmap(step, DEVICE_AXIS, in_axes=in_axes, out_axes=out_axes, devices=devices, donate_argnums=0)
+
+        def run_parallel(state: TrainState, batch: Batch, key: Array):
+            return parallel(state, jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch), key)
+
+        return CompiledStep(run_parallel, everywhere, split, everywhere)
     if mode not in ("jit", "sharded"):
         raise UserError(f"unknown mode {mode!r}: choose auto, jit, pmap or sharded")
     placed = everywhere if state_sharding is None else state_sharding
@@ -263,32 +245,6 @@ def compile_step(
         in_shardings=(placed, split, everywhere),
         out_shardings=(placed, everywhere),
         donate_argnums=0,
-        compiler_options=_compiler_options(devices[0].platform),
+        compiler_options=compiler_options(devices[0].platform),
     )
     return CompiledStep(run, placed, split, everywhere)
-
-
-@lru_cache
-def _compiler_options(platform: str) -> dict[str, str]:
-    """What XLA on CPU does better than by default: convolutions by Eigen, which uses all cores, and wide vectors."""
-    wanted = {
-        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
-        "xla_cpu_prefer_vector_width": "512",
-    }
-    known = {}
-    for name, value in wanted.items() if platform == "cpu" else ():
-        with contextlib.suppress(Exception):  # a jaxlib that does not know the option; it does not say by what type
-            jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
-            known[name] = value
-    return known
-
-
-def _pmap(step: Step, devices: list[Any]) -> Step:
-    parallel = jax.pmap(
-        step, DEVICE_AXIS, in_axes=(None, 0, None), out_axes=(None, None), devices=devices, donate_argnums=0
-    )
-
-    def run(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
-        return parallel(state, jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch), key)
-
-    return run
