@@ -242,7 +242,7 @@ def _commands(run: Run) -> str:
     folder = shlex.quote(str(run.folder))
     script = shlex.quote(f"experiments/{run.experiment}.py")
     lines = [f"python {script} --workdir {folder}"] if run.experiment else []
-    lines += [f"jimgen sample {folder} --num 64 --seed 0 --out samples.png", f"jimgen evaluate {folder} --num 1000"]
+    lines += [f"jimgen sample {folder} --num 64 --seed 0 --out samples.png", f"jimgen interpolate {folder}"]
     return "<pre>" + escape("\n".join(lines)) + "</pre>"
 
 
