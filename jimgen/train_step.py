@@ -135,8 +135,8 @@ def _run_phase(phase: Phase, state: TrainState, batch: Batch, key: Array, accumu
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
     updates, opt_state = phase.tx.update(grads, state.opt_state[phase.name], params)
-    moved = {net: {"params": optax.apply_updates(params[net], updates[net])} for net in phase.trains}  # pyright: ignore
-    learnt = _merge(_merge(state.variables, moved), aux.updates)
+    moved: Any = optax.apply_updates(params, updates)
+    learnt = _merge(_merge(state.variables, {net: {"params": moved[net]} for net in phase.trains}), aux.updates)
     before = state.variables, state.opt_state[phase.name]
     variables, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (learnt, opt_state), before)
     skipped = state.skipped[phase.name] + ~finite
