@@ -5,7 +5,7 @@ Radford, Metz and Chintala, Unsupervised Representation Learning with Deep Convo
     python experiments/dcgan.py --data digits --size 16 --conditional --steps 2000
     python experiments/dcgan.py --data fashion_mnist --size 32 --fit pad --steps 4200
 
-Result of the second, Fashion-MNIST 32x32, seed 0: all ten classes are recognisable in the grid after 657 s on two CPU
+Result: of the second, Fashion-MNIST 32x32, seed 0, all ten classes are recognisable in the grid after 657 s on two CPU
 cores that had other work as well (AMD EPYC, 2026-11-23); 640 to 690 images/s while they had none.
 """
 
