@@ -5,8 +5,11 @@ Kingma and Welling, Auto-Encoding Variational Bayes, arXiv 1312.6114.
     python experiments/vae.py --data digits --size 16 --conditional --steps 1000
     python experiments/vae.py --data fashion_mnist --net mlp --steps 12000 --ema-half-life 140000
 
-Result: of the second, binarised Fashion-MNIST, seed 0, test -ELBO 234.1 nats (reconstruction 218.2, KL 15.9) in 263 s on
-two CPU cores that had other work as well (AMD EPYC, 2026-11-23). The convolutional net: not run.
+    python experiments/vae.py --data fashion_mnist --net conv --steps 4500 --ema-half-life 100000
+
+Result: binarised Fashion-MNIST, seed 0, two CPU cores (AMD EPYC, 2026-11-23): the dense net (second command) reaches a
+test -ELBO of 234.1 nats (reconstruction 218.2, KL 15.9) in 263 s, on a machine that had other work as well; the
+convolutional one (third) 233.8 nats (214.8, 18.9) in 249 s.
 """
 
 from dataclasses import dataclass
