@@ -104,6 +104,7 @@ def reconstruct(run: RunFolder, /, num: int = 40, out: Path | None = None) -> No
     import numpy as np
 
     from jimgen import data, loop, pictures
+    from jimgen.data.dataset import read_rows
 
     _require_positive(num=num)
     with _jax() as jax:
@@ -114,7 +115,7 @@ def reconstruct(run: RunFolder, /, num: int = 40, out: Path | None = None) -> No
         dataset = data.load(
             config.data, size=config.size, fit=config.fit, channels=config.channels, data_dir=config.data_dir
         )
-        images, labels = loop.read_rows(dataset.test, range(min(num, dataset.spec.num_test)))
+        images, labels = read_rows(dataset.test, range(min(num, dataset.spec.num_test)))
         scaled = loop.scale_images({"image": jax.numpy.asarray(images)})["image"]
         variables = loop.eval_variables(loaded.state)
         found = pictures.to_uint8(np.asarray(loaded.method.reconstruct(variables, scaled, jax.numpy.asarray(labels))))

@@ -5,7 +5,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jimgen import checkpoint
 from jimgen.curves import read_metrics
 from jimgen.data.batches import batches, test_batches
-from jimgen.data.dataset import Arrays, Dataset, DataSpec, Stream
+from jimgen.data.dataset import Dataset, DataSpec, read_rows
 from jimgen.errors import UserError
 from jimgen.files import write_atomically
 from jimgen.methods.method import Method
@@ -271,15 +271,6 @@ def _real_grid(dataset: Dataset) -> np.ndarray:
     waiting = {label: list(np.flatnonzero(found == label)) for label in np.unique(found)}
     rows = [waiting[label].pop(0) if waiting.get(label) else i % len(images) for i, label in enumerate(labels)]
     return grid(images[np.asarray(rows)], columns=columns)
-
-
-def read_rows(split: Arrays | Stream, rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, h, w, c] and labels int32 [n] of some rows of a split."""
-    if isinstance(split, Arrays):
-        chosen = np.fromiter(rows, np.int64)
-        return split.images[chosen], split.labels[chosen]
-    read = [split.read(row) for row in rows]
-    return np.stack([image for image, _ in read]), np.asarray([label for _, label in read], np.int32)
 
 
 def _draw(method: Method, dataset: Dataset, folder: Path, key: Array, state: TrainState) -> None:

@@ -20,7 +20,7 @@ from tiny import SHAPE, largest_difference, tiny_gan, tiny_vae
 
 from jimgen import loop
 from jimgen.checkpoint import content_hash
-from jimgen.data.dataset import Arrays, Dataset, DataSpec, Stream
+from jimgen.data.dataset import Arrays, Dataset, DataSpec, Stream, read_rows
 from jimgen.errors import UserError
 from jimgen.loop import Interrupted, RunConfig
 from jimgen.methods.vae import gaussian
@@ -297,7 +297,7 @@ def test_the_real_grid_shows_each_class_in_its_column():
 def test_a_stream_reads_the_rows_that_arrays_read():
     arrays = dataset().train
     stream = Stream(lambda row: (arrays.images[row], int(arrays.labels[row])), NUM_TRAIN, "x")
-    for found, expected in zip(loop.read_rows(stream, [5, 0]), loop.read_rows(arrays, [5, 0]), strict=True):
+    for found, expected in zip(read_rows(stream, [5, 0]), read_rows(arrays, [5, 0]), strict=True):
         np.testing.assert_array_equal(found, expected)
         assert found.dtype == expected.dtype
 

@@ -1,5 +1,6 @@
 """Data sets by name: `load("digits")`, `load("folder:photos", size=64)`; `batches.py` feeds them to the devices."""
 
-from jimgen.data.dataset import Dataset, DataSpec, load
+from jimgen.data.dataset import Dataset, DataSpec
+from jimgen.data.loading import load
 
 __all__ = ["DataSpec", "Dataset", "load"]
