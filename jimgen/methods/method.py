@@ -3,9 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from jimgen.train_step import Batch, Phase, Variables
@@ -26,24 +23,5 @@ class Method(NamedTuple):
     decode: Callable[[Variables, Array, Array], Array] | None = None  # (variables, z [n, d], labels) -> images
     interpolate: Callable[[Variables, Array, Array, int], Array] | None = None  # (.., labels, steps) -> [n, steps, ...]
     evaluate: Callable[[Variables, Batch, Array], dict[str, Array]] | None = None  # figures of held-out data, each [n]
-
-
-def sample_many(method: Method, variables: Variables, key: Array, labels: np.ndarray, chunk: int = 256) -> np.ndarray:
-    """Samples any number of images in chunks of one compiled size.
-
-    Args:
-      method, variables: what to sample from.
-      key: a PRNG key.
-      labels: int32 [n].
-      chunk: images at a time. Chunk i draws from fold_in(key, i), so another size gives another set.
-
-    Returns:
-      Images float32 [n, h, w, c] in [-1, 1], the same on any number of devices. The first ones do not depend on n.
-    """
-    draw = jax.jit(method.sample)
-    images = []
-    for i, start in enumerate(range(0, len(labels), chunk)):
-        part = labels[start : start + chunk]
-        padded = jnp.asarray(np.resize(part, chunk))
-        images.append(np.asarray(draw(variables, jax.random.fold_in(key, i), padded))[: len(part)])
-    return np.concatenate(images)
+    # (variables, key, images, mask, labels) -> images; mask bool [n, h, w], True = known
+    inpaint: Callable[[Variables, Array, Array, Array, Array], Array] | None = None

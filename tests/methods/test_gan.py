@@ -10,7 +10,6 @@ from tiny import SHAPE, largest_difference, state_of, tiny_batch, tiny_gan
 from jimgen import data
 from jimgen.loop import scale_images
 from jimgen.methods.gan import gan, slerp
-from jimgen.methods.method import sample_many
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.train_step import make_train_step
 
@@ -44,16 +43,6 @@ def test_samples_follow_their_labels(method, variables):
     before, after = (method.sample(variables, key, labels) for labels in (LABELS, LABELS.at[0].set(2)))
     assert (before[0] != after[0]).any()
     np.testing.assert_array_equal(before[1:], after[1:])
-
-
-def test_any_number_of_samples_begins_with_the_same_ones(method, variables):
-    """Across the ends of chunks, too."""
-    labels, key = np.arange(11, dtype=np.int32) % 3, jax.random.key(5)
-    whole = sample_many(method, variables, key, labels, chunk=4)
-    assert whole.shape == (11, *SHAPE) and whole.dtype == np.float32
-    for n in (1, 4, 6):
-        np.testing.assert_array_equal(sample_many(method, variables, key, labels[:n], chunk=4), whole[:n])
-    assert len(np.unique(whole.reshape(11, -1), axis=0)) == 11
 
 
 def test_walks_begin_and_end_where_two_steps_do(method, variables):

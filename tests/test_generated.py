@@ -1,0 +1,109 @@
+"""Generated sets: the same set for the same seed anywhere, and what comes back from a file is what went into it."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import SHAPE, state_of, tiny_batch, tiny_gan, tiny_vae
+
+from jimgen.errors import UserError
+from jimgen.generated import GeneratedSet, class_labels, generate, read_generated, save
+
+
+def test_class_labels_are_in_turn_where_classes_weigh_the_same():
+    assert class_labels(7, [1, 1, 1]).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert class_labels(3, [0.2]).tolist() == [0, 0, 0]
+
+
+def test_every_beginning_of_the_labels_keeps_the_proportions():
+    """No class is ever a whole image off its share of 5 : 3 : 2, and a larger set begins with the smaller."""
+    weights = np.array([5, 3, 2, 0])
+    labels = class_labels(200, weights.tolist())
+    assert labels.dtype == np.int32
+    for n in range(1, 201):
+        assert np.abs(np.bincount(labels[:n], minlength=4) - n * weights / 10).max() < 1
+    np.testing.assert_array_equal(class_labels(31, weights.tolist()), labels[:31])
+
+
+@pytest.mark.parametrize("weights", [[-1, 2], [0, 0], [float("nan"), 1]])
+def test_class_weights_that_make_no_sense(weights):
+    with pytest.raises(ValueError, match="class weights"):
+        class_labels(3, weights)
+
+
+@pytest.mark.parametrize("family", [tiny_gan, tiny_vae])
+def test_the_same_set_on_any_number_of_devices(family):
+    """Bit for bit, across the ends of chunks, and whatever the number of images."""
+    method = family()
+    variables, key = state_of(method, tiny_batch()).variables, jax.random.key(5)
+    labels = np.arange(23, dtype=np.int32) % 3
+    whole = generate(method, variables, key, labels, chunk=4, devices=jax.devices()[:1])
+    assert whole.images.shape == (23, *SHAPE) and whole.images.dtype == np.uint8
+    np.testing.assert_array_equal(whole.labels, labels)
+    assert len(np.unique(whole.images.reshape(23, -1), axis=0)) == 23
+    for n, devices in ((23, 8), (23, 3), (9, 2), (1, 8)):
+        part = generate(method, variables, key, labels[:n], chunk=4, devices=jax.devices()[:devices])
+        np.testing.assert_array_equal(part.images, whole.images[:n])
+    other = generate(method, variables, jax.random.key(6), labels, chunk=4)
+    assert (other.images != whole.images).any()
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (12, 5, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("name", ["set.npz", "set"])
+def test_sets_come_back_as_they_were(tmp_path, images, channels, labelled, name):
+    """Labels skip a class, so that folders must be read by their numbers and not by their order."""
+    labels = np.array([3, 0, 1, 1, 0, 3, 3, 0, 1, 0, 1, 3], np.int32) if labelled else None
+    written = GeneratedSet(images[..., :channels], labels)
+    read = read_generated(save(tmp_path / name, written))
+    np.testing.assert_array_equal(read.images, written.images)
+    assert (read.labels is None) == (not labelled)
+    if labelled:
+        np.testing.assert_array_equal(read.labels, labels)
+
+
+def test_a_folder_of_named_classes(tmp_path, images):
+    """Ones that others made: classes by the order of their names."""
+    for i, name in enumerate(("cat", "ant", "cat")):
+        (tmp_path / name).mkdir(exist_ok=True)
+        Image.fromarray(images[i]).save(tmp_path / name / f"{i}.png")
+    read = read_generated(tmp_path)
+    np.testing.assert_array_equal(read.images, images[:3])
+    assert read.labels.tolist() == [1, 0, 1]
+
+
+def test_sets_that_cannot_be_read(tmp_path, images):
+    def refused(message, path):
+        with pytest.raises(UserError, match=message):
+            read_generated(path)
+
+    refused("there is no", tmp_path / "none.npz")
+    refused("neither an .npz file nor a folder", tmp_path / "none")
+    (tmp_path / "torn.npz").write_bytes(b"PK no zip")
+    refused("cannot be read as npz", tmp_path / "torn.npz")
+    for message, arrays in {
+        "no array `images`": {"labels": np.zeros(3)},
+        "must be uint8": {"images": images / 255},
+        "n, h, w, 1 or 3": {"images": images[..., :2]},
+        "12 images but labels": {"images": images, "labels": np.zeros(3)},
+    }.items():
+        np.savez(tmp_path / "bad.npz", **arrays)
+        refused(message, tmp_path / "bad.npz")
+    (tmp_path / "empty").mkdir()
+    refused("holds no pictures", tmp_path / "empty")
+    for i, side in enumerate((3, 5)):
+        Image.fromarray(images[0, :side]).save(tmp_path / "empty" / f"{i}.png")
+    refused("several sizes", tmp_path / "empty")
+
+
+def test_nothing_is_overwritten(tmp_path, images):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is there already"):
+        save(tmp_path / "here", GeneratedSet(images, None))
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["mine.txt"]
