@@ -8,7 +8,7 @@ import difflib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -24,6 +24,9 @@ def main() -> None:
         "sample": sample,
         "reconstruct": reconstruct,
         "interpolate": interpolate,
+        "evaluate": evaluate,
+        "compare": compare,
+        "reference": reference,
         "report": report,
         "runs": runs,
         "doctor": doctor,
@@ -66,31 +69,42 @@ def sample(
     num: int = 64,
     seed: int = 0,
     label: int | None = None,
+    classes: Literal["balanced", "frequency"] = "balanced",
+    best: bool = False,
     out: Path | None = None,
 ) -> None:
-    """Draw new images from a run, the same set for the same seed.
+    """Draw new images from a run, the same set for the same seed on any number of devices.
 
     Args:
         run: folder of the run.
         num: how many.
         seed: of the latents.
-        label: one class for all; by default the classes in turn.
-        out: .png for a grid, .npz for arrays `images` (uint8 [n, h, w, c]) and `labels`. Default RUN/sample.png
+        label: one class for all.
+        classes: balanced: the classes in turn; frequency: as often as in the training images.
+        best: from the best checkpoint that --quality-every kept, not from the newest one.
+        out: .png for a grid; .npz for arrays `images` (uint8 [n, h, w, c]) and `labels`; any other name for a folder of
+            PNGs. Default RUN/sample.png
     """
     import numpy as np
 
-    from jimgen import loop
-    from jimgen.methods.method import sample_many
+    from jimgen import generated, loop
 
     _require_positive(num=num)
     with _jax() as jax:
-        loaded = _load(run)
-        classes = loaded.spec.num_classes
+        loaded = _load(run, best)
         if label is not None:
             _require_label(loaded, label)
-        labels = np.arange(num, dtype=np.int32) % classes if label is None else np.full(num, label, np.int32)
-        images = sample_many(loaded.method, loop.eval_variables(loaded.state), jax.random.key(seed), labels)
-    _write(out or run / "sample.png", images, labels, columns=classes if label is None and 2 <= classes <= 16 else None)
+            labels = np.full(num, label, np.int32)
+        else:
+            labels = generated.class_labels(num, _class_weights(loaded, classes))
+        variables = loop.eval_variables(loaded.state)
+        drawn = generated.generate(loaded.method, variables, jax.random.key(seed), labels)
+    path, count = out or run / "sample.png", loaded.spec.num_classes
+    in_columns = label is None and classes == "balanced" and 2 <= count <= 16
+    if path.suffix == ".png":
+        _write(path, *drawn, columns=count if in_columns else None)
+    else:
+        print(generated.save(path, drawn))
 
 
 def reconstruct(run: RunFolder, /, num: int = 40, out: Path | None = None) -> None:
@@ -164,6 +178,147 @@ def interpolate(
         rows = loaded.method.interpolate(loop.eval_variables(loaded.state), key, jax.numpy.asarray(labels), steps)
     images = np.asarray(rows).reshape(-1, *rows.shape[2:])
     _write(out or run / "interpolate.png", images, np.repeat(labels, steps), columns=steps)
+
+
+def evaluate(
+    source: RunFolder,
+    /,
+    data: str | None = None,
+    num: int = 10_000,
+    metrics: str = "fd,kid,prdc,copying",
+    extractors: str = "",
+    seed: int = 0,
+    classes: Literal["balanced", "frequency"] = "balanced",
+    best: bool = False,
+    reference: tuple[Path, ...] = (),
+    size: int | None = None,
+    fit: Literal["resize", "pad"] = "resize",
+    channels: Literal[1, 3] | None = None,
+    out: Path | None = None,
+) -> None:
+    """Measure a run, an .npz of images or a folder of pictures against real images; the last line is JSON.
+
+    Beside each figure stand those of real test images and of one Gaussian per class, the line to beat.
+
+    Args:
+        source: folder of a run, .npz with `images` (uint8 [n, h, w, c]), or folder of pictures.
+        data: real images, as in training; by default the run's own.
+        num: images drawn, or the first ones of a set.
+        metrics: of fd, fd_infinity, kid, is, prdc, cmmd, copying, fls, cas; separated by commas.
+        extractors: names separated by commas; by default the data's own classifier, if there is one, and
+            efficientnet_lite0@64. Also inception, and PATH.py:FUNCTION for one's own.
+        seed: of the latents and of what is random in the metrics.
+        classes: of a run: balanced, or by their frequency in training.
+        best: of a run: its best checkpoint, not its newest.
+        reference: files of `jimgen reference`, one for each extractor, in place of the data's statistics.
+        size, fit, channels: how real images are brought to the shape of the others; by default as the run did.
+        out: folder of the results. Default RUN/evaluation
+    """
+    import json
+
+    from jimgen import data as sets
+    from jimgen import evaluate as evaluation
+    from jimgen import report as pages
+    from jimgen.metrics.evaluation import check_metrics
+
+    _require_positive(num=num)
+    chosen = [name.strip() for name in metrics.split(",") if name.strip()]
+    check_metrics(chosen)
+    with _jax():
+        subject, run = evaluation.subject_of(source, num, seed, classes, out, best)
+        name = data or (run.config.data if run else None)
+        if name is None:
+            raise UserError(f"{source} does not say what it should be compared with: give --data")
+        if run and name == run.config.data and size is None and channels is None:
+            dataset = evaluation.load_data(run.config)
+        else:
+            dataset = sets.load(name, size=size, fit=fit, channels=channels)
+        result = evaluation.evaluate(
+            subject,
+            dataset,
+            extractors=[name.strip() for name in extractors.split(",") if name.strip()],
+            metrics=chosen,
+            references=reference,
+            seed=seed,
+        )
+    _print_figures(result)
+    if run is not None and out is None:
+        pages.write_report([source], source / "report.html")
+    print(subject.folder / "evaluation.json")
+    values = {name: row["value"] for name, row in result["figures"].items()}
+    print(json.dumps({**values, "num": num, "data": dataset.spec.name}))
+
+
+def compare(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
+    """Put evaluated runs side by side; runs that differ in their seed alone become a mean with a 95% interval.
+
+    Args:
+        runs: folders of runs, or of evaluations.
+    """
+    import json
+    import math
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from jimgen import compare as comparison
+
+    groups, beside = comparison.compare(runs)
+    table = Table(title=f"{sum(len(group.runs) for group in groups)} runs")
+    table.add_column("figure")
+    for group in groups:
+        table.add_column(group.name, justify="right")
+    columns = [who for who in ("real", "gaussian") if any(who in row for row in beside.values())]
+    for who in columns:
+        table.add_column({"real": "real images", "gaussian": "Gaussian per class"}[who], justify="right")
+    for name, others in beside.items():
+        cells = []
+        for group in groups:
+            found = group.figures.get(name)
+            width = "" if found is None or math.isnan(found.half_width) else f" ± {found.half_width:.2g}"
+            cells.append("" if found is None else f"{found.mean:.4g}{width}")
+        table.add_row(name, *cells, *(f"{others[who]:.4g}" if who in others else "" for who in columns))
+    Console(soft_wrap=True).print(table)
+    rows = {group.name: {name: found._asdict() for name, found in group.figures.items()} for group in groups}
+    print(json.dumps(rows).replace("NaN", "null"))
+
+
+def reference(
+    data: tyro.conf.Positional[str],
+    out: Path,
+    extractor: str = "efficientnet_lite0@64",
+    split: Literal["train", "test"] = "train",
+    num: int = 0,
+    features: bool = False,
+    size: int | None = None,
+    fit: Literal["resize", "pad"] = "resize",
+    channels: Literal[1, 3] | None = None,
+) -> None:
+    """Make reference statistics of one's own data: a file for `jimgen evaluate --reference`.
+
+    Args:
+        data: digits, fashion_mnist, tfds:NAME, folder:PATH or npz:PATH.
+        out: the file, .npz.
+        extractor: whose features.
+        split: which images.
+        num: how many of them; 0 for all. A distance compares only with others of the same number.
+        features: keep the features too, which kid, prdc and cmmd need; the file is larger.
+        size, fit, channels: as in training.
+    """
+    from jimgen import data as sets
+    from jimgen.data.dataset import num_rows
+    from jimgen.metrics.extractors import load_extractor
+    from jimgen.metrics.reference import make_reference, save_reference
+
+    if out.suffix != ".npz":
+        raise UserError(f"--out {out}: give a name that ends in .npz")
+    with _jax():
+        net = load_extractor(extractor)
+        dataset = sets.load(data, size=size, fit=fit, channels=channels)
+        count = num or num_rows(dataset.train if split == "train" else dataset.test)
+        made = make_reference(dataset, net, split=split, count=count, keep_features=features)
+    save_reference(out, made)
+    print(f"{count} images of {data} ({split}), {len(made.moments.mean)} features of {extractor}: {out}")
 
 
 def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
@@ -257,10 +412,36 @@ def _jax():
         raise
 
 
-def _load(run: Path):
+def _load(run: Path, best: bool = False):
     from jimgen.experiment import load_run
 
-    return load_run(run)
+    return load_run(run, best)
+
+
+def _class_weights(loaded: Any, classes: str) -> list[float]:
+    """How often each class is drawn: equally, or as in the training images."""
+    if classes == "balanced":
+        return [1.0] * loaded.spec.num_classes
+    from jimgen.evaluate import class_frequencies, load_data
+
+    return class_frequencies(load_data(loaded.config)).tolist()
+
+
+def _print_figures(result: dict[str, Any]) -> None:
+    """The table of an evaluation."""
+    from rich.console import Console
+    from rich.table import Table
+
+    counts = result["num_real"]
+    table = Table(title=f"{result['num']} images against {counts['train']} of {result['data']['name']}")
+    table.add_column("figure")
+    for head in ("images", f"real ({counts['test']} test)", "Gaussian per class"):
+        table.add_column(head, justify="right")
+    for name, row in result["figures"].items():
+        table.add_row(name, *(f"{row[who]:.4g}" if who in row else "" for who in ("value", "real", "gaussian")))
+    Console(soft_wrap=True).print(table)
+    seconds = result["seconds"]
+    print(f"{seconds['images']} s for the images, {seconds['with_comparison']} s with what they are compared with")
 
 
 def _require_positive(**numbers: int) -> None:

@@ -29,6 +29,8 @@ from jimgen.errors import UserError
 from jimgen.files import write_atomically
 from jimgen.loop import RunConfig
 from jimgen.methods.method import Method
+from jimgen.metrics.extractors import load_extractor
+from jimgen.quality import check_quality, extractor_name
 from jimgen.train_step import TrainState
 
 __all__ = ["RunConfig", "main", "load_run", "Run"]
@@ -38,6 +40,7 @@ Build = Callable[[Any, DataSpec], Method]
 # Fields that say how a run is carried out, not what it computes: they may change when it resumes.
 FREE_FIELDS = (
     *("steps", "workdir", "mode", "devices", "log_every", "sample_every", "save_every", "eval_every"),
+    *("quality_every", "quality_metric", "quality_num", "quality_extractor"),
     *("keep", "max_skipped", "override", "dry_run", "data_dir", "download", "strict"),
 )
 
@@ -97,6 +100,9 @@ def run(config: Config, build: Build) -> TrainState | None:
     if config.dry_run:
         loop.describe(method, dataset.spec, config, console)
         return None
+    if config.quality_every:
+        check_quality(config.quality_metric, config.quality_num, dataset)
+        load_extractor(extractor_name(config.quality_extractor, config.data))  # what is missing is told now
     _require_same_data(dataset.spec, folder, config.override)
     loop.prepare(method, dataset.spec, config)  # a batch that does not fit is told before anything is written
     _write_run_files(config, source, dataset.spec, folder)
@@ -164,8 +170,10 @@ class Run(NamedTuple):
     state: TrainState
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path, best: bool = False) -> Run:
     """Reads a run's folder: runs its copy of the experiment, builds the method and restores the newest checkpoint.
+
+    With `best`, the checkpoint that had the best figure of --quality-metric.
 
     Raises:
       UserError: no run there, or no good checkpoint in it.
@@ -185,7 +193,10 @@ def load_run(folder: Path) -> Run:
     target = jax.eval_shape(partial(loop.initialise, method, spec, config.seed))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), target)
-    state, warnings = checkpoint.restore(checkpoint.open_checkpoints(folder / "checkpoints", config.keep), target)
+    if best and not (folder / "best").is_dir():
+        raise UserError(f"{folder} keeps no best checkpoint: train it with --quality-every N")
+    saved_in = folder / ("best" if best else "checkpoints")
+    state, warnings = checkpoint.restore(checkpoint.open_checkpoints(saved_in, config.keep), target)
     for warning in warnings:
         print(warning, file=sys.stderr)
     if state is None:

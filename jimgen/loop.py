@@ -25,7 +25,9 @@ from jimgen.data.dataset import Dataset, DataSpec, read_rows
 from jimgen.errors import UserError
 from jimgen.files import write_atomically
 from jimgen.methods.method import Method
+from jimgen.metrics.evaluation import is_better
 from jimgen.pictures import grid, save_png, to_uint8
+from jimgen.quality import best_so_far, measure_quality
 from jimgen.train_step import (
     Batch,
     CompiledStep,
@@ -82,6 +84,14 @@ class RunConfig:
     """steps between checkpoints"""
     eval_every: int = 0
     """steps between evaluations on the test split, where the method has one; 0 for the end only"""
+    quality_every: int = 0
+    """steps between measurements of drawn images, whose best checkpoint is kept in best/; 0 for none"""
+    quality_metric: Literal["fd", "kid", "is", "precision", "recall", "coverage"] = "fd"
+    """the figure that decides which checkpoint is the best"""
+    quality_num: int = 2000
+    """images drawn for it"""
+    quality_extractor: str = ""
+    """of their features; default the data's own classifier, else efficientnet_lite0@64"""
     keep: int = 3
     """checkpoints that stay"""
     max_skipped: int = 20
@@ -200,6 +210,8 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, con
     else:
         console.print(f"resuming at step {int(state.step)} of {config.steps}")
     start = int(state.step)
+    best = checkpoint.open_checkpoints(folder / "best", 1) if config.quality_every else None
+    log_path = folder / "metrics.jsonl"
 
     writer = jax.process_index() == 0
     draw = partial(_draw, method, dataset, folder / "samples", picture_key) if writer else lambda state: None
@@ -207,8 +219,9 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, con
     if start == 0 and writer:
         save_png(folder / "samples" / "real.png", _real_grid(dataset))
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context(_logger(folder / "metrics.jsonl", start, config, console)) if writer else _silent
+        log = stack.enter_context(_logger(log_path, start, config, console)) if writer else _silent
         stop = stack.enter_context(_stop_signals())
+        record = best_so_far(read_metrics(log_path), config.quality_metric) if best and start else None
         feed = batches(
             dataset.train,
             batch_size=config.batch_size,
@@ -229,10 +242,24 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, con
                 raise Interrupted(stop[0], number)
             if number % sample_every == 0 or number == config.steps:
                 draw(state)
+            if best and (number % config.quality_every == 0 or number == config.steps):
+                variables = jax.device_put(eval_variables(state), jax.local_devices()[0])
+                value, figures = measure_quality(
+                    *(method, variables, picture_key, dataset),
+                    metric=config.quality_metric,
+                    num=config.quality_num,
+                    extractor=config.quality_extractor,
+                )
+                log(number, {f"quality/{name}": figure for name, figure in figures.items()})
+                if record is None or is_better(config.quality_metric, value, record):
+                    record = value
+                    checkpoint.save(best, state)
             if method.evaluate and (number == config.steps or config.eval_every and number % config.eval_every == 0):
                 figures = evaluate(method, eval_variables(state), dataset, test_key, compiled, config.batch_size)
                 log(number, {f"test/{name}": value for name, value in figures.items()})
-    checkpoint.finish(manager)
+    for each in (manager, best):
+        if each:
+            checkpoint.finish(each)
     return state
 
 
@@ -336,8 +363,7 @@ def _logger(path: Path, start: int, config: RunConfig, console: Console):
             # The first interval holds the compilation, which says nothing of the speed.
             if step > last_step > start:
                 row["images_per_s"] = round((step - last_step) * config.batch_size / (now - last_time), 2)
-            if step > last_step:
-                last_time, last_step = now, step
+            last_time, last_step = now, step  # of evaluations too, whose time is not training's
             try:
                 file.write(json.dumps(row | metrics) + "\n")
                 file.flush()
@@ -356,7 +382,11 @@ def _logger(path: Path, start: int, config: RunConfig, console: Console):
 
 
 def _headline(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if name.endswith("/loss") or name.startswith("test/")}
+    return {
+        name: value
+        for name, value in metrics.items()
+        if name.endswith("/loss") or name.startswith(("test/", "quality/"))
+    }
 
 
 def _forget_after(path: Path, step: int) -> float:

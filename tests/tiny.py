@@ -7,6 +7,7 @@ import optax
 
 from jimgen.methods.gan import gan
 from jimgen.methods.vae import bernoulli, vae
+from jimgen.metrics.extractors import Extractor
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.nets.vae import ConvDecoder, ConvEncoder
 from jimgen.train_step import init_state
@@ -56,3 +57,16 @@ def largest_difference(a, b) -> float:
     """Over all leaves of two equal trees."""
     differences = jax.tree.map(lambda x, y: float(np.max(np.abs(np.asarray(x) - np.asarray(y)), initial=0)), a, b)
     return max(jax.tree.leaves(differences))
+
+
+def tiny_extractor(seed=0, num_features=6, num_classes=10, **changed) -> Extractor:
+    """Random projections of 8x8 grey images, as features and as logits."""
+    rng = np.random.default_rng(seed)
+    weights = rng.normal(size=(64, num_features + num_classes)).astype(np.float32) / 255
+
+    def forward(levels):
+        seen = levels.reshape(levels.shape[0], -1) @ weights
+        return seen[:, :num_features], seen[:, num_features:]
+
+    fields = {"name": "tiny", "weights_hash": f"{seed:064d}", "resolution": 8, "fit": "resize", "channels": 1}
+    return Extractor(**{**fields, "forward": forward, **changed})

@@ -1,0 +1,104 @@
+"""Runs side by side, from the evaluations that they hold, with confidence intervals over seeds."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jimgen.errors import UserError
+
+NOT_COMPARED = ("seed", "workdir", "devices", "mode", "log_every", "sample_every", "save_every", "eval_every", "keep")
+
+
+class Interval(NamedTuple):
+    """Mean of n values and half the width of its 95% confidence interval; nan of one value."""
+
+    mean: float
+    half_width: float
+    n: int
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seed alone."""
+
+    name: str
+    runs: tuple[Path, ...]
+    figures: dict[str, Interval]
+
+
+def confidence_interval(values: Sequence[float]) -> Interval:
+    """mean +- t_{.975, n-1} s / sqrt(n), Student's interval for the mean of independent normal values.
+
+    Raises:
+      ValueError: no values.
+    """
+    if not values:
+        raise ValueError("a confidence interval takes at least one value")
+    from scipy.stats import t  # takes a second to import
+
+    n, mean = len(values), float(np.mean(values))
+    if n == 1:
+        return Interval(mean, math.nan, 1)
+    return Interval(mean, float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)), n)
+
+
+def compare(runs: Sequence[Path]) -> tuple[list[Group], dict[str, dict[str, float]]]:
+    """Groups runs by what they are, seed aside, and averages their figures.
+
+    Returns:
+      The groups in the order given, and what the figures stand beside: {name: {"real": ..., "gaussian": ...}}.
+
+    Raises:
+      UserError: a run without evaluation; evaluations of different data, counts or extractors.
+    """
+    if not runs:
+        raise UserError("give the folder of at least one run; `jimgen runs` lists them")
+    evaluations = {run: _evaluation(run) for run in runs}
+    first_run, first = next(iter(evaluations.items()))
+    for run, found in evaluations.items():
+        for what in ("data", "num", "num_real", "extractors"):
+            if found[what] != first[what]:
+                raise UserError(
+                    f"{run} and {first_run} were evaluated with different {what}: {_short(found[what])} and "
+                    f"{_short(first[what])}. Evaluate both alike: figures move with it."
+                )
+    grouped: dict[str, list[Path]] = {}
+    for run in runs:
+        grouped.setdefault(_identity(run), []).append(run)
+    groups = []
+    for members in grouped.values():
+        names = [name for name in first["figures"] if all(name in evaluations[run]["figures"] for run in members)]
+        values = {name: [evaluations[run]["figures"][name]["value"] for run in members] for name in names}
+        label = members[0].name if len(members) == 1 else f"{members[0].name} and {len(members) - 1} more"
+        intervals = {name: confidence_interval(found) for name, found in values.items()}
+        groups.append(Group(label, tuple(members), intervals))
+    beside = {name: {k: v for k, v in row.items() if k != "value"} for name, row in first["figures"].items()}
+    return groups, beside
+
+
+def _evaluation(run: Path) -> dict[str, Any]:
+    for path in (run / "evaluation" / "evaluation.json", run / "evaluation.json"):
+        if path.exists():
+            try:
+                return json.loads(path.read_text())
+            except ValueError as error:
+                raise UserError(f"{path} is damaged ({error}): run `jimgen evaluate` again") from error
+    raise UserError(f"{run} has no evaluation yet: run `jimgen evaluate {run}`")
+
+
+def _identity(run: Path) -> str:
+    """What a run is, seed aside; a set of images is itself."""
+    path = run / "config.json"
+    if not path.exists():
+        return str(run)
+    saved = json.loads(path.read_text())
+    config = {name: value for name, value in saved["config"].items() if name not in NOT_COMPARED}
+    return json.dumps([saved["experiment"], config], sort_keys=True)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 120 else f"{text[:117]}..."

@@ -1,0 +1,199 @@
+"""Evaluation of a run or of a set of images: figures, pictures and what they are compared with, in one folder."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jimgen import data, loop
+from jimgen.data.dataset import Dataset, num_rows, read_rows
+from jimgen.errors import UserError
+from jimgen.experiment import Run, load_run
+from jimgen.files import write_atomically
+from jimgen.generated import GeneratedSet, class_labels, generate, read_generated
+from jimgen.metrics.evaluation import Measured, check_metrics, compared_with, measure, title
+from jimgen.metrics.extractors import Extractor, identity, load_extractor
+from jimgen.metrics.neighbours import nearest
+from jimgen.metrics.reference import cached_reference, chosen_rows, load_reference, require_match, source_of
+from jimgen.pictures import grid, save_png
+from jimgen.quality import OF_DATA
+
+Classes = Literal["balanced", "frequency"]
+NEAREST_SHOWN, ROWS_SHOWN = 7, 10  # of nearest.png
+EXTREMES_SHOWN = 40  # best ones, and as many worst
+
+
+class Subject(NamedTuple):
+    """What is evaluated."""
+
+    generated: GeneratedSet
+    about: dict[str, Any]  # where it comes from, for evaluation.json
+    folder: Path  # where the results go
+
+
+def default_extractors(name: str) -> list[str]:
+    """A small classifier of the data, where one ships with the package, and a net of natural images."""
+    return [*([OF_DATA[name]] if name in OF_DATA else []), "efficientnet_lite0@64"]
+
+
+def draw_from_run(folder: Path, num: int, seed: int, classes: Classes, best: bool = False) -> tuple[GeneratedSet, Run]:
+    """`num` images from a run's newest or best checkpoint, and the run. Unconditional ones have no labels.
+
+    Raises:
+      UserError: no such run, or its data are needed for class frequencies and are not there.
+    """
+    run = load_run(folder, best)
+    weights = np.ones(run.spec.num_classes)
+    if classes == "frequency":
+        weights = class_frequencies(load_data(run.config))
+    labels = class_labels(num, weights.tolist())
+    drawn = generate(run.method, loop.eval_variables(run.state), jax.random.key(seed), labels)
+    conditional = getattr(run.config, "conditional", False)
+    return (drawn if conditional else drawn._replace(labels=None)), run
+
+
+def class_frequencies(dataset: Dataset) -> np.ndarray:
+    """How often each class occurs in the training split: [num_classes], summing to 1."""
+    if isinstance(dataset.train, data.Arrays):
+        labels = dataset.train.labels
+    else:  # a stream decodes to tell its labels: a few thousand say enough
+        labels = read_rows(dataset.train, chosen_rows(num_rows(dataset.train), min(num_rows(dataset.train), 5000)))[1]
+    return np.bincount(labels, minlength=dataset.spec.num_classes) / len(labels)
+
+
+def load_data(config: loop.RunConfig) -> Dataset:
+    """The data that a run was trained on, as it saw them."""
+    return data.load(config.data, size=config.size, fit=config.fit, channels=config.channels, data_dir=config.data_dir)
+
+
+def evaluate(
+    subject: Subject,
+    dataset: Dataset,
+    *,
+    extractors: Sequence[str] = (),
+    metrics: Sequence[str] = ("fd", "kid", "prdc", "copying"),
+    references: Sequence[Path] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measures, and writes evaluation.json, nearest.png and extremes.png into the subject's folder.
+
+    Args:
+      subject: images and where the results go.
+      dataset: what they are compared with.
+      extractors: names; default those that suit the data.
+      metrics: names of metrics.evaluation.METRICS.
+      references: files of `jimgen reference`, one for each extractor; default made from the data.
+      seed: of subsets, shuffles and classifiers.
+
+    Returns:
+      The content of evaluation.json: subject, data, num, seed, extractors (identities), figures ({name: {"value",
+      "real", "gaussian"}}), per_class (rows), seconds.
+
+    Raises:
+      UserError: see `metrics.evaluation.measure`; references that do not match.
+    """
+    began = time.perf_counter()
+    check_metrics(metrics)
+    images, labels = subject.generated
+    nets = [load_extractor(name) for name in extractors or default_extractors(dataset.spec.name)]
+    count = min(len(images), num_rows(dataset.train))
+    if references and len(references) != len(nets):
+        raise UserError(f"{len(references)} references for {len(nets)} extractors: give one for each, in their order")
+    stored = [load_reference(path) for path in references]
+    for reference, net in zip(stored, nets, strict=False):
+        require_match(reference, source_of(dataset, net, "train", count))
+    measured = measure(images, labels, dataset, nets, metrics, seed=seed, references=stored)
+    own = time.perf_counter() - began
+    beside = compared_with(dataset, nets, metrics, count=len(images), seed=seed)
+    if "cas_pseudo_labels" in measured.figures:
+        beside = {who: _renamed(figures) for who, figures in beside.items()}
+    _draw(subject, dataset, nets[0], measured, count)
+    result = {
+        "subject": subject.about,
+        "data": {"name": dataset.spec.name, "hash": dataset.spec.hash, "shape": dataset.spec.shape},
+        "num": len(images),
+        "num_real": {"train": count, "test": min(len(images), num_rows(dataset.test))},
+        "seed": seed,
+        "extractors": {title(net): identity(net) for net in nets},
+        "figures": {
+            name: {"value": value, **{who: figures[name] for who, figures in beside.items() if name in figures}}
+            for name, value in measured.figures.items()
+        },
+        "per_class": _per_class(labels, dataset, measured),
+        "seconds": {"images": round(own, 1), "with_comparison": round(time.perf_counter() - began, 1)},
+    }
+    try:
+        write_atomically(subject.folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {subject.folder}: {error.strerror}") from error
+    return result
+
+
+def _renamed(figures: dict[str, float]) -> dict[str, float]:
+    return {name.replace("cas", "cas_pseudo_labels") if name == "cas" else name: x for name, x in figures.items()}
+
+
+def _draw(subject: Subject, dataset: Dataset, net: Extractor, measured: Measured, count: int) -> None:
+    """nearest.png: the samples that lie closest to a training image, each beside the 7 training images nearest to it.
+    extremes.png: the samples closest to the data on average over 5 neighbours, and below them those farthest away."""
+    reference = cached_reference(dataset, net, split="train", count=count)
+    assert reference.features is not None
+    images = subject.generated.images
+    neighbours = min(NEAREST_SHOWN, count)
+    distances, indices = nearest(measured.outputs[title(net)].features, reference.features, neighbours)
+    rows = chosen_rows(num_rows(dataset.train), count)
+    chosen = np.argsort(distances[:, 0], kind="stable")[:ROWS_SHOWN]
+    beside = read_rows(dataset.train, rows[indices[chosen]].reshape(-1))[0]
+    beside = beside.reshape(len(chosen), neighbours, *images.shape[1:])
+    sheet = np.concatenate([images[chosen][:, None], beside], axis=1).reshape(-1, *images.shape[1:])
+    save_png(subject.folder / "nearest.png", grid(sheet, columns=1 + neighbours))
+    order = np.argsort(distances[:, :5].mean(axis=1), kind="stable")
+    shown = min(EXTREMES_SHOWN, len(order) // 2)
+    extremes = np.concatenate([images[order[:shown]], images[order[len(order) - shown :]]])
+    save_png(subject.folder / "extremes.png", grid(extremes, columns=min(10, shown)))
+
+
+def _per_class(labels: np.ndarray | None, dataset: Dataset, measured: Measured) -> list[dict[str, Any]]:
+    """A row a class: its share among the images as a classifier sees them and among training images, the share of
+    images drawn for it that the classifier recognises, and what a classifier trained on the images makes of it."""
+    spec = dataset.spec
+    seen = next((out for out in measured.outputs.values() if out.logits.shape[1] == spec.num_classes), None)
+    if spec.num_classes < 2 or seen is None and measured.per_class is None:
+        return []
+    rows: list[dict[str, Any]] = [{"class": name} for name in spec.class_names]
+    if seen is not None:
+        predicted, frequencies = seen.logits.argmax(axis=1), class_frequencies(dataset)
+        for label, row in enumerate(rows):
+            row["share"] = float(np.mean(predicted == label))
+            row["share_of_data"] = float(frequencies[label])
+            if labels is not None and (labels == label).any():
+                row["recognised"] = float(np.mean(predicted[labels == label] == label))
+    for row, accuracy in zip(rows, measured.per_class or (), strict=False):
+        row["cas"] = accuracy
+    return rows
+
+
+def subject_of(
+    path: Path, num: int, seed: int, classes: Classes, out: Path | None, best: bool = False
+) -> tuple[Subject, Run | None]:
+    """A run's folder, an .npz or a folder of pictures as a subject; and the run, or None.
+
+    Of a file or folder the first `num` images are taken.
+
+    Raises:
+      UserError: nothing of the kind there, or fewer images than asked for.
+    """
+    if (path / "config.json").exists():
+        drawn, run = draw_from_run(path, num, seed, classes, best)
+        about = {"run": str(path), "step": int(run.state.step), "classes": classes, "seed": seed}
+        return Subject(drawn, about, out or path / "evaluation"), run
+    found = read_generated(path)
+    if len(found.images) < num:
+        raise UserError(f"{path} holds {len(found.images)} images: --num {num} is too many")
+    labels = None if found.labels is None else found.labels[:num]
+    folder = out or path.with_name(f"{path.stem}-evaluation")
+    return Subject(GeneratedSet(found.images[:num], labels), {"images": str(path)}, folder), None

@@ -1,0 +1,213 @@
+"""All figures of a set of images against a data set, and of what they should be compared with.
+
+Beside each figure stand two others: that of as many real test images, the best that a model can hope for, and that of
+one Gaussian per class, the line that it must beat.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jimgen.data.dataset import Dataset, cache_dir, num_rows, read_rows
+from jimgen.errors import UserError
+from jimgen.files import write_atomically
+from jimgen.metrics import copying, frechet, inception_score, mmd, neighbours
+from jimgen.metrics.baseline import gaussian_per_class
+from jimgen.metrics.classifier import classification_accuracy_score
+from jimgen.metrics.extractors import Extractor, Outputs, extract, identity
+from jimgen.metrics.reference import Reference, cached_reference, chosen_rows
+
+METRICS = ("fd", "fd_infinity", "kid", "is", "prdc", "cmmd", "copying", "fls", "cas")
+HIGHER_IS_BETTER = ("is", "precision", "recall", "density", "coverage", "authenticity", "cas", "cas_pseudo_labels")
+MOST_COPIED = 60_000  # training images that the copying tests look through
+FLS_ROWS = 2000  # of each set: its cost grows with the product
+CAS_STEPS = 400  # of the classifier that the classification accuracy score trains
+FORMAT = 1  # of what is remembered of real images and of the Gaussians
+
+
+class Measured(NamedTuple):
+    figures: dict[str, float]  # by name, the extractor in brackets: "fd[efficientnet_lite0@64]"
+    outputs: dict[str, Outputs]  # of the images, by the extractor's title
+    per_class: list[float | None] | None  # accuracy on real test images of each class, where CAS was measured
+
+
+def title(extractor: Extractor) -> str:
+    """What stands in the brackets of a figure's name."""
+    return f"{extractor.name}@{extractor.resolution}"
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Raises UserError for a metric that is not one of METRICS, and for none at all."""
+    if unknown := [metric for metric in metrics if metric not in METRICS]:
+        raise UserError(f"unknown metrics {', '.join(unknown)}: there are {', '.join(METRICS)}")
+    if not metrics:
+        raise UserError(f"no metrics asked for: there are {', '.join(METRICS)}")
+
+
+def measure(
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    dataset: Dataset,
+    extractors: Sequence[Extractor],
+    metrics: Sequence[str],
+    *,
+    seed: int = 0,
+    references: Sequence[Reference] = (),
+    cas_steps: int = CAS_STEPS,
+) -> Measured:
+    """Every metric of images against the training split; against the test split where its definition asks for that.
+
+    As many training images as there are images stand for the data, or all if there are fewer: distances depend on
+    both counts. The copying tests look through up to 60,000 training images, with the first extractor's features.
+    CAS needs labels; without them, the first extractor that knows the classes gives each image one, and the figure is
+    called cas_pseudo_labels.
+
+    Args:
+      images: uint8 [n, h, w, c], of the data's shape.
+      labels: int [n], or None.
+      dataset: real images, both splits.
+      extractors: at least one, unless `cas` is all that is asked for.
+      metrics: names of METRICS.
+      seed: of subsets, shuffles, cells and the classifier.
+      references: of the training split, one for each extractor in turn; default made from the data, and remembered.
+      cas_steps: updates of the classifier that CAS trains.
+
+    Raises:
+      UserError: images of another shape than the data's; too few of them; an unknown metric; features that are NaN.
+    """
+    check_metrics(metrics)
+    if images.shape[1:] != dataset.spec.shape:
+        raise UserError(
+            f"the images are {list(images.shape[1:])}, the data {dataset.spec.name} {list(dataset.spec.shape)}: bring "
+            "them to one size and number of channels (--size, --fit, --channels), or compare with other data"
+        )
+    count = min(len(images), num_rows(dataset.train))
+    figures: dict[str, float] = {}
+    outputs: dict[str, Outputs] = {}
+    try:
+        for i, extractor in enumerate(extractors):
+            seen = outputs[title(extractor)] = extract(extractor, images)
+            if references:
+                reference = references[i]
+            else:
+                reference = cached_reference(dataset, extractor, split="train", count=count)
+            found = _distances(seen, reference, metrics, seed)
+            if i == 0:
+                found |= _copying(seen.features, dataset, extractor, metrics, seed)
+            figures |= {f"{name}[{title(extractor)}]": value for name, value in found.items()}
+        per_class = None
+        if "cas" in metrics:
+            name, labels = _labels_for_cas(labels, dataset, outputs)
+            score = _cas(images, labels, dataset, seed, cas_steps)
+            figures[name], per_class = 100 * score["accuracy"], score["per_class"]
+    except ValueError as error:  # of the metrics: too few samples, NaN, ...
+        raise UserError(f"cannot evaluate {len(images)} images: {error}") from error
+    return Measured(figures, outputs, per_class)
+
+
+def compared_with(
+    dataset: Dataset, extractors: Sequence[Extractor], metrics: Sequence[str], *, count: int, seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """The figures of `count` real test images (or all there are) and of one Gaussian per class; they are remembered.
+
+    Returns:
+      {"real": figures, "gaussian": figures}. CAS of "real" is that of `count` training images.
+    """
+    wanted = [FORMAT, dataset.spec.hash, [identity(e) for e in extractors], sorted(metrics), count, seed]
+    name = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:32]
+    path = cache_dir() / "baselines" / f"{name}.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        pass  # not there, or torn: measured again
+    others = [metric for metric in metrics if metric != "cas"]
+    train = read_rows(dataset.train, chosen_rows(num_rows(dataset.train), min(count, num_rows(dataset.train))))
+    test = read_rows(dataset.test, chosen_rows(num_rows(dataset.test), min(count, num_rows(dataset.test))))
+    wanted_labels = np.resize(train[1], count)
+    gaussian = gaussian_per_class(*train, wanted_labels, seed=seed)
+    real = measure(*test, dataset, extractors, others, seed=seed).figures if others else {}
+    if "cas" in metrics:
+        real["cas"] = 100 * _cas(*train, dataset, seed, CAS_STEPS)["accuracy"]
+    found = {
+        "real": real,
+        "gaussian": measure(gaussian, wanted_labels, dataset, extractors, metrics, seed=seed).figures,
+    }
+    write_atomically(path, json.dumps(found))
+    return found
+
+
+def is_better(name: str, value: float, than: float) -> bool:
+    """Whether a figure is better than another one of the same name."""
+    return value > than if name.partition("[")[0] in HIGHER_IS_BETTER else value < than
+
+
+def _distances(seen: Outputs, reference: Reference, metrics: Sequence[str], seed: int) -> dict[str, float]:
+    features, real = seen.features, reference.features
+    if real is None and (needs := [metric for metric in metrics if metric in ("kid", "prdc", "cmmd")]):
+        raise UserError(f"the reference holds no features, which {', '.join(needs)} need: make it with --features")
+    found: dict[str, float] = {}
+    if "fd" in metrics:
+        found["fd"] = frechet.frechet_distance(frechet.moments(features), reference.moments)
+    if "fd_infinity" in metrics:
+        found["fd_infinity"] = frechet.frechet_distance_infinity(features, reference.moments, seed=seed)
+    if "kid" in metrics and real is not None:
+        size = min(1000, len(features), len(real))
+        kid = mmd.kernel_inception_distance(features, real, subset_size=size, seed=seed)
+        found |= {"kid": kid.mean, "kid_std": kid.std}
+    if "is" in metrics:
+        found["is"] = inception_score.inception_score(seen.logits, num_splits=min(10, len(features)), seed=seed).mean
+    if "prdc" in metrics and real is not None:
+        found |= neighbours.prdc(real, features)._asdict()
+    if "cmmd" in metrics and real is not None:
+        found["cmmd"] = mmd.cmmd(*(x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, real)))
+    return found
+
+
+def _copying(
+    features: np.ndarray, dataset: Dataset, extractor: Extractor, metrics: Sequence[str], seed: int
+) -> dict[str, float]:
+    if not {"copying", "fls"} & set(metrics):
+        return {}
+    most = min(MOST_COPIED, num_rows(dataset.train))
+    train = cached_reference(dataset, extractor, split="train", count=most).features
+    test = cached_reference(dataset, extractor, split="test", count=num_rows(dataset.test)).features
+    assert train is not None and test is not None
+    found: dict[str, float] = {}
+    if "copying" in metrics:
+        found["authenticity"] = copying.authenticity(train, features)
+        found["c_t"] = copying.c_t(train, test, features, seed=seed)
+    if "fls" in metrics:
+        rng = np.random.default_rng(seed)
+        parts = [x[rng.permutation(len(x))[:FLS_ROWS]] for x in (train, test, features)]
+        fls = copying.feature_likelihood_score(*parts, seed=seed)
+        found |= {"fls": fls.score, "fls_gap": fls.generalization_gap, "fls_overfit": fls.percent_overfit}
+    return found
+
+
+def _labels_for_cas(labels: np.ndarray | None, dataset: Dataset, outputs: dict[str, Outputs]) -> tuple[str, np.ndarray]:
+    """The figure's name and the labels to train on."""
+    classes = dataset.spec.num_classes
+    if classes < 2:
+        raise UserError(f"cas needs classes, and {dataset.spec.name} has only one: leave it out of --metrics")
+    if labels is not None:
+        return "cas", labels
+    for seen in outputs.values():
+        if seen.logits.shape[1] == classes:
+            return "cas_pseudo_labels", seen.logits.argmax(axis=1).astype(np.int32)
+    raise UserError("cas needs labels: the images have none, and no extractor here knows the classes of the data")
+
+
+def _cas(images: np.ndarray, labels: np.ndarray, dataset: Dataset, seed: int, steps: int) -> dict[str, Any]:
+    test, test_labels = read_rows(dataset.test, range(num_rows(dataset.test)))
+    images, test = _padded(images), _padded(test)
+    classes = dataset.spec.num_classes
+    return classification_accuracy_score(images, labels, test, test_labels, num_classes=classes, steps=steps, seed=seed)
+
+
+def _padded(images: np.ndarray) -> np.ndarray:
+    """Background below and right, up to multiples of 8: what the classifier's strides divide."""
+    below, right = (-side % 8 for side in images.shape[1:3])
+    return np.pad(images, ((0, 0), (0, below), (0, right), (0, 0)))

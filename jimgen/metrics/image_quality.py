@@ -1,0 +1,115 @@
+"""How near a picture is to its original, one value an image: PSNR, SSIM, MS-SSIM, compiled.
+
+Images are floating point, [n, h, w, c], in any range whose length is `data_range`: 2 for [-1, 1], 1 for [0, 1], 255 for
+values of 8 bits. uint8 is refused, since its differences wrap around; cast it to float32 first.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.nn import relu
+
+_WINDOW = 11  # the Gaussian window of SSIM: pixels across,
+_SIGMA = 1.5  # and its deviation in pixels
+_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+@partial(jax.jit, static_argnames="data_range")
+def psnr(x: Array, y: Array, *, data_range: float) -> Array:
+    """Peak signal-to-noise ratio, 10 log10(data_range^2 / mean (x - y)^2).
+
+    Args:
+        x, y: [n, h, w, c] float.
+        data_range: > 0.
+    Returns: [n] decibel; infinite for equal images.
+    Raises: ValueError for different shapes, dtypes that are not floating point, or data_range <= 0.
+    """
+    _require_images(x, y, data_range)
+    return 10 * jnp.log10(data_range**2 / jnp.mean(jnp.square(x - y), axis=(1, 2, 3)))
+
+
+@partial(jax.jit, static_argnames="data_range")
+def ssim(x: Array, y: Array, *, data_range: float) -> Array:
+    """Structural similarity: mean over pixels and channels of l(x, y) cs(x, y) in a Gaussian window.
+
+    l = (2 m_x m_y + C1) / (m_x^2 + m_y^2 + C1) and cs = (2 s_xy + C2) / (s_x^2 + s_y^2 + C2), with local means m and
+    (co)variances s under an 11x11 window of deviation 1.5, only where it fits, C1 = (.01 R)^2 and C2 = (.03 R)^2.
+
+    Args:
+        x, y: [n, h, w, c] float, h and w at least 11.
+        data_range: R > 0.
+    Returns: [n], from -1 to 1; 1 for equal images.
+    Raises: as `psnr`, and for smaller images.
+    References: Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, 2004, equation
+        13. Channels are averaged, not turned grey.
+    """
+    _require_images(x, y, data_range)
+    if min(x.shape[1:3]) < _WINDOW:
+        raise ValueError(f"the window of SSIM needs {_WINDOW} pixels each way, got images {list(x.shape)}")
+    luminance, structure = _similarities(x, y, data_range)
+    return jnp.mean(luminance * structure, axis=(1, 2, 3))
+
+
+@partial(jax.jit, static_argnames="data_range")
+def ms_ssim(x: Array, y: Array, *, data_range: float) -> Array:
+    """SSIM over five scales, each half the one before: prod_s cs_s^w_s, with the coarsest scale's l too.
+
+    Per channel l cs and cs are averaged over pixels and cut at 0 before the powers, then channels are averaged. Scales
+    are 2x2 means; a last odd row or column is repeated.
+
+    Args:
+        x, y: [n, h, w, c] float, h and w more than 160, so that the window fits the coarsest scale.
+        data_range: > 0.
+    Returns: [n], from 0 to 1; 1 for equal images.
+    Raises: as `psnr`, and for images of 160 pixels or fewer either way.
+    References: Wang, Simoncelli and Bovik, Multi-scale Structural Similarity for Image Quality Assessment, 2003,
+        equation 7.
+    """
+    _require_images(x, y, data_range)
+    if min(x.shape[1:3]) <= 160:
+        raise ValueError(f"MS-SSIM is defined above 160 pixels each way, got images {list(x.shape)}: use ssim")
+    product = jnp.ones((x.shape[0], x.shape[3]), x.dtype)
+    for scale, weight in enumerate(_SCALE_WEIGHTS):
+        luminance, structure = _similarities(x, y, data_range)
+        coarsest = scale == len(_SCALE_WEIGHTS) - 1
+        similarity = luminance * structure if coarsest else structure
+        product *= relu(jnp.mean(similarity, axis=(1, 2))) ** weight
+        x, y = _halve(x), _halve(y)
+    return jnp.mean(product, axis=1)
+
+
+def _similarities(x: Array, y: Array, data_range: float) -> tuple[Array, Array]:
+    """(l, cs), each [n, h - 10, w - 10, c]."""
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    mean_x, mean_y, square, product = jnp.split(_blur(jnp.concatenate([x, y, x * x + y * y, x * y])), 4)
+    variances = square - mean_x**2 - mean_y**2
+    covariance = product - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return luminance, (2 * covariance + c2) / (variances + c2)
+
+
+def _blur(x: Array) -> Array:
+    """Gaussian means where the window fits. Shifted sums: XLA on CPU is slow at depthwise convolutions."""
+    offsets = jnp.arange(_WINDOW, dtype=x.dtype) - _WINDOW // 2
+    weights = jnp.exp(-jnp.square(offsets / _SIGMA) / 2)
+    weights /= weights.sum()
+    height, width = x.shape[1] - _WINDOW + 1, x.shape[2] - _WINDOW + 1
+    rows = sum((weights[i] * x[:, i : i + height] for i in range(_WINDOW)), jnp.zeros((), x.dtype))
+    return sum((weights[i] * rows[:, :, i : i + width] for i in range(_WINDOW)), jnp.zeros((), x.dtype))
+
+
+def _halve(x: Array) -> Array:
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)), mode="edge")
+    n, height, width, channels = x.shape
+    return x.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def _require_images(x: Array, y: Array, data_range: float) -> None:
+    if x.ndim != 4 or x.shape != y.shape:
+        raise ValueError(f"expected two batches of images [n, h, w, c], got {list(x.shape)} and {list(y.shape)}")
+    if not (jnp.issubdtype(x.dtype, jnp.floating) and jnp.issubdtype(y.dtype, jnp.floating)):
+        raise ValueError(f"expected floating point images, got {x.dtype} and {y.dtype}: cast them to float32")
+    if not data_range > 0:
+        raise ValueError(f"expected data_range > 0, got {data_range}")

@@ -1,0 +1,137 @@
+"""Nearest neighbours among features, and what they say of samples: precision, recall, density, coverage."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike
+
+from jimgen.metrics.pairwise import BLOCK_SIZE, as_features, blocks, require_same_dims, squared_distances
+
+
+def nearest(
+    queries: ArrayLike, references: ArrayLike, k: int = 1, *, block_size: int = BLOCK_SIZE
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest references of each query in Euclidean distance, nearest first; of equal ones the first row.
+
+    A query that is itself a reference finds itself, at distance exactly 0: ask for one more.
+
+    Args:
+        queries: [m, d].
+        references: [n, d].
+        k: 1 to n.
+        block_size: rows compared at once; bounds memory, does not change the result.
+    Returns: (distances float64 [m, k] in units of the features, indices int64 [m, k]).
+    Raises: ValueError for k outside 1 to n, NaN, or different dimensions.
+    """
+    found, references = as_features(queries, "queries"), as_features(references, "references")
+    require_same_dims(queries=found, references=references)
+    _, indices = _k_nearest(found, references, k, block_size)
+    # Rounding in |x|^2 + |y|^2 - 2 x.y leaves copies at some 1e-8, so the winners' distances are taken anew.
+    distances = np.stack([np.linalg.norm(found - references[column], axis=1) for column in indices.T], axis=1)
+    order = np.argsort(distances, axis=1, kind="stable")
+    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(indices, order, axis=1)
+
+
+class Prdc(NamedTuple):
+    """Precision, recall, density and coverage, of features with k neighbours."""
+
+    precision: float  # of fakes, the fraction within the ball of any real sample; 0 to 1
+    recall: float  # of real samples, the fraction within the ball of any fake; 0 to 1
+    density: float  # real balls around a fake, over k; 1 in expectation for a perfect model, and may exceed it
+    coverage: float  # of real samples, the fraction whose ball holds any fake; 0 to 1
+
+
+def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5, *, block_size: int = BLOCK_SIZE) -> Prdc:
+    """Precision, recall, density, coverage. A sample's ball reaches, open, to its k-th neighbour in its own set.
+
+    With B(x) the ball of x, over n real x_i and m fake y_j: precision = mean_j [y_j in any B(x_i)], recall = mean_i
+    [x_i in any B(y_j)], density = sum_ij [y_j in B(x_i)] / (k m), coverage = mean_i [any y_j in B(x_i)].
+
+    A perfect model has precision = recall in expectation, density 1 and, for n = m, coverage
+    1 - (n - 1) ... (n - k) / ((2n - 1) ... (2n - k)), about 1 - 2^-k. Copies of the real set score perfectly on all.
+
+    Args:
+        real: [n, d], n > k.
+        fake: [m, d], m > k.
+        k: neighbours, >= 1, self not counted.
+        block_size: rows compared at once; bounds memory.
+    Returns: Prdc, unitless. Values depend on n and m: compare equal ones only.
+    Raises: ValueError for k < 1, sets of k samples or fewer, NaN, or different dimensions.
+    References: Kynkaanniemi et al., Improved Precision and Recall Metric, arXiv:1904.06991, equations 1 and 2; Naeem
+        et al., Reliable Fidelity and Diversity Metrics, arXiv:2002.09797, equations 5 to 8.
+    """
+    if k < 1:
+        raise ValueError(f"expected k >= 1, got {k}")
+    real, fake = as_features(real, "real", at_least=k + 1), as_features(fake, "fake", at_least=k + 1)
+    require_same_dims(real=real, fake=fake)
+    # Radii come from the same formula as the distances, so that they round alike where a fake copies a real sample.
+    real_radii = _k_nearest(real, real, k + 1, block_size)[0][:, k]
+    fake_radii = _k_nearest(fake, fake, k + 1, block_size)[0][:, k]
+    balls = np.zeros(len(fake), np.int64)  # real balls around each fake
+    covered, recalled = np.zeros(len(real), bool), np.zeros(len(real), bool)
+    with jax.enable_x64(True):
+        real_blocks = blocks(real, block_size)
+        for j, fakes in blocks(fake, block_size):
+            of_fakes = slice(j, j + len(fakes))
+            for i, reals in real_blocks:
+                of_reals = slice(i, i + len(reals))
+                found = _members(reals, fakes, real_radii[of_reals], fake_radii[of_fakes])
+                balls[of_fakes] += np.asarray(found[0])
+                covered[of_reals] |= np.asarray(found[1])
+                recalled[of_reals] |= np.asarray(found[2])
+    return Prdc(
+        precision=float(np.mean(balls > 0)),
+        recall=float(np.mean(recalled)),
+        density=float(np.mean(balls) / k),
+        coverage=float(np.mean(covered)),
+    )
+
+
+@jax.jit
+def _members(real: Array, fake: Array, real_radii: Array, fake_radii: Array) -> tuple[Array, Array, Array]:
+    """Real balls around each fake; reals whose ball holds a fake; reals in a fake's ball. Radii are squared."""
+    squared = squared_distances(real, fake)
+    in_real_ball = squared < real_radii[:, None]
+    return in_real_ball.sum(axis=0), in_real_ball.any(axis=1), (squared < fake_radii[None, :]).any(axis=1)
+
+
+def _k_nearest(queries: np.ndarray, references: np.ndarray, k: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(squared distances [m, k], indices [m, k]), ascending, the distances as `squared_distances` rounds them."""
+    if not 1 <= k <= len(references):
+        raise ValueError(f"expected k from 1 to the {len(references)} references, got {k}")
+    found = []
+    with jax.enable_x64(True):
+        reference_blocks = blocks(references, block_size)
+        for _, some in blocks(queries, block_size):
+            best = jnp.asarray(np.full((len(some), k), np.inf)), jnp.asarray(np.zeros((len(some), k), np.int64))
+            for start, others in reference_blocks:
+                best = _closer(some, others, start, *best)
+            found.append(jax.device_get(best))
+    squared, indices = zip(*found, strict=True)
+    return np.concatenate(squared), np.concatenate(indices)
+
+
+@jax.jit
+def _closer(queries: Array, references: Array, start: int, best: Array, indices: Array) -> tuple[Array, Array]:
+    """The k smallest of `best` [m, k] and of the distances to a block of references, whose first row is `start`."""
+    k = best.shape[1]
+    squared, places = _smallest(jnp.concatenate([best, squared_distances(queries, references)], axis=1), k)
+    before = jnp.take_along_axis(indices, jnp.minimum(places, k - 1), axis=1)
+    return squared, jnp.where(places < k, before, start + places - k)
+
+
+def _smallest(values: Array, k: int) -> tuple[Array, Array]:
+    """The k smallest of each row and their places. By repeated minima: XLA on CPU sorts whole rows for a top k."""
+    columns = jnp.arange(values.shape[1], dtype=jnp.int32)[None, :]
+    found, places = [], []
+    for _ in range(k):
+        least = jnp.min(values, axis=1, keepdims=True)
+        # The first place of the least value; a plain minimum of numbers is vectorised on CPU, argmin is not.
+        place = jnp.min(jnp.where(values == least, columns, values.shape[1]), axis=1, keepdims=True)
+        found.append(least)
+        places.append(place)
+        values = jnp.where(columns == place, jnp.inf, values)
+    return jnp.concatenate(found, axis=1), jnp.concatenate(places, axis=1)

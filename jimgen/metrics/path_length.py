@@ -1,0 +1,84 @@
+"""Perceptual path length: how far features move where the latent moves a little. Smooth generators score low."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from numpy.typing import ArrayLike
+
+
+def slerp(z_start: Array, z_end: Array, t: Array) -> Array:
+    """Spherical interpolation, [sin((1 - t) w) z_start + sin(t w) z_end] / sin w, w the angle between the two.
+
+    Vectors along one line have no arc, and are interpolated along it.
+
+    Args:
+        z_start, z_end: [n, d] float.
+        t: [n], 0 to 1.
+    Returns: [n, d]. Between vectors of one length, of that length.
+    Raises: ValueError for other shapes.
+    References: Shoemake, Animating Rotation with Quaternion Curves, 1985; White, Sampling Generative Networks,
+        arXiv:1609.04468.
+    """
+    if z_start.ndim != 2 or z_start.shape != z_end.shape or t.shape != z_start.shape[:1]:
+        shapes = [list(array.shape) for array in (z_start, z_end, t)]
+        raise ValueError(f"expected z_start and z_end [n, d] and t [n], got {shapes}")
+    t = t[:, None]
+    norms = jnp.linalg.norm(z_start, axis=1, keepdims=True) * jnp.linalg.norm(z_end, axis=1, keepdims=True)
+    cosine = jnp.sum(z_start * z_end, axis=1, keepdims=True) / jnp.where(norms > 0, norms, 1)
+    sine_squared = 1 - jnp.square(jnp.clip(cosine, -1, 1))
+    on_a_line = (norms == 0) | (sine_squared < 4 * jnp.finfo(z_start.dtype).eps)
+    angle = jnp.arccos(jnp.where(on_a_line, 0, cosine))
+    along_arc = (jnp.sin((1 - t) * angle) * z_start + jnp.sin(t * angle) * z_end) / jnp.sin(angle)
+    return jnp.where(on_a_line, (1 - t) * z_start + t * z_end, along_arc)
+
+
+def path_length(
+    generate: Callable[[Array], Array],
+    features: Callable[[Array], Array],
+    z_start: Array,
+    z_end: Array,
+    t: Array,
+    epsilon: float = 1e-4,
+) -> Array:
+    """|f(G(slerp(z_start, z_end; t))) - f(G(slerp(z_start, z_end; t + epsilon)))|^2 / epsilon^2, of each pair.
+
+    In float32 the difference keeps about three digits at epsilon = 1e-4, if f is of the order of its change along the
+    path; a larger epsilon keeps more.
+
+    Args:
+        generate: G, latents [n, d] -> images [n, h, w, c], without noise of its own.
+        features: f, images -> float [n, ...]; the paper's are scaled activations of VGG16, whose squared distance is
+            LPIPS. Name them with every value.
+        z_start, z_end: [n, d] float, independent draws from the prior.
+        t: [n], uniform in [0, 1].
+        epsilon: > 0.
+    Returns: [n], >= 0, in squared units of the features. Report the mean after `discard_outliers`.
+    Raises: ValueError for other shapes, or epsilon <= 0.
+    References: Karras et al., A Style-Based Generator Architecture, arXiv:1812.04948, section 4.1.
+    """
+    if not epsilon > 0:
+        raise ValueError(f"expected epsilon > 0, got {epsilon}")
+    here = features(generate(slerp(z_start, z_end, t)))
+    there = features(generate(slerp(z_start, z_end, t + epsilon)))
+    return jnp.sum(jnp.square((here - there) / epsilon), axis=tuple(range(1, here.ndim)))
+
+
+def discard_outliers(lengths: ArrayLike, lower: float = 0.01, upper: float = 0.99) -> np.ndarray:
+    """The lengths from the `lower` to the `upper` quantile: a few very long ones would rule the mean.
+
+    Args:
+        lengths: [n], n >= 1.
+        lower, upper: 0 <= lower < upper <= 1. Quantiles are samples: the next one outwards.
+    Returns: float64 [at most n], in the order they came.
+    Raises: ValueError for another shape, no lengths, NaN, or quantiles out of order.
+    """
+    checked = np.asarray(lengths, np.float64)
+    if checked.ndim != 1 or not len(checked) or np.isnan(checked).any():
+        raise ValueError(f"expected lengths [n], n >= 1, without NaN, got shape {list(checked.shape)}")
+    if not 0 <= lower < upper <= 1:
+        raise ValueError(f"expected 0 <= lower < upper <= 1, got {lower} and {upper}")
+    least = np.quantile(checked, lower, method="lower")
+    most = np.quantile(checked, upper, method="higher")
+    return checked[(least <= checked) & (checked <= most)]
