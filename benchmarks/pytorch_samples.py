@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
 
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     sys.path.insert(0, str(options.script.parent))
     spec = importlib.util.spec_from_file_location("script", options.script)
