@@ -1,0 +1,360 @@
+"""Quantisers: vectors to tokens and back, with the gradient that the encoder is to get.
+
+Three Flax modules share one interface: `num_codes` (K) and `dim` (d); called on z float [b, ..., d] with `train` and a
+`key` they return a `Quantised`; `lookup` turns tokens int32 [...] into codes [..., d]. They compute in float32 whatever
+the dtype of z: in bfloat16 neighbouring codes become one. In training, counts and codebooks are those of the whole
+global batch in every mode.
+
+The state of a codebook that no gradient trains lies in the collection "codebook", to be made mutable in training.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.core import Tracer
+from jax.nn import log_sigmoid, sigmoid, softplus
+from jax.scipy.special import entr
+
+from jimgen.nets.layers import at_least_float32
+from jimgen.parallel import device_axis, mean_over_devices, num_shards
+
+
+class Quantised(NamedTuple):
+    """What a quantiser makes of z [b, ..., d]. Losses are unweighted and summed over places and dimensions."""
+
+    z_q: Array  # float [b, ..., d]: the codes, differentiable in z
+    tokens: Array  # int32 [b, ...], in 0..K-1
+    commitment: Array  # [b] ||z - sg(e)||^2: moves the encoder towards the codes
+    codebook: Array  # [b] ||sg(z) - e||^2: moves the codes towards the encoder; zero where no gradient does that
+    entropy: Array  # [b] nats, to be minimised; zero but for LFQ
+    counts: Array  # float [K]: how often each code was chosen in the global batch
+
+
+# Gradients through a step function. sg(.) is stop_gradient, e the code nearest to z.
+
+
+def straight_through(z: Array, e: Array) -> Array:
+    """e, with the gradient passed on to z as if they were one: [..., d] twice -> [..., d].
+
+    References: van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937, section 3.2.
+    """
+    return lax.stop_gradient(e) + (z - lax.stop_gradient(z))  # the bracket is exactly zero, so the value is exactly e
+
+
+def rotation_trick(z: Array, e: Array) -> Array:
+    """e = lambda R z with R and lambda = |e| / |z| held constant, so that z gets the gradient lambda R^T g.
+
+    R turns z's direction onto e's: with unit vectors u, v along z, e and r along u + v, R = I - 2 r r^T + 2 v u^T. The
+    angle between gradient and e becomes that between gradient and z; straight-through forgets where in its cell z lies.
+
+    Args:
+        z, e: [..., d] float. A z or e of zero gives a finite gradient.
+    Returns: [..., d], equal to e.
+    References: Fifty et al., Restructuring Vector Quantization with the Rotation Trick, arXiv:2410.06424, section 4.2.
+    """
+    e = lax.stop_gradient(e)
+    fixed = lax.stop_gradient(z)
+    u, v = unit(fixed), unit(e)
+    r = unit(u + v)
+    turned = norm(e) / norm(fixed) * (z - 2 * _inner(r, z) * r + 2 * _inner(u, z) * v)
+    return straight_through(turned, e)  # the same but for rounding
+
+
+def norm(x: Array) -> Array:
+    """|x| over the last axis, [..., d] -> [..., 1]; at least 1e-6, so that it divides and has a derivative."""
+    return jnp.sqrt(_inner(x, x) + 1e-12)
+
+
+def unit(x: Array) -> Array:
+    """x / |x| over the last axis, zero at zero."""
+    return x / norm(x)
+
+
+def _inner(x: Array, y: Array) -> Array:
+    return jnp.sum(x * y, axis=-1, keepdims=True)
+
+
+# Counts and codebooks.
+
+
+def nearest_code(z: Array, codes: Array) -> Array:
+    """argmin_k ||z - e_k||^2: z [..., d], codes [K, d] -> tokens int32 [...]; of equally near codes the first."""
+    # Full precision: accelerators multiply float32 coarsely by default, and would choose other codes than a CPU.
+    products = jnp.matmul(z, codes.T, precision="highest")
+    lengths = jnp.square(codes).sum(1).reshape((1,) * (z.ndim - 1) + (-1,))
+    return jnp.argmin(lengths - 2 * products, axis=-1).astype(jnp.int32)
+
+
+def count_tokens(tokens: Array, num_codes: int) -> Array:
+    """How often each code was chosen: int32 [...] -> float32 [K], summed over devices under pmap."""
+    return _sum_over_devices(jnp.bincount(tokens.reshape(-1), length=num_codes).astype(jnp.float32))
+
+
+def codebook_usage(counts: Array) -> Array:
+    """The share of codes that were chosen: counts [K] -> [] in [0, 1]. A decayed count is in use from a half on."""
+    return jnp.mean(counts >= 0.5)
+
+
+def perplexity(counts: Array) -> Array:
+    """exp(-sum p_k log p_k), p = counts / sum: the number of equally frequent codes of that entropy. [K] -> [] in 1..K.
+
+    Counts may be of any scale; all zero gives 1.
+    """
+    return jnp.exp(entr(counts / jnp.maximum(counts.sum(), 1e-30)).sum())
+
+
+def ema_codebook(codes: Array, counts: Array, new_counts: Array, new_sums: Array, decay: float) -> tuple[Array, Array]:
+    """N' = gamma N + (1 - gamma) n,  e' = M' / N' with M' = gamma N e + (1 - gamma) sum z: online k-means.
+
+    The paper keeps M beside e; as M = N e always holds, the counts are enough. A code that was not chosen stays where
+    it is, to the bit. There is no smoothing of the counts, which would draw rare codes to zero.
+
+    Args:
+        codes: [K, d] e. counts: [K] N >= 0, decayed; a code of count 0 jumps to the mean of its first vectors.
+        new_counts, new_sums: [K] n and [K, d] sum z, of the vectors of the batch that chose each code.
+        decay: gamma in [0, 1).
+    Returns: e' [K, d] and N' [K].
+    References: van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937, appendix A.1.
+    """
+    total = decay * counts + (1 - decay) * new_counts
+    step = (1 - decay) * (new_sums - new_counts[:, None] * codes)
+    return codes + step / jnp.maximum(total, 1e-30)[:, None], total
+
+
+def restart_dead_codes(key: Array, codes: Array, counts: Array, z: Array, below: float) -> tuple[Array, Array]:
+    """Codes that are hardly chosen become vectors of the batch, and count like any other for a while.
+
+    Args:
+        key: a PRNG key; the same on all devices.
+        codes, counts: [K, d] and [K], decayed counts a batch.
+        z: [n, d] the vectors of the global batch; each is drawn once as long as there are K of them.
+        below: a code is dead if it counts less than this times n / K, what it would if all were chosen alike.
+    Returns: codes [K, d] and counts [K], those of restarted codes n / K.
+    References: Dhariwal et al., Jukebox, arXiv:2005.00341, appendix B.1 (random restart), with a threshold in tokens.
+    """
+    num_codes, share = len(codes), len(z) / len(codes)
+    rows = jax.random.choice(key, len(z), (num_codes,), replace=len(z) < num_codes)
+    dead = counts < below * share
+    return jnp.where(dead[:, None], z[rows], codes), jnp.where(dead, share, counts)
+
+
+class VectorQuantiser(nn.Module):
+    """VQ: the nearest of K codes (van den Oord et al., arXiv 1711.00937).
+
+    With `ema` the codes follow the vectors that choose them, no gradient trains them, and dead ones restart: give a
+    `key` in training. The counts begin at zero, so that the first batch moves all codes to where the vectors are.
+    Without, the codes are parameters, and `Quantised.codebook` trains them. `normalise` puts vectors and codes on the
+    unit sphere, so that cosines choose (ViT-VQGAN, Yu et al., arXiv 2110.04627, section 3.2), best with a small dim.
+
+    Raises:
+      ValueError: z has other channels, or no key where codes may restart.
+    """
+
+    num_codes: int = 256
+    dim: int = 8
+    ema: bool = True
+    decay: float = 0.99
+    restart_below: float = 0.1  # of a uniform share; 0 for never
+    normalise: bool = False
+    gradient: Literal["straight_through", "rotation"] = "straight_through"
+
+    def setup(self) -> None:
+        shape = (self.num_codes, self.dim)
+        if self.ema:
+            draw = lambda: jax.random.normal(self.make_rng("params"), shape)  # noqa: E731
+            self.codes = self.variable("codebook", "codes", draw)
+            self.decayed_counts = self.variable("codebook", "counts", jnp.zeros, shape[:1])
+        else:
+            self.codes = self.param("codes", nn.initializers.normal(1.0), shape)
+
+    def __call__(self, z: Array, *, train: bool, key: Array | None = None) -> Quantised:
+        z, codes = _float_vectors(z, self.dim), self._codes()
+        if self.normalise:
+            z = unit(z)
+        tokens = nearest_code(lax.stop_gradient(z), lax.stop_gradient(codes))
+        # A product rather than a gather: its gradient sums in one order, where scattered additions come as they come.
+        chosen = nn.one_hot(tokens, self.num_codes, dtype=z.dtype)
+        e = jnp.matmul(chosen, codes, precision="highest")
+        counts = count_tokens(tokens, self.num_codes)
+        if self.ema and train and not self.is_initializing():
+            self._follow(lax.stop_gradient(z), chosen, counts, key)
+        through = rotation_trick if self.gradient == "rotation" else straight_through
+        commitment = _squared_distance(z, lax.stop_gradient(e))
+        codebook = jnp.zeros_like(commitment) if self.ema else _squared_distance(lax.stop_gradient(z), e)
+        return Quantised(through(z, e), tokens, commitment, codebook, jnp.zeros_like(commitment), counts)
+
+    def lookup(self, tokens: Array) -> Array:
+        """Tokens [...] -> codes [..., d]. ValueError where tokens are out of range; under jit those codes are NaN."""
+        return _nan_where_unknown(jnp.take(self._codes(), tokens, axis=0, mode="clip"), tokens, self.num_codes)
+
+    def _codes(self) -> Array:
+        codes = self.codes.value if isinstance(self.codes, nn.Variable) else self.codes
+        return unit(codes) if self.normalise else codes
+
+    def _follow(self, z: Array, chosen: Array, counts: Array, key: Array | None) -> None:
+        """One step of the moving average over the global batch, and restarts."""
+        assert isinstance(self.codes, nn.Variable)
+        z, chosen = z.reshape(-1, self.dim), chosen.reshape(-1, self.num_codes)
+        sums = _sum_over_devices(jnp.matmul(chosen.T, z, precision="highest"))
+        codes, total = ema_codebook(self._codes(), self.decayed_counts.value, counts, sums, self.decay)
+        if self.restart_below:
+            if key is None:
+                raise ValueError("dead codes restart at random vectors: give a key, or restart_below=0")
+            codes, total = restart_dead_codes(key, codes, total, _gather_devices(z), self.restart_below)
+        self.codes.value, self.decayed_counts.value = codes, total
+
+
+class FiniteScalarQuantiser(nn.Module):
+    """FSQ: each of d numbers is bounded and rounded to one of L_i levels; K = prod L_i. Nothing to learn, no losses.
+
+    z_q = round(tanh(z + atanh(o / h)) h - o) / floor(L / 2) in [-1, 1], h = (L - 1) (1 + 1e-3) / 2, o = 1/2 for even L
+    and 0 for odd; gradients pass straight through the rounding. Token = sum_i (level number)_i prod_{j < i} L_j.
+
+    Mentzer et al., Finite Scalar Quantization, arXiv 2309.15505, section 3.1; h as in the authors' code. K near 2^8:
+    (8, 6, 5); 2^10: (8, 5, 5, 5); 2^12: (7, 5, 5, 5, 5) (table 1).
+
+    Raises:
+      ValueError: a level count below 2, or z of other channels.
+    """
+
+    levels: Sequence[int] = (8, 6, 5)
+
+    @property
+    def num_codes(self) -> int:
+        return int(np.prod(self.levels))
+
+    @property
+    def dim(self) -> int:
+        return len(self.levels)
+
+    def __call__(self, z: Array, *, train: bool, key: Array | None = None) -> Quantised:
+        if not self.levels or min(self.levels) < 2:
+            raise ValueError(f"FSQ needs at least 2 levels in each dimension, got {tuple(self.levels)}")
+        z = _float_vectors(z, self.dim)
+        levels = np.asarray(self.levels)
+        half, offset = (levels - 1) * (1 + 1e-3) / 2, np.where(levels % 2, 0.0, 0.5)
+        bounded = jnp.tanh(z + _along_last(np.arctanh(offset / half), z)) * _along_last(half, z) - _along_last(
+            offset, z
+        )
+        rounded = straight_through(bounded, jnp.round(bounded))
+        digits = lax.stop_gradient(rounded + _along_last(levels // 2, z)).astype(jnp.int32)
+        tokens, zeros = _to_tokens(digits, self.levels), jnp.zeros(z.shape[0], z.dtype)
+        z_q = rounded / _along_last(levels // 2, z)
+        return Quantised(z_q, tokens, zeros, zeros, zeros, count_tokens(tokens, self.num_codes))
+
+    def lookup(self, tokens: Array) -> Array:
+        """Tokens [...] -> codes [..., d]. ValueError where tokens are out of range; under jit those codes are NaN."""
+        digits = _to_digits(tokens, self.levels).astype(jnp.float32)
+        middle = _along_last(np.asarray(self.levels) // 2, digits)
+        return _nan_where_unknown((digits - middle) / middle, tokens, self.num_codes)
+
+
+def lfq_entropy(z: Array, temperature: float = 1.0, diversity: float = 1.0) -> Array:
+    """H(p) - gamma H(E[p]), p(c|z) ~ exp(-||z - c||^2 / tau) over all c in {-1, 1}^d: sure places, diverse codes.
+
+    p makes the bits independent, p(bit i is 1) = sigmoid(4 z_i / tau). So H(p) is a sum over bits, and E[p] the product
+    of two matrices, one a half of the bits: no array of places times codes is made.
+
+    Args:
+        z: [b, ..., d] float.
+        temperature: tau > 0. diversity: gamma >= 0.
+    Returns: [b] nats, summed over the n places of an example; the mean over the batch is n (E[H(p)] - gamma H(E[p])).
+        E couples the batch: it is over all places of the global batch in every mode.
+    References: Yu et al., Language Model Beats Diffusion: Tokenizer is Key to Visual Generation, arXiv:2310.05737,
+        equation 5.
+    """
+    logits = 4 * z / temperature
+    bit_entropy = softplus(logits) - logits * sigmoid(logits)
+    flat = logits.reshape(-1, z.shape[-1])
+    halves = [_joint_probabilities(part) for part in jnp.split(flat, [(z.shape[-1] + 1) // 2], axis=1)]
+    mean = mean_over_devices(jnp.matmul(halves[0].T, halves[1], precision="highest") / len(flat))
+    places = flat.shape[0] // z.shape[0]
+    return bit_entropy.reshape(z.shape[0], -1).sum(1) - diversity * places * entr(mean).sum()
+
+
+def _joint_probabilities(logits: Array) -> Array:
+    """Of all values of independent bits: [n, m] -> [n, 2^m]."""
+    num_bits = logits.shape[1]
+    bits = jnp.asarray((np.arange(2**num_bits) >> np.arange(num_bits)[:, None]) & 1, logits.dtype)  # [m, 2^m]
+    return jnp.exp(log_sigmoid(logits) @ bits + log_sigmoid(-logits) @ (1 - bits))
+
+
+class LookupFreeQuantiser(nn.Module):
+    """LFQ: the signs of d numbers are the bits of the token, the lowest first; K = 2^d. Nothing to learn.
+
+    z_q = 1 where z > 0, else -1. `Quantised.entropy` is `lfq_entropy`; it keeps codes in use, and its weight in the
+    whole loss is the caller's. Yu et al., arXiv 2310.05737, section 3.1.
+
+    Raises:
+      ValueError: z has other channels.
+    """
+
+    dim: int = 8
+    temperature: float = 1.0
+    diversity: float = 1.0
+
+    @property
+    def num_codes(self) -> int:
+        return 2**self.dim
+
+    def __call__(self, z: Array, *, train: bool, key: Array | None = None) -> Quantised:
+        z = _float_vectors(z, self.dim)
+        e = jnp.where(z > 0, 1, -1).astype(z.dtype)
+        tokens = _to_tokens((z > 0).astype(jnp.int32), (2,) * self.dim)
+        commitment = _squared_distance(z, e)
+        entropy = lfq_entropy(z, self.temperature, self.diversity)
+        counts = count_tokens(tokens, self.num_codes)
+        return Quantised(straight_through(z, e), tokens, commitment, jnp.zeros_like(commitment), entropy, counts)
+
+    def lookup(self, tokens: Array) -> Array:
+        """Tokens [...] -> codes [..., d]. ValueError where tokens are out of range; under jit those codes are NaN."""
+        bits = _to_digits(tokens, (2,) * self.dim).astype(jnp.float32)
+        return _nan_where_unknown(2 * bits - 1, tokens, self.num_codes)
+
+
+def _to_tokens(digits: Array, bases: Sequence[int]) -> Array:
+    """int32 [..., d] -> int32 [...]: digits of a number in mixed bases, the lowest first."""
+    return digits @ jnp.asarray(np.cumprod([1, *bases[:-1]]), jnp.int32)
+
+
+def _to_digits(tokens: Array, bases: Sequence[int]) -> Array:
+    """The inverse, int [...] -> int [..., d]."""
+    return jnp.stack(jnp.unravel_index(tokens, tuple(reversed(bases)))[::-1], axis=-1)
+
+
+def _along_last(values: np.ndarray, like: Array) -> Array:
+    """Constants [d] in the dtype of `like`, [..., d], to broadcast with it."""
+    return jnp.asarray(values, like.dtype).reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+def _float_vectors(z: Array, dim: int) -> Array:
+    if z.shape[-1] != dim:
+        raise ValueError(f"the quantiser takes vectors of {dim} numbers, got {list(z.shape)}: give the encoder {dim}")
+    return at_least_float32(z)
+
+
+def _squared_distance(x: Array, y: Array) -> Array:
+    return jnp.square(x - y).sum(range(1, x.ndim))
+
+
+def _nan_where_unknown(codes: Array, tokens: Array, num_codes: int) -> Array:
+    """The codes; where tokens are no codes an error if that can be known yet, else NaN: gathers clip silently."""
+    known = (tokens >= 0) & (tokens < num_codes)
+    if not isinstance(tokens, Tracer) and not known.all():
+        raise ValueError(f"tokens are 0 to {num_codes - 1} here, got {int(tokens.min())} to {int(tokens.max())}")
+    return jnp.where(known[..., None], codes, jnp.nan)
+
+
+def _sum_over_devices(x: Array) -> Array:
+    return mean_over_devices(x) * num_shards()
+
+
+def _gather_devices(x: Array) -> Array:
+    """[n, ...] of each device -> those of all, in the order of the global batch."""
+    axis = device_axis()
+    return lax.all_gather(x, axis, tiled=True) if axis else x
