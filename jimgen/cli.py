@@ -24,6 +24,7 @@ def main() -> None:
         "sample": sample,
         "reconstruct": reconstruct,
         "interpolate": interpolate,
+        "inpaint": inpaint,
         "evaluate": evaluate,
         "compare": compare,
         "reference": reference,
@@ -82,8 +83,8 @@ def sample(
         label: one class for all.
         classes: balanced: the classes in turn; frequency: as often as in the training images.
         best: from the best checkpoint that --quality-every kept, not from the newest one.
-        out: .png for a grid; .npz for arrays `images` (uint8 [n, h, w, c]) and `labels`; any other name for a folder of
-            PNGs. Default RUN/sample.png
+        out: .png for a grid; .npz for arrays `images` (uint8 [n, h, w, c]) and `labels`; a name without ending for a
+            folder of PNGs. Default RUN/sample.png
     """
     import numpy as np
 
@@ -101,10 +102,10 @@ def sample(
         drawn = generated.generate(loaded.method, variables, jax.random.key(seed), labels)
     path, count = out or run / "sample.png", loaded.spec.num_classes
     in_columns = label is None and classes == "balanced" and 2 <= count <= 16
-    if path.suffix == ".png":
-        _write(path, *drawn, columns=count if in_columns else None)
-    else:
+    if path.suffix in ("", ".npz"):
         print(generated.save(path, drawn))
+    else:
+        _write(path, *drawn, columns=count if in_columns else None)
 
 
 def reconstruct(run: RunFolder, /, num: int = 40, out: Path | None = None) -> None:
@@ -178,6 +179,64 @@ def interpolate(
         rows = loaded.method.interpolate(loop.eval_variables(loaded.state), key, jax.numpy.asarray(labels), steps)
     images = np.asarray(rows).reshape(-1, *rows.shape[2:])
     _write(out or run / "interpolate.png", images, np.repeat(labels, steps), columns=steps)
+
+
+def inpaint(
+    run: RunFolder,
+    image: Annotated[Path, tyro.conf.Positional],
+    /,
+    mask: Path,
+    num: int = 8,
+    seed: int = 0,
+    label: int | None = None,
+    out: Path | None = None,
+) -> None:
+    """Fill the missing parts of a picture, in several ways.
+
+    Args:
+        run: folder of the run.
+        image: the picture; brought to the run's size as training pictures were.
+        mask: a picture of the same size: white is known and stays, black is filled in.
+        num: ways to fill it.
+        seed: of the noise.
+        label: the class to fill in; 0 by default.
+        out: .png (the picture, what is known of it, then the results) or .npz. Default RUN/inpaint.png
+    """
+    import numpy as np
+
+    from jimgen import loop, pictures
+    from jimgen.data.images import decode, fit_images
+
+    _require_positive(num=num)
+    with _jax() as jax:
+        loaded = _load(run)
+        if loaded.method.inpaint is None:
+            raise UserError(f"{run} cannot inpaint: its method has no way to keep known parts; flow and masked ones do")
+        if label is not None:
+            _require_label(loaded, label)
+        height, width, channels = loaded.spec.shape
+        read, known = decode(image), decode(mask)[..., :1] > 127
+        if known.shape[:2] != read.shape[:2]:
+            raise UserError(f"--mask is {known.shape[:2]} and the image {read.shape[:2]}: give them one size")
+        size = None if read.shape[:2] == (height, width) else height
+        if size and height != width:
+            raise UserError(f"{run} was trained on {height}x{width} images: bring the picture and mask to that size")
+        fitted = fit_images(read, size=size, fit=loaded.config.fit, channels=channels)
+        # A pixel is known if all that it was made of is.
+        missing = fit_images(~known * np.uint8(255), size=size, fit=loaded.config.fit, channels=1)
+        known = missing[..., 0] == 0
+        labels = jax.numpy.full(num, label or 0, jax.numpy.int32)
+        scaled = loop.scale_images({"image": jax.numpy.asarray(fitted)})["image"]
+        repeated = jax.numpy.broadcast_to(scaled, (num, *scaled.shape))
+        masks = jax.numpy.broadcast_to(jax.numpy.asarray(known), (num, *known.shape))
+        variables = loop.eval_variables(loaded.state)
+        filled = jax.jit(loaded.method.inpaint)(variables, jax.random.key(seed), repeated, masks, labels)
+        filled = pictures.to_uint8(np.asarray(filled))
+    path = out or run / "inpaint.png"
+    if path.suffix == ".png":
+        seen = np.where(known[..., None], fitted, 127).astype(np.uint8)
+        filled = np.concatenate([np.stack([fitted, seen]), filled])
+    _write(path, filled, np.asarray(labels))
 
 
 def evaluate(

@@ -133,6 +133,7 @@ def _section(run: Run, anchor: str, heading: str) -> str:
 {"".join(f'<p class="{kind}">{escape(text)}</p>' for kind, text in about.items() if text)}
 {_samples(run.folder / "samples")}
 {_block("Results", _results(run.series))}
+{_evaluation(run.folder / "evaluation")}
 {_block("Curves", "".join(curves), "row")}
 <div class="pair">
 <div>{_block("Changed from the defaults", _fields(run.changed))}
@@ -194,9 +195,51 @@ def _figure(picture: Picture, alt: str, caption: str = "", room: int = 520, dens
     return f"<figure>{image}{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}</figure>"
 
 
+def _evaluation(folder: Path) -> str:
+    """What `jimgen evaluate` found: figures beside those of real images and of Gaussians, pictures, a row a class."""
+    found = _read_json(folder / "evaluation.json")
+    if not found:
+        return ""
+    counts = found["num_real"]
+    heads = ("Figure", "Samples", f"Real ({counts['test']:,} test)", "Gaussian per class")
+    rows = [
+        [escape(name), *(_number(row[who]) if who in row else "" for who in ("value", "real", "gaussian"))]
+        for name, row in found["figures"].items()
+    ]
+    nets = ", ".join(f"{name} (weights {net['weights_hash'][:12]})" for name, net in found["extractors"].items())
+    about = f"{found['num']:,} samples against {counts['train']:,} images of {found['data']['name']}. {nets}"
+    captions = {
+        "nearest.png": "The samples closest to a training image, and its nearest neighbours",
+        "extremes.png": "The samples closest to the data, and below them those farthest away",
+    }
+    pictures = {text: _load(folder / name) for name, text in captions.items()}
+    shown = [_figure(sheet, f"A grid: {text}", text) for text, sheet in pictures.items() if sheet is not None]
+    return (
+        _block("Evaluation", _table(rows, heads) + f'<p class="soft">{escape(about)}</p>')
+        + _block("Samples and their neighbours", "".join(shown), "row")
+        + _block("Classes", _classes(found.get("per_class") or []))
+    )
+
+
+def _classes(rows: Sequence[Mapping[str, Any]]) -> str:
+    heads = {
+        "class": "Class",
+        "share": "Share of samples",
+        "share_of_data": "Share of data",
+        "recognised": "Recognised as such",
+        "cas": "Accuracy trained on samples",
+    }
+    names = [name for name in heads if any(name in row for row in rows)]
+    cells = [
+        [escape(str(row["class"]))] + ["" if row.get(name) is None else f"{100 * row[name]:.1f}%" for name in names[1:]]
+        for row in rows
+    ]
+    return _table(cells, [heads[name] for name in names])
+
+
 def _results(series: Mapping[str, Series]) -> str:
     """A table of the last values: measures on test data, losses and speed; the rest is in the curves."""
-    shown = [name for name in series if re.search(r"^test/|(^|/)loss$|_per_s$", name)]
+    shown = [name for name in series if re.search(r"^test/|^quality/|(^|/)loss$|_per_s$", name)]
     rows = []
     for name in sorted(shown, key=lambda name: not name.startswith("test/")):
         steps, values = series[name]
@@ -242,7 +285,7 @@ def _commands(run: Run) -> str:
     folder = shlex.quote(str(run.folder))
     script = shlex.quote(f"experiments/{run.experiment}.py")
     lines = [f"python {script} --workdir {folder}"] if run.experiment else []
-    lines += [f"jimgen sample {folder} --num 64 --seed 0 --out samples.png", f"jimgen interpolate {folder}"]
+    lines += [f"jimgen sample {folder} --num 64 --seed 0 --out samples.png", f"jimgen evaluate {folder}"]
     return "<pre>" + escape("\n".join(lines)) + "</pre>"
 
 

@@ -1,5 +1,6 @@
 """The command `jimgen`: what one does with a run, and what one is told when that cannot be done."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from jimgen import cli, experiment
 def folders(tmp_path_factory) -> dict[str, Path]:
     """A tiny run of each family; the VAE knows labels and has two channels of grey doubled into colour."""
     root = tmp_path_factory.mktemp("runs")
-    options = {"dcgan": {"size": 16}, "vae": {"conditional": True, "channels": 3}}
+    options = {"dcgan": {"size": 16}, "vae": {"conditional": True, "channels": 3}, "flow": {"num_steps": 2}}
     for name, changed in options.items():
         config = tiny_config(name, root / name, **changed)
         experiment.run(config, load_experiment(name).build)
@@ -116,6 +117,71 @@ def test_interpolate_walks_from_one_image_to_another(folders, jimgen, tmp_path, 
     assert (walk[:, 0] != walk[:, -1]).any()
 
 
+def test_sample_writes_a_folder_of_pictures_by_class_or_by_frequency(folders, jimgen, tmp_path):
+    """Frequencies of the training digits are nearly equal, so both sets hold about two images a class."""
+    for classes in ("balanced", "frequency"):
+        out = tmp_path / classes
+        assert str(out) in jimgen("sample", folders["vae"], "--num", 20, "--classes", classes, "--out", out)
+        assert len(list(out.rglob("*.png"))) == 20
+    assert [len(list((tmp_path / "balanced" / f"{label:04d}").iterdir())) for label in range(10)] == [2] * 10
+
+
+@pytest.fixture
+def hook(tmp_path):
+    """An extractor of one's own, as a file."""
+    (tmp_path / "hook.py").write_text("from tiny import tiny_extractor\n")
+    return f"{tmp_path / 'hook.py'}:tiny_extractor"
+
+
+def test_evaluate_ends_with_one_line_of_json_and_fills_the_report(folders, jimgen, hook):
+    """A run of 8x8 digits; its page shows the figures, and `compare` puts it beside itself."""
+    arguments = ["--num", 60, "--metrics", "fd,prdc", "--extractors", hook]
+    said = jimgen("evaluate", folders["flow"], *arguments).splitlines()
+    values = json.loads(said[-1])
+    assert values["num"] == 60 and values["fd[tiny@8]"] > 0 and 0 <= values["precision[tiny@8]"] <= 1
+    written = json.loads((folders["flow"] / "evaluation" / "evaluation.json").read_text())
+    assert written["figures"]["fd[tiny@8]"]["value"] == values["fd[tiny@8]"]
+    page = (folders["flow"] / "report.html").read_text()
+    assert "Gaussian per class" in page and "nearest neighbours" in page and "Share of samples" in page
+    compared = json.loads(jimgen("compare", folders["flow"]).splitlines()[-1])
+    assert compared["flow"]["fd[tiny@8]"] == {"mean": values["fd[tiny@8]"], "half_width": None, "n": 1}
+
+
+def test_evaluate_a_set_against_stored_statistics(jimgen, refused, hook, tmp_path):
+    """The same figure as from the data; statistics of another number are refused."""
+    from jimgen import data
+
+    images = data.load("digits").test.images[:80]
+    np.savez(tmp_path / "set.npz", images=images)
+    for num in (80, 70):
+        asked = ["reference", "digits", "--extractor", hook, "--num", num, "--out", tmp_path / f"{num}.npz"]
+        assert f"{num} images of digits" in jimgen(*asked)
+    base = ["evaluate", tmp_path / "set.npz", "--data", "digits", "--num", 80, "--metrics", "fd", "--extractors", hook]
+    plain = json.loads(jimgen(*base).splitlines()[-1])
+    stored = json.loads(jimgen(*base, "--reference", tmp_path / "80.npz").splitlines()[-1])
+    assert stored == plain
+    assert "count 70 there, 80 here" in refused(*base, "--reference", tmp_path / "70.npz")
+    assert "which prdc need" in refused(*base, "--reference", tmp_path / "80.npz", "--metrics", "prdc")
+
+
+def test_inpaint_keeps_what_is_known(folders, jimgen, tmp_path):
+    """The left half of a digit stays as it is; the right half differs from one way to another."""
+    from jimgen import data
+
+    digit = data.load("digits").test.images[0]
+    Image.fromarray(digit[..., 0]).save(tmp_path / "digit.png")
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, :4] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    given = ["inpaint", folders["flow"], tmp_path / "digit.png", "--mask", tmp_path / "mask.png", "--num", 3]
+    jimgen(*given, "--out", tmp_path / "x.npz")
+    filled, _ = arrays_of(tmp_path / "x.npz")
+    assert filled.shape == (3, 8, 8, 1)
+    np.testing.assert_array_equal(filled[:, :, :4], np.broadcast_to(digit[:, :4], (3, 8, 4, 1)))
+    assert len({image.tobytes() for image in filled}) == 3
+    assert str(folders["flow"] / "inpaint.png") in jimgen(*given)
+
+
 def test_report_of_several_runs(folders, jimgen, tmp_path):
     said = jimgen("report", *folders.values(), "--out", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
@@ -124,9 +190,9 @@ def test_report_of_several_runs(folders, jimgen, tmp_path):
 
 def test_runs_lists_step_and_figures(folders, jimgen):
     lines = jimgen("runs", folders["vae"].parent).splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert "dcgan  digits  step 2 of 2" in lines[0] and "generator/loss" in lines[0]
-    assert "vae  digits  step 2 of 2" in lines[1] and "test/neg_elbo_nats" in lines[1]
+    assert "vae  digits  step 2 of 2" in lines[2] and "test/neg_elbo_nats" in lines[2]
 
 
 def test_doctor_names_versions_devices_and_data(jimgen):
@@ -149,6 +215,15 @@ def test_doctor_names_versions_devices_and_data(jimgen):
         (["interpolate", "{dcgan}", "--steps", "0"], "--steps 0: must be at least 1"),
         (["interpolate", "{vae}", "--label", "10"], "--label 10 is out of range"),
         (["interpolate", "{none}"], "is not a run"),
+        (["evaluate", "{none}"], "neither an .npz file nor a folder"),
+        (["evaluate", "{dcgan}", "--metrics", "fid"], "unknown metrics fid"),
+        (["evaluate", "{dcgan}", "--num", "20", "--extractors", "vgg"], "unknown extractor 'vgg'"),
+        (["evaluate", "{dcgan}", "--num", "20", "--data", "digits", "--size", "8"], "bring them to one size"),
+        (["compare", "{dcgan}"], "has no evaluation yet"),
+        (["reference", "digits", "--out", "{none}/x.json"], "ends in .npz"),
+        (["sample", "{dcgan}", "--best"], "keeps no best checkpoint"),
+        (["inpaint", "{vae}", "{none}/x.png", "--mask", "{none}/y.png"], "cannot inpaint"),
+        (["inpaint", "{flow}", "{none}/x.png", "--mask", "{none}/y.png"], "x.png"),
         (["report", "{none}"], "is not a folder"),
         (["report"], "at least one run"),
         (["runs", "{none}"], "no runs in"),
