@@ -11,7 +11,7 @@ demo: .venv/ready
 	$(BIN)/jimgen report runs/demo/vae runs/demo/dcgan --out runs/demo/report.html
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check .

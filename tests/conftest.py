@@ -3,7 +3,8 @@
 import os
 import pathlib
 
-_CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
+# A folder for each process of `make test`: JAX does not write its files in one piece.
+_CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))  # a second run compiles nothing again
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
