@@ -139,12 +139,18 @@ def _renamed(figures: dict[str, float]) -> dict[str, float]:
 
 def _draw(subject: Subject, dataset: Dataset, net: Extractor, measured: Measured, count: int) -> None:
     """nearest.png: the samples that lie closest to a training image, each beside the 7 training images nearest to it.
-    extremes.png: the samples closest to the data on average over 5 neighbours, and below them those farthest away."""
+    extremes.png: the samples closest to the data on average over 5 neighbours, and below them those farthest away.
+
+    Distances are divided by those that training images have there among themselves, else both would show only the
+    class whose images are most alike."""
     reference = cached_reference(dataset, net, split="train", count=count)
     assert reference.features is not None
     images = subject.generated.images
-    neighbours = min(NEAREST_SHOWN, count)
+    neighbours = min(NEAREST_SHOWN, count - 1)
     distances, indices = nearest(measured.outputs[title(net)].features, reference.features, neighbours)
+    closest, of_closest = np.unique(indices[:, 0], return_inverse=True)
+    usual = nearest(reference.features[closest], reference.features, neighbours + 1)[0][of_closest, 1:]
+    distances = distances / np.maximum(usual, 1e-12)
     rows = chosen_rows(num_rows(dataset.train), count)
     chosen = np.argsort(distances[:, 0], kind="stable")[:ROWS_SHOWN]
     beside = read_rows(dataset.train, rows[indices[chosen]].reshape(-1))[0]

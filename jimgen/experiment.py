@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -168,6 +169,8 @@ class Run(NamedTuple):
     spec: DataSpec
     method: Method
     state: TrainState
+    experiment: str
+    module: ModuleType  # the run's own copy of the experiment
 
 
 def load_run(folder: Path, best: bool = False) -> Run:
@@ -201,7 +204,7 @@ def load_run(folder: Path, best: bool = False) -> Run:
         print(warning, file=sys.stderr)
     if state is None:
         raise UserError(f"{folder} has no checkpoint yet: train it first, or longer")
-    return Run(folder, config, spec, method, state)
+    return Run(folder, config, spec, method, state, saved["experiment"], module)
 
 
 def _tuples(value: Any) -> Any:

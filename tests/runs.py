@@ -1,16 +1,18 @@
 """Runs that several tests begin, stop and resume."""
 
+import functools
 import importlib.util
 import json
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from jimgen import loop
+from jimgen import experiment, loop
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -40,7 +42,18 @@ def load_experiment(name: str):
 def tiny_options(config_class, **options) -> dict:
     """Fields of a tiny config, as far as the class has them, and what else is given."""
     fields = config_class.__dataclass_fields__
-    return {name: value for name, value in SMALLEST.items() if name in fields} | options
+    options = {name: value for name, value in SMALLEST.items() if name in fields} | options
+    if "tokenizer" in fields:
+        options.setdefault("tokenizer", tiny_tokenizer(options["size"]))
+    return options
+
+
+@functools.cache
+def tiny_tokenizer(size: int) -> str:
+    """The folder of a tiny tokenizer run on digits of this size."""
+    folder = Path(tempfile.mkdtemp()) / "tokenizer"
+    experiment.run(tiny_config("tokenizer", folder, size=size, codes=8), load_experiment("tokenizer").build)
+    return str(folder)
 
 
 def tiny_config(name: str, workdir: Path, **options):

@@ -1,0 +1,95 @@
+"""MaskGIT: a transformer predicts masked tokens of a tokenizer, and fills a masked grid in a few parallel steps.
+
+Chang et al., MaskGIT: Masked Generative Image Transformer, arXiv 2202.04200.
+
+    python experiments/tokenizer.py --data digits --codes 64 --width 16 --steps 1500 --workdir runs/tokenizer
+    python experiments/maskgit.py --data digits --tokenizer runs/tokenizer --steps 1000
+
+    python experiments/tokenizer.py --data fashion_mnist --steps 4000 --workdir runs/tokenizer-fashion
+    python experiments/maskgit.py --data fashion_mnist --tokenizer runs/tokenizer-fashion --steps 8000
+
+On an accelerator, with a tokenizer of 64-pixel colour images:
+
+    python experiments/maskgit.py --data folder:pictures/ --size 64 --tokenizer runs/tokenizer-64 --width 512 \
+        --depth 12 --batch-size 256 --learning-rate 4e-4 --warmup-steps 1000 --steps 50000 --num-steps 12 --dtype bfloat16
+
+Result: not run yet.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import optax
+
+from jimgen.data.dataset import DataSpec
+from jimgen.experiment import RunConfig, main
+from jimgen.methods.masked import masked
+from jimgen.methods.method import Method
+from jimgen.nets.masked_transformer import MaskedTransformer
+from jimgen.nets.transformer import Backbone
+from jimgen.tokenizer_run import load_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    tokenizer: str = ""
+    """folder of a run of experiments/tokenizer.py on images of this size"""
+    width: int = 128
+    """of the tokens"""
+    depth: int = 4
+    """blocks"""
+    head_dim: int = 32
+    """width of an attention head, a multiple of 4"""
+    dropout: float = 0.1
+    """after attention and MLP"""
+    conditional: bool = True
+    """give the label to the net, where there are classes"""
+    label_drop: float = 0.1
+    """how often training hides the label, for guidance"""
+    label_smoothing: float = 0.1
+    """of the cross-entropy"""
+    num_steps: int = 8
+    """of decoding"""
+    randomness: float = 4.5
+    """how much chance decides which tokens are kept while decoding"""
+    guidance: float = 1.0
+    """weight of classifier-free guidance; 1 for none"""
+    learning_rate: float = 1e-3
+    """of AdamW, at its peak"""
+    warmup_steps: int = 100
+    """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
+    weight_decay: float = 0.01
+    """of AdamW"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of matrix products; all else stays float32"""
+
+
+def build(config: Config, data: DataSpec) -> Method:
+    tokenizer, frozen = load_tokenizer(config.tokenizer, data)
+    num_classes = data.num_classes if config.conditional and data.num_classes > 1 else 0
+    backbone = Backbone(
+        width=config.width,
+        depth=config.depth,
+        num_heads=max(1, config.width // config.head_dim),
+        dropout=config.dropout,
+        dtype=config.dtype,
+    )
+    warmup = min(config.warmup_steps, config.steps // 2)
+    learning_rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    adamw = optax.adamw(learning_rate, 0.9, 0.96, weight_decay=config.weight_decay)
+    return masked(
+        MaskedTransformer(tokenizer.num_codes, tokenizer.grid, num_classes, backbone),
+        tokenizer,
+        frozen,
+        num_classes=num_classes,
+        tx=optax.chain(optax.clip_by_global_norm(1.0), adamw),
+        label_drop=config.label_drop,
+        label_smoothing=config.label_smoothing,
+        num_steps=config.num_steps,
+        randomness=config.randomness,
+        guidance=config.guidance,
+    )
+
+
+if __name__ == "__main__":
+    main(Config, build)

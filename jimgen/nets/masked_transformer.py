@@ -1,0 +1,42 @@
+"""A bidirectional transformer over tokens, some of them masked (MaskGIT; Chang et al., arXiv 2202.04200)."""
+
+import math
+
+import flax.linen as nn
+from jax import Array
+
+from jimgen.nets.layers import at_least_float32
+from jimgen.nets.transformer import Backbone, TokenEmbedding, grid_positions, normal_02, sincos_embedding
+
+
+class MaskedTransformer(nn.Module):
+    """Tokens int32 [b, t] in reading order, num_codes for MASK -> logits [b, t, num_codes], float32, zero at the start.
+
+    Every token sees every other; the label is the backbone's condition.
+
+    Args of a call:
+      tokens: int32 [b, t] in [0, num_codes].
+      labels: int32 [b] in [0, num_classes]; num_classes stands for no label.
+      dropout_keys: as of Backbone.
+
+    Raises:
+      ValueError: tokens that do not fill the grid, or are out of range.
+    """
+
+    num_codes: int
+    grid: tuple[int, int]
+    num_classes: int
+    backbone: Backbone
+
+    @nn.compact
+    def __call__(self, tokens: Array, labels: Array, dropout_keys: Array | None = None) -> Array:
+        if tokens.shape[1:] != (math.prod(self.grid),):
+            raise ValueError(f"expected tokens [b, {math.prod(self.grid)}] of a grid {self.grid}, got {tokens.shape}")
+        width, positions = self.backbone.width, grid_positions(*self.grid)
+        x = TokenEmbedding(self.num_codes, width, name="token")(tokens) + sincos_embedding(positions, width)[None]
+        cond = nn.Embed(self.num_classes + 1, width, embedding_init=normal_02, name="label")(labels)
+        x = self.backbone(x, positions=positions, cond=cond, dropout_keys=dropout_keys)
+        zeros = nn.initializers.zeros
+        return at_least_float32(
+            nn.Dense(self.num_codes, kernel_init=zeros, dtype=self.backbone.dtype, name="output")(x)
+        )

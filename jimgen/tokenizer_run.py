@@ -1,0 +1,35 @@
+"""A finished tokenizer run, for methods that model its tokens."""
+
+from pathlib import Path
+from typing import Any
+
+from jimgen.data.dataset import DataSpec
+from jimgen.errors import UserError
+from jimgen.experiment import load_run
+from jimgen.loop import eval_variables
+from jimgen.methods.tokenizer import Tokenizer
+
+NETS = ("encoder", "quantiser", "decoder")
+TRAIN_IT = "python experiments/tokenizer.py --data {data} --workdir runs/tokenizer"
+
+
+def load_tokenizer(folder: str | Path, spec: DataSpec) -> tuple[Tokenizer, dict[str, Any]]:
+    """The functions of a tokenizer run and its nets' variables, for images like those of `spec`.
+
+    Raises:
+      UserError: no folder given, no run there, a run of something else, or one for images of another shape.
+    """
+    how = TRAIN_IT.format(data=spec.name)
+    if not str(folder):
+        raise UserError(f"--tokenizer is missing: train one, `{how}`, and give --tokenizer runs/tokenizer")
+    run = load_run(Path(folder))
+    build = getattr(run.module, "build_tokenizer", None)
+    if build is None:
+        raise UserError(f"--tokenizer {folder} is a run of {run.experiment}, not of a tokenizer: train one, `{how}`")
+    if run.spec.shape != spec.shape:
+        raise UserError(
+            f"--tokenizer {folder} was trained on images {list(run.spec.shape)}, these are {list(spec.shape)}: give "
+            "the --size, --fit and --channels of that run, or train another tokenizer"
+        )
+    variables = eval_variables(run.state)
+    return build(run.config, run.spec), {name: variables[name] for name in NETS}
