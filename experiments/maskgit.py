@@ -11,7 +11,8 @@ Chang et al., MaskGIT: Masked Generative Image Transformer, arXiv 2202.04200.
 On an accelerator, with a tokenizer of 64-pixel colour images:
 
     python experiments/maskgit.py --data folder:pictures/ --size 64 --tokenizer runs/tokenizer-64 --width 512 \
-        --depth 12 --batch-size 256 --learning-rate 4e-4 --warmup-steps 1000 --steps 50000 --num-steps 12 --dtype bfloat16
+        --depth 12 --batch-size 256 --learning-rate 4e-4 --warmup-steps 1000 --steps 50000 --num-steps 12 \
+        --dtype bfloat16
 
 Result: not run yet.
 """

@@ -1,7 +1,7 @@
 """MaskGIT (Chang et al., arXiv 2202.04200): predict masked tokens, and fill a masked grid in a few parallel steps."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -15,6 +15,7 @@ from jimgen import noise
 from jimgen.methods.flow import as_mask
 from jimgen.methods.method import Method
 from jimgen.methods.tokenizer import Tokenizer
+from jimgen.sampling_logits import guide_logits
 from jimgen.train_step import Aux, Batch, Phase, Variables
 
 
@@ -93,8 +94,7 @@ def masked(
             return run(variables, tokens, labels)
         none = jnp.full_like(labels, num_classes)
         both = run(variables, jnp.concatenate([tokens, tokens]), jnp.concatenate([labels, none]))
-        conditional, unconditional = jnp.split(both, 2)
-        return unconditional + guidance * (conditional - unconditional)
+        return guide_logits(*jnp.split(both, 2), guidance)
 
     def fill(variables: Variables, key: Array, tokens: Array, labels: Array) -> Array:
         """Decodes the masked ones among tokens [n, t]; the others stay."""
@@ -110,7 +110,11 @@ def masked(
 
     def inpaint(variables: Variables, key: Array, images: Array, mask: Array, labels: Array) -> Array:
         known = as_mask(mask, images)
-        tokens = jnp.where(known_tokens(known, tokenizer.grid), tokens_of(variables, images), num_codes)
+        # The encoder of a known cell looks over its edge: there it meets the mean of what is known, not what is hidden.
+        count = jnp.maximum(known.sum((1, 2), keepdims=True), 1)
+        mean = jnp.where(known, images, 0.0).sum((1, 2), keepdims=True) / count
+        tokens = tokens_of(variables, jnp.where(known, images, mean))
+        tokens = jnp.where(known_tokens(known, tokenizer.grid), tokens, num_codes)
         return jnp.where(known, images, images_of(variables, fill(variables, key, tokens, labels)))
 
     return Method(
@@ -139,22 +143,21 @@ def lowest(values: Array, count: Array) -> Array:
     return ranks < count[:, None]
 
 
-def num_masked(num_unknown: np.ndarray | Array, num_steps: int) -> Array:
-    """How many tokens are still masked after each step, of `num_unknown` int [n] at the start: int32 [num_steps, n].
+def num_masked(num_unknown: np.ndarray | Array, num_steps: int, most: int) -> Array:
+    """How many tokens are still masked after each step, of `num_unknown` int [n] <= most at the start: [num_steps, n].
 
     floor(N cos(pi (s + 1) / (2 T))) for s = 0 .. T - 1: 16 in 4 steps leave 14, 11, 6, 0. `decode` clips it to 1 less
     than are unknown and to at least 1. Chang et al., arXiv 2202.04200, section 3.3.
     """
     # In float64: floor must not meet 11.999999 for 12.
     ratios = np.cos(np.pi * np.arange(1, num_steps + 1) / (2 * num_steps))
-    table = np.floor(ratios[:, None] * np.arange(_MOST_TOKENS + 1)[None] + 1e-9).astype(np.int32)
+    table = np.floor(ratios[:, None] * np.arange(most + 1)[None] + 1e-9).astype(np.int32)
     return jnp.asarray(table)[:, num_unknown]
 
 
-_MOST_TOKENS = 4096  # of a grid: 64 x 64
-
-
-def decode(logits_of: Any, tokens: Array, key: Array, num_codes: int, num_steps: int, randomness: float) -> Array:
+def decode(
+    logits_of: Callable[[Array], Array], tokens: Array, key: Array, num_codes: int, num_steps: int, randomness: float
+) -> Array:
     """Parallel decoding as one scan: each step draws all unknown tokens and keeps the ones it is most confident of.
 
     Confidence is log p(token) + tau (1 - (s + 1) / T) g with Gumbel noise g, and infinite for known tokens. The clip of
@@ -172,10 +175,8 @@ def decode(logits_of: Any, tokens: Array, key: Array, num_codes: int, num_steps:
       int32 [n, t] in [0, num_codes); known tokens unchanged.
     """
     n, t = tokens.shape
-    if t > _MOST_TOKENS:
-        raise ValueError(f"a grid of {t} tokens is too large: {_MOST_TOKENS} at most")
     keys = noise.example_keys(key, jnp.arange(n))
-    schedule = num_masked((tokens == num_codes).sum(-1), num_steps)
+    schedule = num_masked((tokens == num_codes).sum(-1), num_steps, t)
 
     def gumbel(step: Array, part: int, shape: tuple[int, ...]) -> Array:
         def draw(key: Array) -> Array:

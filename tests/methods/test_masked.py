@@ -1,5 +1,6 @@
 """MaskGIT: the schedule to the integer, masks that cover what they should, and decoding that keeps what is known."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,9 +47,9 @@ def method_of(frozen_tokenizer, **options):
 
 def test_schedules_to_the_integer():
     """Chang et al.'s cosine, at numbers worked out by hand."""
-    assert num_masked(np.array([16]), 4)[:, 0].tolist() == [14, 11, 6, 0]
-    assert num_masked(np.array([256]), 8)[:, 0].tolist() == [251, 236, 212, 181, 142, 97, 49, 0]
-    assert num_masked(np.array([0, 2, 3]), 3).tolist() == [[0, 1, 2], [0, 1, 1], [0, 0, 0]]  # cos(pi / 3) is .5
+    assert num_masked(np.array([16]), 4, 16)[:, 0].tolist() == [14, 11, 6, 0]
+    assert num_masked(np.array([256]), 8, 256)[:, 0].tolist() == [251, 236, 212, 181, 142, 97, 49, 0]
+    assert num_masked(np.array([0, 2, 3]), 3, 3).tolist() == [[0, 1, 2], [0, 1, 1], [0, 0, 0]]  # cos(pi / 3) is .5
 
 
 def test_cross_entropy_with_smoothing_by_hand():
@@ -89,7 +90,7 @@ def test_decoding_leaves_nothing_masked_and_keeps_what_is_known(num_steps):
     np.testing.assert_array_equal(filled[known], np.asarray(tokens)[known])
     assert all((x[known] == np.asarray(tokens)[known]).all() for x in seen) and len(seen) == num_steps
     masked_before = [int((x[0] == 5).sum()) for x in seen]
-    clipped = np.maximum(1, np.minimum(num_masked(np.array([6]), num_steps)[:-1, 0], 5))
+    clipped = np.maximum(1, np.minimum(num_masked(np.array([6]), num_steps, 6)[:-1, 0], 5))
     assert masked_before[0] == 6 and (np.array(masked_before[1:]) <= clipped).all()
     assert masked_before == sorted(masked_before, reverse=True)
 
@@ -113,6 +114,22 @@ def test_the_loss_at_the_start_is_that_of_uniform_codes(frozen_tokenizer):
     method = method_of(frozen_tokenizer)
     variables = state_of(method, batch_of()).variables
     found = jax.jit(method.evaluate)(variables, batch_of(), jax.random.key(0))
+    np.testing.assert_allclose(found["bits_per_masked_token"], np.full(8, np.log2(CODES)), rtol=1e-5)
+
+
+class WrongWhereNotMasked(nn.Module):
+    """Uniform where a token is masked; elsewhere the token that it sees gets no chance."""
+
+    @nn.compact
+    def __call__(self, tokens, labels, dropout_keys=None):
+        return jnp.where(tokens[..., None] == jnp.arange(CODES).reshape(1, 1, -1), -50.0, 0.0)
+
+
+def test_tokens_that_are_not_masked_have_no_loss(frozen_tokenizer):
+    """And one at least is masked in each example: log2 7 bits, neither 50 nats nor 0."""
+    made, frozen = frozen_tokenizer
+    method = masked(WrongWhereNotMasked(), made, frozen, num_classes=3, tx=optax.sgd(0.0))
+    found = jax.jit(method.evaluate)({"net": {}, **frozen}, batch_of(), jax.random.key(0))
     np.testing.assert_allclose(found["bits_per_masked_token"], np.full(8, np.log2(CODES)), rtol=1e-5)
 
 
@@ -151,6 +168,8 @@ def test_samples_and_fillings(frozen_tokenizer):
     first, other = (fill(variables, jax.random.key(s), batch["image"], mask, batch["label"]) for s in (0, 1))
     np.testing.assert_array_equal(first[:, :5], batch["image"][:, :5])
     assert (first[:, 5:] != other[:, 5:]).any()
+    hidden = jnp.where(mask[..., None], batch["image"], 0.9)  # of rows that the encoder of the known cells looks at
+    np.testing.assert_array_equal(fill(variables, jax.random.key(0), hidden, mask, batch["label"]), first)
     with pytest.raises(ValueError, match="expected a mask"):
         method.inpaint(variables, jax.random.key(0), batch["image"], mask[:, :4], batch["label"])
 
