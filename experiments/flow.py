@@ -24,13 +24,8 @@ from jimgen.diffusion import Guidance
 from jimgen.experiment import RunConfig, main
 from jimgen.methods.flow import flow
 from jimgen.methods.method import Method
-from jimgen.nets.transformer import (
-    Backbone,
-    DiffusionTransformer,
-    cudnn_attention,
-    einsum_attention,
-    xla_attention,
-)
+from jimgen.nets.diffusion_transformer import DiffusionTransformer
+from jimgen.nets.transformer import Backbone, cudnn_attention, einsum_attention, xla_attention
 
 SAMPLERS = {
     "euler": samplers.euler,

@@ -22,7 +22,8 @@ from jimgen.data.dataset import DataSpec
 from jimgen.experiment import RunConfig, main
 from jimgen.methods.meanflow import mean_flow
 from jimgen.methods.method import Method
-from jimgen.nets.transformer import Backbone, DiffusionTransformer
+from jimgen.nets.diffusion_transformer import DiffusionTransformer
+from jimgen.nets.transformer import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,7 +94,8 @@ def masked(
             return run(variables, tokens, labels)
         none = jnp.full_like(labels, num_classes)
         both = run(variables, jnp.concatenate([tokens, tokens]), jnp.concatenate([labels, none]))
-        return guide_logits(*jnp.split(both, 2), guidance)
+        conditional, unconditional = jnp.split(both, 2)
+        return guide_logits(conditional, unconditional, guidance)
 
     def fill(variables: Variables, key: Array, tokens: Array, labels: Array) -> Array:
         """Decodes the masked ones among tokens [n, t]; the others stay."""

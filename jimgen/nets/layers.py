@@ -13,6 +13,9 @@ from jimgen.parallel import mean_over_devices
 Initializer = Callable[..., Array]
 Dtype = Any
 
+xavier = nn.initializers.xavier_uniform()
+normal_02 = nn.initializers.normal(0.02)
+
 
 class Conv(nn.Module):
     """Convolution of NHWC images, [b, h, w, c] -> [b, (h + 2 padding - kernel) // stride + 1, ..., features]."""

@@ -5,8 +5,9 @@ import math
 import flax.linen as nn
 from jax import Array
 
-from jimgen.nets.layers import at_least_float32
-from jimgen.nets.transformer import Backbone, TokenEmbedding, grid_positions, normal_02, sincos_embedding
+from jimgen.nets.layers import at_least_float32, normal_02
+from jimgen.nets.stems import TokenEmbedding, sincos_embedding
+from jimgen.nets.transformer import Backbone, grid_positions
 
 
 class MaskedTransformer(nn.Module):

@@ -1,4 +1,4 @@
-"""One transformer for every family: tokens in, tokens out; and the stems and heads around it.
+"""One transformer for every family: tokens in, tokens out. Stems and heads around it are in stems.py.
 
 A family is a stem, a mask and a head around one Backbone. A causal mask makes it autoregressive, no mask and a MASK
 token masked prediction, a mask of levels next-scale prediction; no mask and the time as condition, flow matching.
@@ -16,10 +16,7 @@ import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
 
-from jimgen.nets.layers import Dtype, at_least_float32
-
-xavier = nn.initializers.xavier_uniform()
-normal_02 = nn.initializers.normal(0.02)
+from jimgen.nets.layers import Dtype, at_least_float32, xavier
 
 # (q [b, t, heads, d], k and v [b, s, heads, d], mask bool [b or 1, 1, t, s] or None) -> [b, t, heads, d], as q's dtype.
 Attention = Callable[[Array, Array, Array, Array | None], Array]
@@ -391,132 +388,3 @@ def _check_room(cache: Cache, num_new: int) -> None:
     known = 0 if isinstance(cache.index, Tracer) else int(cache.index)
     if known + num_new > places:
         raise ValueError(f"a cache of {places} places holds {known} tokens and has no room for {num_new} more")
-
-
-# Stems and heads.
-
-
-def patchify(images: Array, patch: int) -> Array:
-    """[b, h, w, c] -> [b, (h / patch)(w / patch), patch^2 c]: patches row by row, in each rows, columns, channels."""
-    b, h, w, c = images.shape
-    rows, columns = _grid_shape((h, w), patch)
-    cut = images.reshape(b, rows, patch, columns, patch, c)
-    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, patch * patch * c)
-
-
-def unpatchify(tokens: Array, size: tuple[int, int], patch: int) -> Array:
-    """[b, (h / patch)(w / patch), patch^2 c] -> [b, h, w, c], (h, w) = size: the inverse of patchify."""
-    rows, columns = _grid_shape(size, patch)
-    cut = tokens.reshape(tokens.shape[0], rows, columns, patch, patch, tokens.shape[-1] // patch**2)
-    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(tokens.shape[0], *size, cut.shape[-1])
-
-
-def _grid_shape(size: tuple[int, int], patch: int) -> tuple[int, int]:
-    if patch < 1 or size[0] % patch or size[1] % patch:
-        fits = [p for p in range(1, min(size) + 1) if not (size[0] % p or size[1] % p)]
-        raise ValueError(f"patches of {patch} do not divide {size[0]}x{size[1]} images: use one of {fits}")
-    return size[0] // patch, size[1] // patch
-
-
-class PatchHead(nn.Module):
-    """Tokens [b, t, d] -> values of each pixel, float32 [b, h, w, features], (h, w) = size; starts at zero.
-
-    Features are the channels of what is predicted, or the logits of each pixel.
-    """
-
-    size: tuple[int, int]
-    patch: int
-    features: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, tokens: Array) -> Array:
-        zeros = nn.initializers.zeros
-        out = nn.Dense(self.patch**2 * self.features, kernel_init=zeros, dtype=self.dtype, name="linear")(tokens)
-        return unpatchify(at_least_float32(out), self.size, self.patch)
-
-
-class TokenEmbedding(nn.Module):
-    """Tokens int32 [b, t] in [0, vocab_size] -> float32 [b, t, width]; the token vocab_size is MASK, or the start.
-
-    Raises:
-      ValueError: tokens that are no integers, or (outside jit) out of range.
-    """
-
-    vocab_size: int
-    width: int
-
-    @nn.compact
-    def __call__(self, tokens: Array) -> Array:
-        if not jnp.issubdtype(tokens.dtype, jnp.integer):
-            raise ValueError(f"expected tokens int32, got {tokens.dtype}")
-        if not isinstance(tokens, Tracer) and tokens.size:
-            least, most = int(tokens.min()), int(tokens.max())
-            if least < 0 or most > self.vocab_size:
-                raise ValueError(f"expected tokens in [0, {self.vocab_size}], got {least} to {most}")
-        return nn.Embed(self.vocab_size + 1, self.width, embedding_init=normal_02, name="table")(tokens)
-
-
-class TimeEmbedding(nn.Module):
-    """Times [b] -> float32 [b, width]: cosines and sines of scale t at 128 frequencies, then two dense layers.
-
-    Derivatives in t grow with the scale: what takes them (mean flows) asks for a small one.
-    """
-
-    width: int
-    scale: float = 1000.0
-
-    @nn.compact
-    def __call__(self, t: Array) -> Array:
-        t = at_least_float32(t)
-        frequencies = jnp.asarray(np.exp(-math.log(10_000) * np.arange(128) / 128), t.dtype)
-        angles = self.scale * t[:, None] * frequencies[None]
-        features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        hidden = nn.silu(nn.Dense(self.width, kernel_init=normal_02, dtype=t.dtype, name="hidden")(features))
-        return nn.Dense(self.width, kernel_init=normal_02, dtype=t.dtype, name="output")(hidden)
-
-
-def sincos_embedding(positions: Array, width: int) -> Array:
-    """Fixed sines and cosines of rows, then of columns: positions [t, 2] -> [t, width]; width a multiple of 4."""
-    if width % 4:
-        raise ValueError(f"sines and cosines on two axes fill a multiple of 4, got a width of {width}")
-    frequencies = jnp.asarray(10_000.0 ** (-np.arange(width // 4) / (width // 4)), positions.dtype)
-    angles = positions[:, :, None] * frequencies[None, None]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(-1, width)
-
-
-class DiffusionTransformer(nn.Module):
-    """Noisy images [b, h, w, c], times, labels -> a prediction of the same shape, float32, zero at the start.
-
-    Patches of the image with fixed absolute and rotary relative positions; the backbone's condition is time + label
-    (DiT; Peebles and Xie, arXiv 2212.09748).
-
-    Args of a call:
-      x: [b, h, w, c] float.
-      times: [b] float, or [b, num_times], each with an embedding of its own.
-      labels: int32 [b] in [0, num_classes]; num_classes stands for no label.
-      dropout_keys: as of Backbone.
-
-    Raises:
-      ValueError: patches that do not divide the image, and what Backbone refuses.
-    """
-
-    patch: int
-    num_classes: int
-    backbone: Backbone
-    num_times: int = 1
-    time_scale: float = 1000.0
-
-    @nn.compact
-    def __call__(self, x: Array, times: Array, labels: Array, dropout_keys: Array | None = None) -> Array:
-        b, h, w, c = x.shape
-        times = times.reshape(b, self.num_times)
-        width, dtype = self.backbone.width, self.backbone.dtype
-        positions = grid_positions(*_grid_shape((h, w), self.patch))
-        tokens = nn.Dense(width, kernel_init=xavier, dtype=dtype, name="stem")(patchify(x, self.patch))
-        tokens = at_least_float32(tokens) + sincos_embedding(positions, width)[None]
-        cond = nn.Embed(self.num_classes + 1, width, embedding_init=normal_02, name="label")(labels)
-        for i in range(self.num_times):
-            cond += TimeEmbedding(width, self.time_scale, name=f"time{i}")(times[:, i])
-        tokens = self.backbone(tokens, positions=positions, cond=cond, dropout_keys=dropout_keys)
-        return PatchHead((h, w), self.patch, c, dtype, name="head")(tokens)

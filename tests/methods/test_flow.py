@@ -12,7 +12,8 @@ from jimgen import data, samplers
 from jimgen.diffusion import Guidance, edm_coefficients
 from jimgen.loop import scale_images
 from jimgen.methods.flow import as_mask, flow
-from jimgen.nets.transformer import Backbone, DiffusionTransformer
+from jimgen.nets.diffusion_transformer import DiffusionTransformer
+from jimgen.nets.transformer import Backbone
 from jimgen.train_step import compile_step, make_train_step
 
 KEY = 3

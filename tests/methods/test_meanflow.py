@@ -11,7 +11,8 @@ import pytest
 from tiny import SHAPE, largest_difference, state_of, tiny_batch
 
 from jimgen.methods.meanflow import adaptive_loss, mean_flow
-from jimgen.nets.transformer import Backbone, DiffusionTransformer
+from jimgen.nets.diffusion_transformer import DiffusionTransformer
+from jimgen.nets.transformer import Backbone
 from jimgen.train_step import compile_step, make_train_step
 
 KEY = 3

@@ -9,22 +9,17 @@ import pytest
 from tiny import largest_difference
 
 from jimgen import noise
+from jimgen.nets.diffusion_transformer import DiffusionTransformer
+from jimgen.nets.stems import PatchHead, TimeEmbedding, TokenEmbedding, patchify, sincos_embedding, unpatchify
 from jimgen.nets.transformer import (
     Backbone,
-    DiffusionTransformer,
     Norm,
-    PatchHead,
-    TimeEmbedding,
-    TokenEmbedding,
     causal_mask,
     cudnn_attention,
     einsum_attention,
     grid_positions,
-    patchify,
     rotary_angles,
     rotate,
-    sincos_embedding,
-    unpatchify,
     xla_attention,
 )
 

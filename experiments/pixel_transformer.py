@@ -1,0 +1,107 @@
+"""Autoregressive transformer over pixels: exact bits per dimension, of grey or colour images of 8 bits.
+
+A causal trunk over patches and a small net for each sub-pixel; van den Oord et al., Conditional Image Generation with
+PixelCNN Decoders, arXiv 1606.05328.
+
+    python experiments/pixel_transformer.py --data digits --patch 2 --width 64 --depth 2 --steps 1000
+    python experiments/pixel_transformer.py --data fashion_mnist --flips --steps 9000
+
+Result: not run yet.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import optax
+
+from jimgen.data.dataset import DataSpec
+from jimgen.experiment import RunConfig, main
+from jimgen.methods.autoregressive import Autoregressive, pixel_autoregressive
+from jimgen.methods.method import Method
+from jimgen.nets.pixel_transformer import PixelTransformer
+from jimgen.nets.transformer import Backbone
+from jimgen.sampling_logits import LogitFilter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    patch: int = 4
+    """side of the patches; divides height and width. In colour 2 is enough"""
+    width: int = 192
+    """of the trunk"""
+    depth: int = 4
+    """blocks of the trunk"""
+    head_dim: int = 32
+    """width of an attention head, a multiple of 4"""
+    head_width: int = 128
+    """units of the head, for each sub-pixel"""
+    head_depth: int = 1
+    """residual blocks of the head"""
+    dropout: float = 0.0
+    """after attention and MLP of the trunk"""
+    flips: bool = False
+    """mirror every other training image, left to right"""
+    conditional: bool = False
+    """give the label to the net; likelihoods are then those of images given their labels"""
+    label_drop: float = 0.1
+    """how often training hides the label, for guidance"""
+    guidance: float = 1.0
+    """weight of classifier-free guidance; 1 for none"""
+    temperature: float = 1.0
+    """of the draws"""
+    top_k: int = 0
+    """draw from the k likeliest levels; 0 for all"""
+    top_p: float = 1.0
+    """draw from the fewest levels whose probability reaches p"""
+    learning_rate: float = 2e-3
+    """of AdamW, at its peak"""
+    warmup_steps: int = 200
+    """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
+    weight_decay: float = 0.05
+    """of AdamW, on matrices"""
+    beta2: float = 0.95
+    """of AdamW"""
+    clip: float = 1.0
+    """largest norm of the gradient"""
+    ema_half_life: float = 10_000
+    """images after which the moving average of the weights has forgotten half; 0 for none"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of matrix products; all else stays float32"""
+
+
+def build(config: Config, data: DataSpec) -> Method:
+    return build_autoregressive(config, data).method
+
+
+def build_autoregressive(config: Config, data: DataSpec) -> Autoregressive:
+    """The method with its likelihood and its decoder."""
+    if config.conditional and data.num_classes < 2:
+        raise ValueError(f"--conditional needs classes, and {data.name} has only one")
+    num_heads = max(1, config.width // config.head_dim)
+    backbone = Backbone(config.width, config.depth, num_heads, dropout=config.dropout, dtype=config.dtype)
+    net = PixelTransformer(
+        data.shape,
+        config.patch,
+        backbone,
+        num_classes=data.num_classes if config.conditional else 0,
+        head_width=config.head_width,
+        head_depth=config.head_depth,
+        dtype=config.dtype,
+    )
+    warmup = min(config.warmup_steps, config.steps // 2)
+    learning_rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)  # noqa: E731
+    decays = {"b2": config.beta2, "weight_decay": config.weight_decay, "mask": matrices}
+    return pixel_autoregressive(
+        net,
+        tx=optax.chain(optax.clip_by_global_norm(config.clip), optax.adamw(learning_rate, **decays)),
+        flips=config.flips,
+        label_drop=config.label_drop,
+        guidance=config.guidance,
+        filter=LogitFilter(config.temperature, config.top_k, config.top_p),
+    )
+
+
+if __name__ == "__main__":
+    main(Config, build)

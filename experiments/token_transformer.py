@@ -1,0 +1,86 @@
+"""Autoregressive transformer over the tokens of a tokenizer: class-conditional, one token after the other.
+
+Esser et al., Taming Transformers, arXiv 2012.09841; --order random: Yu et al., RAR, arXiv 2411.00776.
+
+    python experiments/tokenizer.py --data digits --codes 64 --width 16 --steps 1500 --workdir runs/tokenizer
+    python experiments/token_transformer.py --data digits --tokenizer runs/tokenizer --steps 1000
+
+    python experiments/tokenizer.py --data fashion_mnist --steps 4000 --workdir runs/tokenizer-fashion
+    python experiments/token_transformer.py --data fashion_mnist --tokenizer runs/tokenizer-fashion --steps 6000
+
+Result: not run yet.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import optax
+
+from jimgen.data.dataset import DataSpec
+from jimgen.experiment import RunConfig, main
+from jimgen.methods.autoregressive import token_autoregressive
+from jimgen.methods.method import Method
+from jimgen.nets.token_transformer import TokenTransformer
+from jimgen.nets.transformer import Backbone
+from jimgen.sampling_logits import LogitFilter
+from jimgen.tokenizer_run import load_tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    tokenizer: str = ""
+    """folder of a run of experiments/tokenizer.py on images of this size"""
+    order: Literal["raster", "random"] = "raster"
+    """in which tokens are read: row by row, or drawn for each image"""
+    width: int = 128
+    """of the tokens"""
+    depth: int = 4
+    """blocks"""
+    head_dim: int = 32
+    """width of an attention head, a multiple of 4"""
+    dropout: float = 0.1
+    """after attention and MLP"""
+    conditional: bool = True
+    """give the label to the net, where there are classes"""
+    label_drop: float = 0.1
+    """how often training hides the label, for guidance"""
+    guidance: float = 1.0
+    """weight of classifier-free guidance; 1 for none"""
+    temperature: float = 1.0
+    """of the draws"""
+    top_k: int = 0
+    """draw from the k likeliest tokens; 0 for all"""
+    top_p: float = 1.0
+    """draw from the fewest tokens whose probability reaches p"""
+    learning_rate: float = 1e-3
+    """of AdamW, at its peak"""
+    warmup_steps: int = 100
+    """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
+    weight_decay: float = 0.05
+    """of AdamW"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """of matrix products; all else stays float32"""
+
+
+def build(config: Config, data: DataSpec) -> Method:
+    tokenizer, frozen = load_tokenizer(config.tokenizer, data)
+    num_classes = data.num_classes if config.conditional and data.num_classes > 1 else 0
+    num_heads = max(1, config.width // config.head_dim)
+    backbone = Backbone(config.width, config.depth, num_heads, dropout=config.dropout, dtype=config.dtype)
+    warmup = min(config.warmup_steps, config.steps // 2)
+    learning_rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    adamw = optax.adamw(learning_rate, 0.9, 0.95, weight_decay=config.weight_decay)
+    return token_autoregressive(
+        TokenTransformer(tokenizer.num_codes, tokenizer.grid, num_classes, backbone),
+        tokenizer,
+        frozen,
+        tx=optax.chain(optax.clip_by_global_norm(1.0), adamw),
+        label_drop=config.label_drop,
+        guidance=config.guidance,
+        filter=LogitFilter(config.temperature, config.top_k, config.top_p),
+        random_order=config.order == "random",
+    )
+
+
+if __name__ == "__main__":
+    main(Config, build)

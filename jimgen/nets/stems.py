@@ -1,0 +1,101 @@
+"""What stands before and behind a transformer: patches, tokens and times become vectors, and vectors pixels."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+
+from jimgen.nets.layers import Dtype, at_least_float32, normal_02
+
+
+def patchify(images: Array, patch: int) -> Array:
+    """[b, h, w, c] -> [b, (h / patch)(w / patch), patch^2 c]: patches row by row, in each rows, columns, channels."""
+    b, h, w, c = images.shape
+    rows, columns = grid_shape((h, w), patch)
+    cut = images.reshape(b, rows, patch, columns, patch, c)
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * columns, patch * patch * c)
+
+
+def unpatchify(tokens: Array, size: tuple[int, int], patch: int) -> Array:
+    """[b, (h / patch)(w / patch), patch^2 c] -> [b, h, w, c], (h, w) = size: the inverse of patchify."""
+    rows, columns = grid_shape(size, patch)
+    cut = tokens.reshape(tokens.shape[0], rows, columns, patch, patch, tokens.shape[-1] // patch**2)
+    return cut.transpose(0, 1, 3, 2, 4, 5).reshape(tokens.shape[0], *size, cut.shape[-1])
+
+
+def grid_shape(size: tuple[int, int], patch: int) -> tuple[int, int]:
+    """Rows and columns of the patches of an image of (h, w) = size. Raises ValueError where they do not divide it."""
+    if patch < 1 or size[0] % patch or size[1] % patch:
+        fits = [p for p in range(1, min(size) + 1) if not (size[0] % p or size[1] % p)]
+        raise ValueError(f"patches of {patch} do not divide {size[0]}x{size[1]} images: use one of {fits}")
+    return size[0] // patch, size[1] // patch
+
+
+class PatchHead(nn.Module):
+    """Tokens [b, t, d] -> values of each pixel, float32 [b, h, w, features], (h, w) = size; starts at zero.
+
+    Features are the channels of what is predicted, or the logits of each pixel.
+    """
+
+    size: tuple[int, int]
+    patch: int
+    features: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        zeros = nn.initializers.zeros
+        out = nn.Dense(self.patch**2 * self.features, kernel_init=zeros, dtype=self.dtype, name="linear")(tokens)
+        return unpatchify(at_least_float32(out), self.size, self.patch)
+
+
+class TokenEmbedding(nn.Module):
+    """Tokens int32 [b, t] in [0, vocab_size] -> float32 [b, t, width]; the token vocab_size is MASK, or the start.
+
+    Raises:
+      ValueError: tokens that are no integers, or (outside jit) out of range.
+    """
+
+    vocab_size: int
+    width: int
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise ValueError(f"expected tokens int32, got {tokens.dtype}")
+        if not isinstance(tokens, Tracer) and tokens.size:
+            least, most = int(tokens.min()), int(tokens.max())
+            if least < 0 or most > self.vocab_size:
+                raise ValueError(f"expected tokens in [0, {self.vocab_size}], got {least} to {most}")
+        return nn.Embed(self.vocab_size + 1, self.width, embedding_init=normal_02, name="table")(tokens)
+
+
+class TimeEmbedding(nn.Module):
+    """Times [b] -> float32 [b, width]: cosines and sines of scale t at 128 frequencies, then two dense layers.
+
+    Derivatives in t grow with the scale: what takes them (mean flows) asks for a small one.
+    """
+
+    width: int
+    scale: float = 1000.0
+
+    @nn.compact
+    def __call__(self, t: Array) -> Array:
+        t = at_least_float32(t)
+        frequencies = jnp.asarray(np.exp(-math.log(10_000) * np.arange(128) / 128), t.dtype)
+        angles = self.scale * t[:, None] * frequencies[None]
+        features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        hidden = nn.silu(nn.Dense(self.width, kernel_init=normal_02, dtype=t.dtype, name="hidden")(features))
+        return nn.Dense(self.width, kernel_init=normal_02, dtype=t.dtype, name="output")(hidden)
+
+
+def sincos_embedding(positions: Array, width: int) -> Array:
+    """Fixed sines and cosines of rows, then of columns: positions [t, 2] -> [t, width]; width a multiple of 4."""
+    if width % 4:
+        raise ValueError(f"sines and cosines on two axes fill a multiple of 4, got a width of {width}")
+    frequencies = jnp.asarray(10_000.0 ** (-np.arange(width // 4) / (width // 4)), positions.dtype)
+    angles = positions[:, :, None] * frequencies[None, None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(-1, width)
