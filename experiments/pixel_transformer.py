@@ -3,10 +3,12 @@
 A causal trunk over patches and a small net for each sub-pixel; van den Oord et al., Conditional Image Generation with
 PixelCNN Decoders, arXiv 1606.05328.
 
-    python experiments/pixel_transformer.py --data digits --patch 2 --width 64 --depth 2 --steps 1000
+    python experiments/pixel_transformer.py --data digits --patch 2 --width 64 --depth 2 --dropout 0.2 --head-width 64 \
+        --weight-decay 0.3 --steps 400
     python experiments/pixel_transformer.py --data fashion_mnist --flips --steps 9000
 
-Result: not run yet.
+Result: of the first, seed 0: 1.89 bits per dimension of the test digits after 43 s on one core that had other work as
+well (AMD EPYC, 2026-11-23). The other: not run yet.
 """
 
 from dataclasses import dataclass

@@ -2,13 +2,15 @@
 
 Esser et al., Taming Transformers, arXiv 2012.09841; --order random: Yu et al., RAR, arXiv 2411.00776.
 
-    python experiments/tokenizer.py --data digits --codes 64 --width 16 --steps 1500 --workdir runs/tokenizer
-    python experiments/token_transformer.py --data digits --tokenizer runs/tokenizer --steps 1000
+    python experiments/tokenizer.py --data digits --codes 64 --width 16 --steps 1000 --workdir runs/tokenizer
+    python experiments/token_transformer.py --data digits --tokenizer runs/tokenizer --order random --steps 600
 
     python experiments/tokenizer.py --data fashion_mnist --steps 4000 --workdir runs/tokenizer-fashion
     python experiments/token_transformer.py --data fashion_mnist --tokenizer runs/tokenizer-fashion --steps 6000
 
-Result: not run yet.
+Result: of the first pair, seed 0: 4.30 bits a test token given its label, read row by row, after 42 s on one core that
+had other work as well (AMD EPYC, 2026-11-23); trained with --order raster instead it overfits, 4.54. The frequencies of
+the codes alone need 5.95. The others: not run yet.
 """
 
 from dataclasses import dataclass

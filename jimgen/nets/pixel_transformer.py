@@ -160,7 +160,7 @@ class PixelTransformer(nn.Module):
     def _windows(self, levels: Array) -> Array:
         """The features around each place, zero where they come later or lie outside: [b, patches, p, features]."""
         height, width, channels = self.image_shape
-        offsets, before = _window(self.patch, channels, self.reach)
+        offsets, before = _known_offsets(self.patch, channels, self.reach)
         b, k, r = levels.shape[0], len(offsets), self.reach
         images = unpatchify(levels.reshape(b, -1, self.places_per_patch), (height, width), self.patch)
         padded = jnp.pad(self._features(images), ((0, 0), (r, r), (r, r), (0, 0)))
@@ -173,7 +173,7 @@ class PixelTransformer(nn.Module):
     def _window(self, levels: Array, patch: Array, place: Array) -> Array:
         """`_windows` of one place: [b, features]."""
         height, width, channels = self.image_shape
-        offsets, before = _window(self.patch, channels, self.reach)
+        offsets, before = _known_offsets(self.patch, channels, self.reach)
         b, r = levels.shape[0], self.reach
         pixel = place // channels
         y = patch // self.grid[1] * self.patch + pixel // self.patch
@@ -206,7 +206,7 @@ class PixelTransformer(nn.Module):
         return at_least_float32(y @ kernel.astype(self.dtype)) + bias
 
 
-def _window(patch: int, channels: int, reach: int) -> tuple[list[tuple[int, int]], np.ndarray]:
+def _known_offsets(patch: int, channels: int, reach: int) -> tuple[list[tuple[int, int]], np.ndarray]:
     """The pixels around a pixel, as rows and columns from it, that some place has before it; and which each has.
 
     The second is bool [places of a patch, offsets * channels].

@@ -164,6 +164,20 @@ def test_inpainting_keeps_known_pixels(model, variables):
     np.testing.assert_array_equal(inpaint(variables, jax.random.key(0), hidden, mask, LABELS), filled)
 
 
+def test_flips_mirror_some_images_of_training(variables):
+    """One image at eight places of a batch: each loss is its own or its mirror image's, and both occur."""
+    model = pixel_autoregressive(tiny_net(), tx=optax.sgd(0.0), flips=True, label_drop=0.0)
+    image, label = random_images(1), LABELS[:1]
+    objective, seen = jax.jit(model.method.phases[0].objective), []
+    for place in range(8):
+        batch = {"image": image, "label": label, "index": jnp.asarray([place], jnp.int32)}
+        seen.append(float(objective(variables, batch, jax.random.key(0))[0]))
+    likelihood = jax.jit(model.log_likelihood)
+    both = [-float(likelihood(variables, x, label)[0]) for x in (image, image[:, :, ::-1])]
+    each = np.abs(np.array(seen)[:, None] - np.array(both)[None] / (72 * np.log(2))) < 1e-4
+    assert each.any(1).all() and each.any(0).all() and not each.all()
+
+
 def test_every_mode_computes_the_same_numbers(x64):
     """Labels dropped, dropout and all."""
     net = tiny_net(SHAPE, 4, dropout=0.3, dtype=jnp.float64)
