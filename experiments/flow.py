@@ -3,14 +3,15 @@
 Lipman et al., Flow Matching for Generative Modeling, arXiv 2210.02747; the net is a DiT, arXiv 2212.09748.
 
     python experiments/flow.py --data digits --patch 2 --steps 1000
-    python experiments/flow.py --data fashion_mnist --steps 3000 --guidance 2
+    python experiments/flow.py --data fashion_mnist --size 32 --fit pad --steps 4500
 
 On an accelerator, 32 to 64 pixels, colour:
 
     python experiments/flow.py --data folder:pictures/ --size 32 --width 384 --depth 12 --head-dim 64 --batch-size 256 \
         --learning-rate 5e-4 --warmup-steps 1000 --steps 40000 --ema-half-life 180000 --dtype bfloat16 --attention cudnn
 
-Result: not run yet.
+Result: of the second with --ema-half-life 20000, seed 0: test flow loss 0.154 a dimension after 1437 s on one core that
+had other work as well (AMD EPYC, 2026-11-23); all ten classes recognisable. The others: not run to the end yet.
 """
 
 from dataclasses import dataclass
