@@ -43,6 +43,12 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
+@pytest.fixture(autouse=True)
+def memory_is_given_back(monkeypatch):
+    """A process of many tests must not keep the peak of each."""
+    monkeypatch.setattr("jimgen.experiment.keep_freed_memory", lambda: None)
+
+
 @pytest.fixture
 def x64():
     """Float64, in which all modes must agree to rounding."""
