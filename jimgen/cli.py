@@ -317,14 +317,14 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     import json
     import math
 
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from jimgen import compare as comparison
 
     groups, beside = comparison.compare(runs)
     table = Table(title=f"{sum(len(group.runs) for group in groups)} runs")
-    table.add_column("figure")
+    table.add_column("figure", no_wrap=True)
     for group in groups:
         table.add_column(group.name, justify="right")
     columns = [who for who in ("real", "gaussian") if any(who in row for row in beside.values())]
@@ -336,8 +336,8 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
             found = group.figures.get(name)
             width = "" if found is None or math.isnan(found.half_width) else f" ± {found.half_width:.2g}"
             cells.append("" if found is None else f"{found.mean:.4g}{width}")
-        table.add_row(name, *cells, *(f"{others[who]:.4g}" if who in others else "" for who in columns))
-    Console(soft_wrap=True).print(table)
+        table.add_row(escape(name), *cells, *(f"{others[who]:.4g}" if who in others else "" for who in columns))
+    _show(table)
     rows = {group.name: {name: found._asdict() for name, found in group.figures.items()} for group in groups}
     print(json.dumps(rows).replace("NaN", "null"))
 
@@ -486,19 +486,27 @@ def _class_weights(loaded: Any, classes: str) -> list[float]:
     return class_frequencies(load_data(loaded.config)).tolist()
 
 
+def _show(table: Any) -> None:
+    """Prints a table; into a file or a pipe as wide as it needs to be, so that no number is cut."""
+    from rich.console import Console
+
+    console = Console()
+    (console if console.is_terminal else Console(width=240)).print(table)
+
+
 def _print_figures(result: dict[str, Any]) -> None:
     """The table of an evaluation."""
-    from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     counts = result["num_real"]
     table = Table(title=f"{result['num']} images against {counts['train']} of {result['data']['name']}")
-    table.add_column("figure")
+    table.add_column("figure", no_wrap=True)
     for head in ("images", f"real ({counts['test']} test)", "Gaussian per class"):
         table.add_column(head, justify="right")
     for name, row in result["figures"].items():
-        table.add_row(name, *(f"{row[who]:.4g}" if who in row else "" for who in ("value", "real", "gaussian")))
-    Console(soft_wrap=True).print(table)
+        table.add_row(escape(name), *(f"{row[who]:.4g}" if who in row else "" for who in ("value", "real", "gaussian")))
+    _show(table)
     seconds = result["seconds"]
     print(f"{seconds['images']} s for the images, {seconds['with_comparison']} s with what they are compared with")
 

@@ -138,6 +138,7 @@ def test_evaluate_ends_with_one_line_of_json_and_fills_the_report(folders, jimge
     arguments = ["--num", 60, "--metrics", "fd,prdc", "--extractors", hook]
     said = jimgen("evaluate", folders["flow"], *arguments).splitlines()
     values = json.loads(said[-1])
+    assert any("fd[tiny@8]" in line for line in said[:-1])  # the table names the extractor
     assert values["num"] == 60 and values["fd[tiny@8]"] > 0 and 0 <= values["precision[tiny@8]"] <= 1
     written = json.loads((folders["flow"] / "evaluation" / "evaluation.json").read_text())
     assert written["figures"]["fd[tiny@8]"]["value"] == values["fd[tiny@8]"]
