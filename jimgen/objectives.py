@@ -261,6 +261,18 @@ def squared_error(x: Array, reconstruction: Array) -> Array:
     return _sum_per_example(jnp.square(x - reconstruction))
 
 
+def absolute_error(x: Array, reconstruction: Array) -> Array:
+    """||x - reconstruction||_1, summed over pixels.
+
+    Args:
+        x, reconstruction: [b, ...] float.
+    Returns: [b], >= 0, in units of x.
+    Raises: ValueError where the shapes differ.
+    """
+    _require_same_shape(x=x, reconstruction=reconstruction)
+    return _sum_per_example(jnp.abs(x - reconstruction))
+
+
 def bernoulli_nll(logits: Array, x: Array) -> Array:
     """-sum [x log sigmoid(l) + (1 - x) log(1 - sigmoid(l))] = sum [softplus(l) - l x].
 

@@ -14,9 +14,8 @@ from jax import Array, lax
 
 from jimgen import noise
 from jimgen.methods.flow import as_mask
-from jimgen.methods.masked import known_tokens
 from jimgen.methods.method import Method
-from jimgen.methods.tokenizer import Tokenizer
+from jimgen.methods.tokenizer import Tokenizer, tokenize_known
 from jimgen.metrics.likelihood import LikelihoodProtocol
 from jimgen.nets.pixel_transformer import PixelTransformer
 from jimgen.nets.stems import patchify, unpatchify
@@ -220,11 +219,8 @@ def token_autoregressive(
 
     def inpaint(variables: Variables, key: Array, images: Array, mask: Array, labels: Array) -> Array:
         known = as_mask(mask, images)
-        # What unknown pixels hold must not reach the tokens of cells beside them: these see the mean of what is known.
-        count = jnp.maximum(known.sum((1, 2), keepdims=True), 1)
-        mean = jnp.where(known, images, 0.0).sum((1, 2), keepdims=True) / count
-        tokens = tokenizer.tokenize(variables, jnp.where(known, images, mean)).reshape(images.shape[0], -1)
-        filled = fill(variables, key, tokens, known_tokens(known, net.grid), labels)
+        tokens, are_known = tokenize_known(tokenizer, variables, images, known)
+        filled = fill(variables, key, tokens, are_known, labels)
         return jnp.where(known, images, jnp.clip(filled, -1.0, 1.0))
 
     phases = (Phase("autoregressive", ("net",), objective, tx),)

@@ -14,7 +14,7 @@ from jax import Array, lax
 from jimgen import noise
 from jimgen.methods.flow import as_mask
 from jimgen.methods.method import Method
-from jimgen.methods.tokenizer import Tokenizer
+from jimgen.methods.tokenizer import Tokenizer, tokenize_known
 from jimgen.sampling_logits import guide_logits
 from jimgen.train_step import Aux, Batch, Phase, Variables
 
@@ -111,11 +111,8 @@ def masked(
 
     def inpaint(variables: Variables, key: Array, images: Array, mask: Array, labels: Array) -> Array:
         known = as_mask(mask, images)
-        # The encoder of a known cell looks over its edge: there it meets the mean of what is known, not what is hidden.
-        count = jnp.maximum(known.sum((1, 2), keepdims=True), 1)
-        mean = jnp.where(known, images, 0.0).sum((1, 2), keepdims=True) / count
-        tokens = tokens_of(variables, jnp.where(known, images, mean))
-        tokens = jnp.where(known_tokens(known, tokenizer.grid), tokens, num_codes)
+        tokens, are_known = tokenize_known(tokenizer, variables, images, known)
+        tokens = jnp.where(are_known, tokens, num_codes)
         return jnp.where(known, images, images_of(variables, fill(variables, key, tokens, labels)))
 
     return Method(
@@ -201,16 +198,3 @@ def decode(
 
     (_, drawn), _ = lax.scan(one, (tokens, tokens), (jnp.arange(num_steps), schedule))
     return drawn
-
-
-def known_tokens(known: Array, grid: tuple[int, int]) -> Array:
-    """A token is known if all pixels of its cell are: bool [n, h, w, 1] -> bool [n, rows * columns].
-
-    Raises:
-      ValueError: a grid that does not divide the image.
-    """
-    n, h, w, _ = known.shape
-    if h % grid[0] or w % grid[1]:
-        raise ValueError(f"a grid of {grid[0]}x{grid[1]} tokens does not divide images of {h}x{w}")
-    cells = known.reshape(n, grid[0], h // grid[0], grid[1], w // grid[1])
-    return cells.all(axis=(2, 4)).reshape(n, -1)

@@ -20,7 +20,7 @@ from jimgen.nets.vq import (
     codebook_usage,
     perplexity,
 )
-from jimgen.objectives import HINGE, AdversarialLoss, bernoulli_nll, squared_error
+from jimgen.objectives import HINGE, AdversarialLoss, absolute_error, bernoulli_nll, squared_error
 from jimgen.parallel import mean_over_devices, num_shards
 from jimgen.train_step import Aux, Batch, Phase, Variables
 
@@ -32,16 +32,6 @@ class Reconstruction(NamedTuple):
 
     loss: Callable[[Array, Array], Array]  # (decoder output, images) -> [b], summed over pixels
     as_images: Callable[[Array], Array]  # decoder output -> images, not clipped
-
-
-def absolute_error(x: Array, reconstruction: Array) -> Array:
-    """||x - reconstruction||_1, summed over pixels: [b, ...] float twice -> [b] in units of x.
-
-    Raises: ValueError where the shapes differ.
-    """
-    if x.shape != reconstruction.shape:
-        raise ValueError(f"expected equal shapes, got x {list(x.shape)}, reconstruction {list(reconstruction.shape)}")
-    return jnp.abs(x - reconstruction).sum(range(1, x.ndim))
 
 
 L1 = Reconstruction(lambda output, images: absolute_error(images, output), lambda output: output)
@@ -260,6 +250,38 @@ def tokenizer(
         phases = (Phase("discriminator", ("discriminator",), discriminator_objective, adversary.tx), *phases)
     method = Method(init=init, phases=phases, ema=nets, sample=sample, reconstruct=reconstruct, evaluate=evaluate)
     return Tokenizer(method, tokenize, detokenize, num_codes, grid)
+
+
+def tokenize_known(tokenizer: Tokenizer, variables: Variables, images: Array, known: Array) -> tuple[Array, Array]:
+    """Tokens of images of which only a part is known, for inpainting: what unknown pixels hold has no influence.
+
+    The encoder of a cell looks over its edge: there it meets the mean of what is known, not what is hidden.
+
+    Args:
+      tokenizer, variables: as of `Tokenizer.tokenize`.
+      images: [n, h, w, c] in [-1, 1].
+      known: bool [n, h, w, 1].
+
+    Returns:
+      Tokens int32 [n, rows * columns], and which of them are known, bool of that shape.
+    """
+    count = jnp.maximum(known.sum((1, 2), keepdims=True), 1)
+    mean = jnp.where(known, images, 0.0).sum((1, 2), keepdims=True) / count
+    tokens = tokenizer.tokenize(variables, jnp.where(known, images, mean))
+    return tokens.reshape(images.shape[0], -1), known_tokens(known, tokenizer.grid)
+
+
+def known_tokens(known: Array, grid: tuple[int, int]) -> Array:
+    """A token is known if all pixels of its cell are: bool [n, h, w, 1] -> bool [n, rows * columns].
+
+    Raises:
+      ValueError: a grid that does not divide the image.
+    """
+    n, h, w, _ = known.shape
+    if h % grid[0] or w % grid[1]:
+        raise ValueError(f"a grid of {grid[0]}x{grid[1]} tokens does not divide images of {h}x{w}")
+    cells = known.reshape(n, grid[0], h // grid[0], grid[1], w // grid[1])
+    return cells.all(axis=(2, 4)).reshape(n, -1)
 
 
 def adaptive_weight(reconstruction_norm: Array, adversarial_norm: Array) -> Array:

@@ -8,8 +8,8 @@ import optax
 import pytest
 from tiny import largest_difference, state_of
 
-from jimgen.methods.masked import decode, known_tokens, lowest, masked, num_masked, smoothed_cross_entropy
-from jimgen.methods.tokenizer import tokenizer
+from jimgen.methods.masked import decode, lowest, masked, num_masked, smoothed_cross_entropy
+from jimgen.methods.tokenizer import known_tokens, tokenizer
 from jimgen.nets.masked_transformer import MaskedTransformer
 from jimgen.nets.tokenizer import Decoder, Encoder
 from jimgen.nets.transformer import Backbone

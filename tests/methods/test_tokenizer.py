@@ -16,7 +16,6 @@ from jimgen.methods.tokenizer import (
     L1,
     L2,
     Adversary,
-    absolute_error,
     adaptive_weight,
     tokenizer,
     unigram_bits,
@@ -24,7 +23,7 @@ from jimgen.methods.tokenizer import (
 from jimgen.nets.dcgan import Discriminator
 from jimgen.nets.tokenizer import Decoder, Encoder, ResidualBlock, RMSNorm
 from jimgen.nets.vq import FiniteScalarQuantiser, LookupFreeQuantiser, VectorQuantiser
-from jimgen.objectives import bernoulli_nll, squared_error
+from jimgen.objectives import absolute_error, bernoulli_nll, squared_error
 from jimgen.parallel import DEVICE_AXIS, mean_over_devices
 from jimgen.train_step import compile_step, make_train_step
 
