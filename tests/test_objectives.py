@@ -265,6 +265,14 @@ PER_EXAMPLE = {
         (IMAGES, IMAGES[..., 0]),
         r"x \[4, 2, 2, 1\], reconstruction \[4, 2, 2\]",
     ),
+    "absolute_error": Row(
+        objectives.absolute_error,
+        (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]])),
+        [0.75],
+        (EXTREME, -EXTREME),
+        (IMAGES, IMAGES[..., 0]),
+        r"x \[4, 2, 2, 1\], reconstruction \[4, 2, 2\]",
+    ),
     "bernoulli_nll": Row(
         objectives.bernoulli_nll,
         (jnp.array([[2.0], [-1.0]]), jnp.array([[1.0], [0.0]])),
