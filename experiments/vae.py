@@ -45,6 +45,8 @@ class Config(RunConfig):
     """gaussian: deviation of the pixels, which span [-1, 1]. Lambda of ||x - D(E(x))||^2 + lambda KL is 2 sigma^2"""
     kl_weight: float = 1.0
     """factor of the KL term beside the likelihood: beta of a beta-VAE"""
+    importance_samples: int = 0
+    """k of the tighter bound IWAE-k among the test figures; each test image is decoded k times. 0 for the ELBO alone"""
     learning_rate: float = 2e-3
     """of Adam, at its peak"""
     warmup_steps: int = 250
@@ -85,6 +87,7 @@ def build(config: Config, data: DataSpec) -> Method:
         tx=optax.adam(learning_rate),
         likelihood=likelihoods[config.likelihood],
         kl_weight=config.kl_weight,
+        importance_samples=config.importance_samples,
     )
 
 

@@ -193,7 +193,7 @@ def test_runs_lists_step_and_figures(folders, jimgen):
     lines = jimgen("runs", folders["vae"].parent).splitlines()
     assert len(lines) == 3
     assert "dcgan  digits  step 2 of 2" in lines[0] and "generator/loss" in lines[0]
-    assert "vae  digits  step 2 of 2" in lines[2] and "test/neg_elbo_nats" in lines[2]
+    assert "vae  digits  step 2 of 2" in lines[2] and "test/nats[binarised,ELBO]" in lines[2]
 
 
 def test_doctor_names_versions_devices_and_data(jimgen):

@@ -72,7 +72,7 @@ def test_run_writes_pictures_metrics_and_checkpoints(whole):
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds) and all(row["images_per_s"] > 0 for row in rows[1:])
     assert "images_per_s" not in rows[0]  # that interval is compilation
-    assert ("test/neg_elbo_nats" in figures_of(folder)[12]) == (method.evaluate is not None)
+    assert ("test/kl_nats" in figures_of(folder)[12]) == (method.evaluate is not None)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -246,7 +246,7 @@ def test_evaluate_is_the_plain_mean_over_the_test_split(mode, batch_size):
 def test_evaluations_and_samples_come_when_asked_for(tmp_path):
     train(tiny_vae(), tmp_path, steps=5, eval_every=2, sample_every=2, log_every=3)
     figures = figures_of(tmp_path)
-    assert [step for step, row in figures.items() if "test/neg_elbo_nats" in row] == [2, 4, 5]
+    assert [step for step, row in figures.items() if "test/kl_nats" in row] == [2, 4, 5]
     assert [step for step, row in figures.items() if "vae/loss" in row] == [1, 3, 5]
     drawn = sorted(path.name for path in (tmp_path / "samples").glob("step_*"))
     assert drawn == [f"step_{step:08d}.png" for step in (2, 4, 5)]

@@ -102,11 +102,11 @@ def pixel_autoregressive(
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         found = nats(variables, batch["image"], batch["label"])
         given = "_given_label" if conditional else ""
-        figures = {f"nats{given}": found}
-        if net.levels == 256:  # else no likelihood of 8-bit images
-            name = LikelihoodProtocol("8-bit", "exact").name(f"bits_per_dim{given}")
-            figures[name] = bits_per_dim(found, net.num_places)
-        return figures
+        if net.levels != 256:  # no likelihood of 8-bit images
+            return {f"nats{given}": found}
+        name = LikelihoodProtocol("8-bit", "exact").name
+        bits = bits_per_dim(found, net.num_places)
+        return {name(f"nats{given}"): found, name(f"bits_per_dim{given}"): bits}
 
     def fill(variables: Variables, key: Array, levels: Array, known: Array, labels: Array) -> Array:
         def step(decoding: Any, levels: Array, i: Array, labels: Array) -> tuple[Array, Any]:

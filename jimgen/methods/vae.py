@@ -1,7 +1,7 @@
 """Variational autoencoders (Kingma and Welling, arXiv 1312.6114): reconstruction + lambda KL, in one phase."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,6 +11,7 @@ from jax import Array
 
 from jimgen import noise
 from jimgen.methods.method import Method
+from jimgen.metrics.likelihood import LikelihoodProtocol, importance_weighted_bound
 from jimgen.objectives import bernoulli_nll, bits_per_dim, gaussian_kl, gaussian_nll, soft_lower_bound
 from jimgen.train_step import Aux, Batch, Phase, Variables
 
@@ -22,7 +23,7 @@ class Likelihood(NamedTuple):
     as_images: Callable[[Array], Array]  # x, or its expectation -> images in [-1, 1]
     expectation: Callable[[Array], Array]  # decoder output -> E[x|z]
     nll: Callable[[Any, Array, Array], Array]  # (params, decoder output, x) -> -log p(x|z), nats [b]
-    discrete: bool  # whether x is discrete, so that nats are those of a code and bits per dim make sense
+    data: Literal["binarised"] | None  # a discrete x, whose nats are those of a code; None where they are not
     params: dict[str, float] = {}  # learnt with the nets, from these values on
 
 
@@ -42,7 +43,7 @@ def bernoulli(binarise: bool = True) -> Likelihood:
         as_images=lambda x: 2 * x - 1,
         expectation=jax.nn.sigmoid,
         nll=lambda _, logits, x: bernoulli_nll(logits, x),
-        discrete=binarise,
+        data="binarised" if binarise else None,
     )
 
 
@@ -61,7 +62,7 @@ def gaussian(sigma: float | None = None) -> Likelihood:
         as_images=lambda x: x,
         expectation=lambda mean: mean,
         nll=lambda params, mean, x: gaussian_nll(x, mean, log_sigma(params)),
-        discrete=False,
+        data=None,
         params={} if sigma else {"log_sigma": 0.0},
     )
 
@@ -74,6 +75,7 @@ def vae(
     tx: optax.GradientTransformation,
     likelihood: Likelihood,
     kl_weight: float = 1.0,
+    importance_samples: int = 0,
 ) -> Method:
     """A VAE: one phase that trains encoder, decoder and the likelihood's parameters; sampler, encoder, decoder, ELBO.
 
@@ -84,8 +86,18 @@ def vae(
       tx: the optimiser.
       likelihood: `bernoulli(...)` or `gaussian(...)`.
       kl_weight: beta of the beta-VAE; 1 gives the ELBO.
+      importance_samples: k of a tighter bound that `evaluate` adds, IWAE-k; 0 for none. It decodes each image k times.
+
+    Figures of `evaluate`, where x is discrete, say what is measured and by which bound: nats[binarised,ELBO],
+    bits_per_dim[binarised,IWAE-64]; "_given_label" before the bracket where the decoder knows the label.
+
+    Raises:
+      ValueError: a negative number of importance samples.
     """
+    if importance_samples < 0:
+        raise ValueError(f"importance_samples {importance_samples}: must not be negative")
     nets = ("encoder", "decoder", *(["likelihood"] if likelihood.params else []))
+    given = "_given_label" if getattr(decoder, "num_classes", 0) else ""
 
     def init(key: Array, batch: Batch) -> Variables:
         encoder_key, decoder_key = jax.random.split(key)
@@ -108,25 +120,48 @@ def vae(
         """E[x|z] as images."""
         return jnp.clip(likelihood.as_images(likelihood.expectation(output_of(variables, z, labels))), -1.0, 1.0)
 
-    def negative_elbo_terms(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Array]:
-        """-log p(x|z) and KL, nats [b] each, at one draw of x (where it is drawn) and of z ~ q(z|x)."""
+    def posterior(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Array, Array]:
+        """One draw of x (where it is drawn), and mean and logvar of q(z|x)."""
         x = likelihood.observe(jax.random.fold_in(key, 1), batch["index"], batch["image"])
-        mean, logvar = encode(variables, likelihood.as_images(x), batch["label"])
-        z = mean + jnp.exp(logvar / 2) * noise.normal(key, batch["index"], (latent_dim,))
-        output = output_of(variables, z, batch["label"])
+        return x, *encode(variables, likelihood.as_images(x), batch["label"])
+
+    def draw(mean: Array, logvar: Array, batch: Batch, key: Array) -> Array:
+        return mean + jnp.exp(logvar / 2) * noise.normal(key, batch["index"], (latent_dim,))
+
+    def nll(variables: Variables, x: Array, z: Array, labels: Array) -> Array:
         params = variables["likelihood"]["params"] if likelihood.params else {}
-        return likelihood.nll(params, output, x), gaussian_kl(mean, logvar)
+        return likelihood.nll(params, output_of(variables, z, labels), x)
 
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        nll, kl = negative_elbo_terms(variables, batch, key)
-        metrics = {"reconstruction_nats": nll.mean(), "kl_nats": kl.mean(), "neg_elbo_nats": (nll + kl).mean()}
-        return (nll + kl_weight * kl).mean(), Aux(metrics)
+        x, mean, logvar = posterior(variables, batch, key)
+        reconstruction = nll(variables, x, draw(mean, logvar, batch, key), batch["label"])
+        kl = gaussian_kl(mean, logvar)
+        parts = {"reconstruction_nats": reconstruction, "kl_nats": kl, "neg_elbo_nats": reconstruction + kl}
+        return (reconstruction + kl_weight * kl).mean(), Aux({name: part.mean() for name, part in parts.items()})
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        nll, kl = negative_elbo_terms(variables, batch, key)
-        figures = {"neg_elbo_nats": nll + kl, "reconstruction_nats": nll, "kl_nats": kl}
-        if likelihood.discrete:
-            figures["bits_per_dim"] = bits_per_dim(nll + kl, batch["image"][0].size)
+        x, mean, logvar = posterior(variables, batch, key)
+
+        def log_weight(sample_key: Array) -> Array:
+            z = draw(mean, logvar, batch, sample_key)
+            log_ratio = gaussian_nll(z, mean, logvar / 2) - gaussian_nll(z, jnp.zeros_like(z), 0.0)
+            return log_ratio - nll(variables, x, z, batch["label"])
+
+        reconstruction = nll(variables, x, draw(mean, logvar, batch, key), batch["label"])
+        kl = gaussian_kl(mean, logvar)
+        bounds = {"ELBO": reconstruction + kl}
+        if importance_samples:
+            # One draw after the other: k decoded batches at once would not fit into memory.
+            log_weights = jax.lax.map(log_weight, jax.random.split(jax.random.fold_in(key, 2), importance_samples))
+            bounds[f"IWAE-{importance_samples}"] = -importance_weighted_bound(log_weights)
+        figures = {"reconstruction_nats": reconstruction, "kl_nats": kl}
+        for bound, nats in bounds.items():
+            if likelihood.data is None:
+                figures[f"neg_{bound.lower()}_nats"] = nats
+            else:
+                protocol = LikelihoodProtocol(likelihood.data, bound)
+                figures[protocol.name(f"nats{given}")] = nats
+                figures[protocol.name(f"bits_per_dim{given}")] = bits_per_dim(nats, batch["image"][0].size)
         return figures
 
     def sample(variables: Variables, key: Array, labels: Array) -> Array:

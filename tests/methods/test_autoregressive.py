@@ -71,7 +71,7 @@ def test_an_untrained_net_needs_eight_bits(model):
     variables = jax.jit(model.method.init)(jax.random.key(0), batch)
     figures = jax.jit(model.method.evaluate)(variables, batch, jax.random.key(0))
     np.testing.assert_allclose(figures["bits_per_dim_given_label[8-bit,exact]"], 8.0, rtol=1e-6)
-    np.testing.assert_allclose(figures["nats_given_label"], 72 * np.log(256), rtol=1e-6)
+    np.testing.assert_allclose(figures["nats_given_label[8-bit,exact]"], 72 * np.log(256), rtol=1e-6)
 
 
 def test_levels_and_images_are_the_same(model):
