@@ -68,14 +68,15 @@ def compare(runs: Sequence[Path]) -> tuple[list[Group], dict[str, dict[str, floa
     grouped: dict[str, list[Path]] = {}
     for run in runs:
         grouped.setdefault(_identity(run), []).append(run)
+    rows = {name: row for found in evaluations.values() for name, row in found["figures"].items()}
     groups = []
     for members in grouped.values():
-        names = [name for name in first["figures"] if all(name in evaluations[run]["figures"] for run in members)]
+        names = [name for name in rows if all(name in evaluations[run]["figures"] for run in members)]
         values = {name: [evaluations[run]["figures"][name]["value"] for run in members] for name in names}
         label = members[0].name if len(members) == 1 else f"{members[0].name} and {len(members) - 1} more"
         intervals = {name: confidence_interval(found) for name, found in values.items()}
         groups.append(Group(label, tuple(members), intervals))
-    beside = {name: {k: v for k, v in row.items() if k != "value"} for name, row in first["figures"].items()}
+    beside = {name: {k: v for k, v in row.items() if k != "value"} for name, row in rows.items()}
     return groups, beside
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jimgen import data, loop
+from jimgen.curves import read_metrics
 from jimgen.data.dataset import Dataset, num_rows, read_rows
 from jimgen.errors import UserError
 from jimgen.experiment import Run, load_run
@@ -33,6 +34,7 @@ class Subject(NamedTuple):
     generated: GeneratedSet
     about: dict[str, Any]  # where it comes from, for evaluation.json
     folder: Path  # where the results go
+    test_figures: dict[str, float] = {}  # of a run: what its method measured on the test split, likelihoods above all
 
 
 def default_extractors(name: str) -> list[str]:
@@ -91,7 +93,7 @@ def evaluate(
 
     Returns:
       The content of evaluation.json: subject, data, num, seed, extractors (identities), figures ({name: {"value",
-      "real", "gaussian"}}), per_class (rows), seconds.
+      "real", "gaussian"}}, and "test/..." of a run's own test figures), per_class (rows), seconds.
 
     Raises:
       UserError: see `metrics.evaluation.measure`; references that do not match.
@@ -122,7 +124,8 @@ def evaluate(
         "figures": {
             name: {"value": value, **{who: figures[name] for who, figures in beside.items() if name in figures}}
             for name, value in measured.figures.items()
-        },
+        }
+        | {name: {"value": value} for name, value in subject.test_figures.items()},
         "per_class": _per_class(labels, dataset, measured),
         "seconds": {"images": round(own, 1), "with_comparison": round(time.perf_counter() - began, 1)},
     }
@@ -195,11 +198,19 @@ def subject_of(
     """
     if (path / "config.json").exists():
         drawn, run = draw_from_run(path, num, seed, classes, best)
-        about = {"run": str(path), "step": int(run.state.step), "classes": classes, "seed": seed}
-        return Subject(drawn, about, out or path / "evaluation"), run
+        step = int(run.state.step)
+        about = {"run": str(path), "step": step, "classes": classes, "seed": seed}
+        return Subject(drawn, about, out or path / "evaluation", _test_figures(path, step)), run
     found = read_generated(path)
     if len(found.images) < num:
         raise UserError(f"{path} holds {len(found.images)} images: --num {num} is too many")
     labels = None if found.labels is None else found.labels[:num]
     folder = out or path.with_name(f"{path.stem}-evaluation")
     return Subject(GeneratedSet(found.images[:num], labels), {"images": str(path)}, folder), None
+
+
+def _test_figures(folder: Path, step: int) -> dict[str, float]:
+    """What training measured on the test split at this step."""
+    rows = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+    found = [row for row in rows if row["step"] == step]
+    return {name: value for row in found for name, value in row.items() if name.startswith("test/")}

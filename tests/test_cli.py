@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from runs import EXPERIMENTS, contents, load_experiment, tiny_config
+from runs import EXPERIMENTS, contents, load_experiment, rows_of, tiny_config
 
 from jimgen import cli, experiment
 
@@ -142,6 +142,7 @@ def test_evaluate_ends_with_one_line_of_json_and_fills_the_report(folders, jimge
     assert values["num"] == 60 and values["fd[tiny@8]"] > 0 and 0 <= values["precision[tiny@8]"] <= 1
     written = json.loads((folders["flow"] / "evaluation" / "evaluation.json").read_text())
     assert written["figures"]["fd[tiny@8]"]["value"] == values["fd[tiny@8]"]
+    assert values["test/flow_loss"] == rows_of(folders["flow"])[-1]["test/flow_loss"]
     page = (folders["flow"] / "report.html").read_text()
     assert "Gaussian per class" in page and "nearest neighbours" in page and "Share of samples" in page
     compared = json.loads(jimgen("compare", folders["flow"]).splitlines()[-1])
@@ -193,7 +194,7 @@ def test_runs_lists_step_and_figures(folders, jimgen):
     lines = jimgen("runs", folders["vae"].parent).splitlines()
     assert len(lines) == 3
     assert "dcgan  digits  step 2 of 2" in lines[0] and "generator/loss" in lines[0]
-    assert "vae  digits  step 2 of 2" in lines[2] and "test/nats[binarised,ELBO]" in lines[2]
+    assert "vae  digits  step 2 of 2" in lines[2] and "test/nats_given_label[binarised,ELBO]" in lines[2]
 
 
 def test_doctor_names_versions_devices_and_data(jimgen):

@@ -1,0 +1,175 @@
+"""Figures of runs and of sets of images: evaluate, compare, reference."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from jimgen.commands.begin import RunFolder, require_positive, started_jax
+from jimgen.errors import UserError
+
+
+def evaluate(
+    source: RunFolder,
+    /,
+    data: str | None = None,
+    num: int = 10_000,
+    metrics: str = "fd,kid,prdc,copying",
+    extractors: str = "",
+    seed: int = 0,
+    classes: Literal["balanced", "frequency"] = "balanced",
+    best: bool = False,
+    reference: tuple[Path, ...] = (),
+    size: int | None = None,
+    fit: Literal["resize", "pad"] = "resize",
+    channels: Literal[1, 3] | None = None,
+    out: Path | None = None,
+) -> None:
+    """Measure a run, an .npz of images or a folder of pictures against real images; the last line is JSON.
+
+    Beside each figure stand those of real test images and of one Gaussian per class, the line to beat.
+
+    Args:
+        source: folder of a run, .npz with `images` (uint8 [n, h, w, c]), or folder of pictures.
+        data: real images, as in training; by default the run's own.
+        num: images drawn, or the first ones of a set.
+        metrics: of fd, fd_infinity, kid, is, prdc, cmmd, copying, fls, cas; separated by commas.
+        extractors: names separated by commas; by default the data's own classifier, if there is one, and
+            efficientnet_lite0@64. Also inception, and PATH.py:FUNCTION for one's own.
+        seed: of the latents and of what is random in the metrics.
+        classes: of a run: balanced, or by their frequency in training.
+        best: of a run: its best checkpoint, not its newest.
+        reference: files of `jimgen reference`, one for each extractor, in place of the data's statistics.
+        size, fit, channels: how real images are brought to the shape of the others; by default as the run did.
+        out: folder of the results. Default RUN/evaluation
+    """
+    import json
+
+    from jimgen import data as sets
+    from jimgen import evaluate as evaluation
+    from jimgen import report as pages
+    from jimgen.metrics.evaluation import check_metrics
+
+    require_positive(num=num)
+    chosen = [name.strip() for name in metrics.split(",") if name.strip()]
+    check_metrics(chosen)
+    with started_jax():
+        subject, run = evaluation.subject_of(source, num, seed, classes, out, best)
+        name = data or (run.config.data if run else None)
+        if name is None:
+            raise UserError(f"{source} does not say what it should be compared with: give --data")
+        if run and name == run.config.data and size is None and channels is None:
+            dataset = evaluation.load_data(run.config)
+        else:
+            dataset = sets.load(name, size=size, fit=fit, channels=channels)
+        result = evaluation.evaluate(
+            subject,
+            dataset,
+            extractors=[name.strip() for name in extractors.split(",") if name.strip()],
+            metrics=chosen,
+            references=reference,
+            seed=seed,
+        )
+    _print_figures(result)
+    if run is not None and out is None:
+        pages.write_report([source], source / "report.html")
+    print(subject.folder / "evaluation.json")
+    values = {name: row["value"] for name, row in result["figures"].items()}
+    print(json.dumps({**values, "num": num, "data": dataset.spec.name}))
+
+
+def compare(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
+    """Put evaluated runs side by side; runs that differ in their seed alone become a mean with a 95% interval.
+
+    Args:
+        runs: folders of runs, or of evaluations.
+    """
+    import json
+    import math
+
+    from rich.markup import escape
+    from rich.table import Table
+
+    from jimgen import compare as comparison
+
+    groups, beside = comparison.compare(runs)
+    table = Table(title=f"{sum(len(group.runs) for group in groups)} runs")
+    table.add_column("figure", no_wrap=True)
+    for group in groups:
+        table.add_column(group.name, justify="right")
+    columns = [who for who in ("real", "gaussian") if any(who in row for row in beside.values())]
+    for who in columns:
+        table.add_column({"real": "real images", "gaussian": "Gaussian per class"}[who], justify="right")
+    for name, others in beside.items():
+        cells = []
+        for group in groups:
+            found = group.figures.get(name)
+            width = "" if found is None or math.isnan(found.half_width) else f" ± {found.half_width:.2g}"
+            cells.append("" if found is None else f"{found.mean:.4g}{width}")
+        table.add_row(escape(name), *cells, *(f"{others[who]:.4g}" if who in others else "" for who in columns))
+    _show(table)
+    rows = {group.name: {name: found._asdict() for name, found in group.figures.items()} for group in groups}
+    print(json.dumps(rows).replace("NaN", "null"))
+
+
+def reference(
+    data: tyro.conf.Positional[str],
+    out: Path,
+    extractor: str = "efficientnet_lite0@64",
+    split: Literal["train", "test"] = "train",
+    num: int = 0,
+    features: bool = False,
+    size: int | None = None,
+    fit: Literal["resize", "pad"] = "resize",
+    channels: Literal[1, 3] | None = None,
+) -> None:
+    """Make reference statistics of one's own data: a file for `jimgen evaluate --reference`.
+
+    Args:
+        data: digits, fashion_mnist, tfds:NAME, folder:PATH or npz:PATH.
+        out: the file, .npz.
+        extractor: whose features.
+        split: which images.
+        num: how many of them; 0 for all. A distance compares only with others of the same number.
+        features: keep the features too, which kid, prdc and cmmd need; the file is larger.
+        size, fit, channels: as in training.
+    """
+    from jimgen import data as sets
+    from jimgen.data.dataset import num_rows
+    from jimgen.metrics.extractors import load_extractor
+    from jimgen.metrics.reference import make_reference, save_reference
+
+    if out.suffix != ".npz":
+        raise UserError(f"--out {out}: give a name that ends in .npz")
+    with started_jax():
+        net = load_extractor(extractor)
+        dataset = sets.load(data, size=size, fit=fit, channels=channels)
+        count = num or num_rows(dataset.train if split == "train" else dataset.test)
+        made = make_reference(dataset, net, split=split, count=count, keep_features=features)
+    save_reference(out, made)
+    print(f"{count} images of {data} ({split}), {len(made.moments.mean)} features of {extractor}: {out}")
+
+
+def _show(table: Any) -> None:
+    """Prints a table; into a file or a pipe as wide as it needs to be, so that no number is cut."""
+    from rich.console import Console
+
+    console = Console()
+    (console if console.is_terminal else Console(width=240)).print(table)
+
+
+def _print_figures(result: dict[str, Any]) -> None:
+    """The table of an evaluation."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    counts = result["num_real"]
+    table = Table(title=f"{result['num']} images against {counts['train']} of {result['data']['name']}")
+    table.add_column("figure", no_wrap=True)
+    for head in ("images", f"real ({counts['test']} test)", "Gaussian per class"):
+        table.add_column(head, justify="right")
+    for name, row in result["figures"].items():
+        table.add_row(escape(name), *(f"{row[who]:.4g}" if who in row else "" for who in ("value", "real", "gaussian")))
+    _show(table)
+    seconds = result["seconds"]
+    print(f"{seconds['images']} s for the images, {seconds['with_comparison']} s with what they are compared with")
