@@ -4,9 +4,20 @@ import ast
 import math
 
 import pytest
-from runs import EXPERIMENTS, load_experiment, rows_of, saved_steps, tiny_flags
+from runs import (
+    EXPERIMENTS,
+    figures_of,
+    load_experiment,
+    rows_of,
+    saved_hash,
+    saved_steps,
+    signal_before,
+    tiny_config,
+    tiny_flags,
+)
 
 from jimgen import experiment
+from jimgen.loop import Interrupted
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
 
@@ -16,8 +27,11 @@ def test_there_are_experiments():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_experiment_trains_two_steps(name, tmp_path):
-    """From the command line on digits, as small as its flags allow: finite losses, pictures, a checkpoint, a page."""
+def test_experiment_trains_stops_and_resumes(name, tmp_path, monkeypatch):
+    """From the command line on digits, as small as its flags allow: finite losses, pictures, a checkpoint, a page.
+
+    Stopped after one step of two and begun again, it ends with the same weights, averages and figures, bit for bit.
+    """
     module = load_experiment(name)
     experiment.main(module.Config, module.build, tiny_flags(name, tmp_path / "run", size=16))
     rows = rows_of(tmp_path / "run")
@@ -27,6 +41,14 @@ def test_experiment_trains_two_steps(name, tmp_path):
     assert saved_steps(tmp_path / "run") == [2]
     for path in ("samples/real.png", "samples/step_00000002.png", "report.html"):
         assert (tmp_path / "run" / path).exists()
+    config = tiny_config(name, tmp_path / "stopped", size=16)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        signal_before(patch, 1)
+        experiment.run(config, module.build)
+    assert saved_steps(tmp_path / "stopped") == [1]
+    experiment.run(config, module.build)
+    assert saved_hash(tmp_path / "stopped") == saved_hash(tmp_path / "run")
+    assert figures_of(tmp_path / "stopped") == figures_of(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", NAMES)
