@@ -67,7 +67,7 @@ def compare(runs: Sequence[Path]) -> tuple[list[Group], dict[str, dict[str, floa
                 )
     grouped: dict[str, list[Path]] = {}
     for run in runs:
-        grouped.setdefault(_identity(run), []).append(run)
+        grouped.setdefault(_identity(run, evaluations[run]), []).append(run)
     rows = {name: row for found in evaluations.values() for name, row in found["figures"].items()}
     groups = []
     for members in grouped.values():
@@ -90,14 +90,15 @@ def _evaluation(run: Path) -> dict[str, Any]:
     raise UserError(f"{run} has no evaluation yet: run `jimgen evaluate {run}`")
 
 
-def _identity(run: Path) -> str:
-    """What a run is, seed aside; a set of images is itself."""
+def _identity(run: Path, evaluation: dict[str, Any]) -> str:
+    """What a run is and how it was drawn from, seed aside; a set of images is itself."""
     path = run / "config.json"
     if not path.exists():
         return str(run)
     saved = json.loads(path.read_text())
     config = {name: value for name, value in saved["config"].items() if name not in NOT_COMPARED}
-    return json.dumps([saved["experiment"], config], sort_keys=True)
+    changes = evaluation.get("subject", {}).get("changes", [])
+    return json.dumps([saved["experiment"], config, changes], sort_keys=True)
 
 
 def _short(value: Any) -> str:

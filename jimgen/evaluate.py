@@ -42,13 +42,15 @@ def default_extractors(name: str) -> list[str]:
     return [*([OF_DATA[name]] if name in OF_DATA else []), "efficientnet_lite0@64"]
 
 
-def draw_from_run(folder: Path, num: int, seed: int, classes: Classes, best: bool = False) -> tuple[GeneratedSet, Run]:
-    """`num` images from a run's newest or best checkpoint, and the run. Unconditional ones have no labels.
+def draw_from_run(
+    folder: Path, num: int, seed: int, classes: Classes, best: bool = False, changes: Sequence[str] = ()
+) -> tuple[GeneratedSet, Run]:
+    """`num` images from a run, `load_run(folder, best, changes)`, and the run. Unconditional ones have no labels.
 
     Raises:
       UserError: no such run, or its data are needed for class frequencies and are not there.
     """
-    run = load_run(folder, best)
+    run = load_run(folder, best, changes)
     weights = np.ones(run.spec.num_classes)
     if classes == "frequency":
         weights = class_frequencies(load_data(run.config))
@@ -187,7 +189,13 @@ def _per_class(labels: np.ndarray | None, dataset: Dataset, measured: Measured) 
 
 
 def subject_of(
-    path: Path, num: int, seed: int, classes: Classes, out: Path | None, best: bool = False
+    path: Path,
+    num: int,
+    seed: int,
+    classes: Classes,
+    out: Path | None,
+    best: bool = False,
+    changes: Sequence[str] = (),
 ) -> tuple[Subject, Run | None]:
     """A run's folder, an .npz or a folder of pictures as a subject; and the run, or None.
 
@@ -197,9 +205,9 @@ def subject_of(
       UserError: nothing of the kind there, or fewer images than asked for.
     """
     if (path / "config.json").exists():
-        drawn, run = draw_from_run(path, num, seed, classes, best)
+        drawn, run = draw_from_run(path, num, seed, classes, best, changes)
         step = int(run.state.step)
-        about = {"run": str(path), "step": step, "classes": classes, "seed": seed}
+        about = {"run": str(path), "step": step, "classes": classes, "seed": seed, "changes": list(changes)}
         return Subject(drawn, about, out or path / "evaluation", _test_figures(path, step)), run
     found = read_generated(path)
     if len(found.images) < num:

@@ -1,6 +1,7 @@
 """What turns a file of experiments/ into a command, and a run's folder back into a method with its weights."""
 
 import dataclasses
+import difflib
 import importlib.util
 import inspect
 import json
@@ -132,6 +133,20 @@ def _saved_config(config_class: type[Config], folder: Path) -> Config | None:
     return config_class(**{name: _tuples(value) for name, value in saved["config"].items() if name in fields})
 
 
+def _changed(config: RunConfig, changes: Sequence[str]) -> RunConfig:
+    """The config with "field=value" in place of some of its fields; a tuple's values are separated by commas."""
+    fields = [field.name for field in dataclasses.fields(config)]
+    flags: list[str] = []
+    for change in changes:
+        name, equals, value = change.partition("=")
+        name = name.strip().lstrip("-").replace("-", "_")
+        if not equals or name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
+            raise UserError(f"--change {change}: expected field=value with a field of the run's config, as {near[0]}")
+        flags += [f"--{name.replace('_', '-')}", *value.split(",")]
+    return tyro.cli(type(config), args=flags, default=config, prog="--change") if flags else config
+
+
 def check(config: RunConfig) -> None:
     """Raises UserError for numbers that make no sense: all are finite, none negative, and what is counted is there."""
     for field in dataclasses.fields(config):
@@ -173,13 +188,16 @@ class Run(NamedTuple):
     module: ModuleType  # the run's own copy of the experiment
 
 
-def load_run(folder: Path, best: bool = False) -> Run:
+def load_run(folder: Path, best: bool = False, changes: Sequence[str] = ()) -> Run:
     """Reads a run's folder: runs its copy of the experiment, builds the method and restores the newest checkpoint.
 
-    With `best`, the checkpoint that had the best figure of --quality-metric.
+    Args:
+      folder: of the run.
+      best: the checkpoint that had the best figure of --quality-metric, not the newest one.
+      changes: "field=value" of its config, for what drawing depends on: "guidance=3", "num_steps=50".
 
     Raises:
-      UserError: no run there, or no good checkpoint in it.
+      UserError: no run there, or no good checkpoint in it; changes of no such field, or that the weights do not fit.
     """
     saved = _read_json(folder / "config.json")
     if saved is None or not (folder / "experiment.py").exists():
@@ -191,6 +209,7 @@ def load_run(folder: Path, best: bool = False) -> Run:
     module_spec.loader.exec_module(module)
     config = _saved_config(module.Config, folder)
     assert config is not None
+    config = _changed(config, changes)
     spec = DataSpec(**{name: _tuples(value) for name, value in saved["data"].items()})
     method = build_method(config, module.build, spec)
     target = jax.eval_shape(partial(loop.initialise, method, spec, config.seed))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jimgen import checkpoint
@@ -372,7 +373,7 @@ def _logger(path: Path, start: int, config: RunConfig, console: Console):
                     f"cannot write {path}: {error.strerror}. Free some space and run again to resume."
                 ) from error
             shown = {**({"images/s": row["images_per_s"]} if "images_per_s" in row else {}), **_headline(metrics)}
-            figures = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+            figures = escape("  ".join(f"{name} {value:.4g}" for name, value in shown.items()))  # names hold brackets
             bar.update(task, completed=step, figures=figures)
             if not console.is_terminal:
                 left = (config.steps - step) * (now - began) / max(1, step - start)

@@ -126,6 +126,17 @@ def test_sample_writes_a_folder_of_pictures_by_class_or_by_frequency(folders, ji
     assert [len(list((tmp_path / "balanced" / f"{label:04d}").iterdir())) for label in range(10)] == [2] * 10
 
 
+def test_sample_with_a_changed_config(folders, jimgen, tmp_path):
+    """The same weights and latents, read as means, not as logits; the run itself stays as it was."""
+    before = contents(folders["vae"])
+    for name, more in {"own": [], "same": ["likelihood=bernoulli"], "other": ["likelihood=gaussian"]}.items():
+        changed = ["--change", *more] if more else []
+        jimgen("sample", folders["vae"], "--num", 4, *changed, "--out", tmp_path / f"{name}.npz")
+    own, same, other = (arrays_of(tmp_path / f"{name}.npz")[0] for name in ("own", "same", "other"))
+    assert (own == same).all() and (own != other).any()
+    assert contents(folders["vae"]) == before
+
+
 @pytest.fixture
 def hook(tmp_path):
     """An extractor of one's own, as a file."""

@@ -120,6 +120,19 @@ def test_load_run_gives_the_method_and_the_last_state_back(whole):
     assert images.shape == (3, 8, 8, 1)
 
 
+def test_load_run_with_changes(vae_run):
+    """Fields of its config are replaced, all else is as it was; an unknown one, and one that would need other weights,
+    are refused."""
+    plain, changed = experiment.load_run(vae_run), experiment.load_run(vae_run, changes=["kl-weight=3", "net=conv"])
+    assert dataclasses.asdict(changed.config) == dataclasses.asdict(plain.config) | {"kl_weight": 3.0}
+    assert_equal_trees(jax.device_get(changed.state), jax.device_get(plain.state))
+    for change in ("kl_wieght=3", "kl_weight"):
+        with pytest.raises(UserError, match=f"--change {change}: expected field=value .* kl_weight"):
+            experiment.load_run(vae_run, changes=[change])
+    with pytest.raises(UserError, match="another configuration: .* arrays differ"):
+        experiment.load_run(vae_run, changes=["latent_dim=9"])
+
+
 def test_load_run_refuses_what_is_no_run(vae_run, tmp_path):
     with pytest.raises(UserError, match="is not a run"):
         experiment.load_run(tmp_path)

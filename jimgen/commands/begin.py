@@ -26,11 +26,11 @@ def started_jax():
         raise
 
 
-def load_run(run: Path, best: bool = False):
-    """The run in a folder, from its newest or its best checkpoint."""
+def load_run(run: Path, best: bool = False, changes: tuple[str, ...] = ()):
+    """The run in a folder, from its newest or its best checkpoint, with changes of its config."""
     from jimgen import experiment
 
-    return experiment.load_run(run, best)
+    return experiment.load_run(run, best, changes)
 
 
 def require_positive(**numbers: int) -> None:

@@ -19,6 +19,7 @@ def evaluate(
     seed: int = 0,
     classes: Literal["balanced", "frequency"] = "balanced",
     best: bool = False,
+    change: tuple[str, ...] = (),
     reference: tuple[Path, ...] = (),
     size: int | None = None,
     fit: Literal["resize", "pad"] = "resize",
@@ -39,6 +40,7 @@ def evaluate(
         seed: of the latents and of what is random in the metrics.
         classes: of a run: balanced, or by their frequency in training.
         best: of a run: its best checkpoint, not its newest.
+        change: of a run: fields of its config that drawing depends on: guidance=3 num_steps=50.
         reference: files of `jimgen reference`, one for each extractor, in place of the data's statistics.
         size, fit, channels: how real images are brought to the shape of the others; by default as the run did.
         out: folder of the results. Default RUN/evaluation
@@ -54,7 +56,7 @@ def evaluate(
     chosen = [name.strip() for name in metrics.split(",") if name.strip()]
     check_metrics(chosen)
     with started_jax():
-        subject, run = evaluation.subject_of(source, num, seed, classes, out, best)
+        subject, run = evaluation.subject_of(source, num, seed, classes, out, best, change)
         name = data or (run.config.data if run else None)
         if name is None:
             raise UserError(f"{source} does not say what it should be compared with: give --data")

@@ -17,6 +17,7 @@ def sample(
     label: int | None = None,
     classes: Literal["balanced", "frequency"] = "balanced",
     best: bool = False,
+    change: tuple[str, ...] = (),
     out: Path | None = None,
 ) -> None:
     """Draw new images from a run, the same set for the same seed on any number of devices.
@@ -28,6 +29,7 @@ def sample(
         label: one class for all.
         classes: balanced: the classes in turn; frequency: as often as in the training images.
         best: from the best checkpoint that --quality-every kept, not from the newest one.
+        change: fields of its config that drawing depends on: guidance=3 num_steps=50.
         out: .png for a grid; .npz for arrays `images` (uint8 [n, h, w, c]) and `labels`; a name without ending for a
             folder of PNGs. Default RUN/sample.png
     """
@@ -37,7 +39,7 @@ def sample(
 
     require_positive(num=num)
     with started_jax() as jax:
-        loaded = load_run(run, best)
+        loaded = load_run(run, best, change)
         if label is not None:
             _require_label(loaded, label)
             labels = np.full(num, label, np.int32)
@@ -134,6 +136,7 @@ def inpaint(
     num: int = 8,
     seed: int = 0,
     label: int | None = None,
+    change: tuple[str, ...] = (),
     out: Path | None = None,
 ) -> None:
     """Fill the missing parts of a picture, in several ways.
@@ -145,6 +148,7 @@ def inpaint(
         num: ways to fill it.
         seed: of the noise.
         label: the class to fill in; 0 by default.
+        change: fields of its config that drawing depends on: guidance=3 num_steps=50.
         out: .png (the picture, what is known of it, then the results) or .npz. Default RUN/inpaint.png
     """
     import numpy as np
@@ -154,7 +158,7 @@ def inpaint(
 
     require_positive(num=num)
     with started_jax() as jax:
-        loaded = load_run(run)
+        loaded = load_run(run, changes=change)
         if loaded.method.inpaint is None:
             raise UserError(f"{run} cannot inpaint: its method has no way to keep known parts; flow and masked ones do")
         if label is not None:

@@ -1,0 +1,85 @@
+"""What classifier-free guidance does to a run: class accuracy and Frechet distance over scales.
+
+    python benchmarks/guidance.py RUN --scales 1 1.5 2 3 5 --num 1000 --out docs/images/guidance.png
+
+At each scale the same latents and labels (the classes in turn) are drawn; the classifier of the run's data says how
+many images it takes for what they were drawn as, and a Frechet distance in its features is measured against as many
+training images. Prints a table and one JSON line; draws both curves.
+"""
+
+import dataclasses
+import io
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from jimgen.curves import PALETTE
+from jimgen.errors import UserError
+from jimgen.evaluate import draw_from_run, load_data
+from jimgen.files import write_atomically
+from jimgen.metrics.evaluation import measure, title
+from jimgen.metrics.extractors import load_extractor
+from jimgen.quality import OF_DATA
+
+
+@dataclasses.dataclass(frozen=True)
+class Args:
+    run: Annotated[Path, tyro.conf.Positional]
+    """folder of a class-conditional run whose config has `guidance`"""
+    scales: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 5.0)
+    """of guidance; 1 is none"""
+    num: int = 1000
+    """images a scale"""
+    seed: int = 0
+    """of the latents"""
+    out: Path = Path("guidance.png")
+    """the plot"""
+
+
+def main(args: Args) -> None:
+    points = []
+    for scale in args.scales:
+        began = time.perf_counter()
+        (images, labels), run = draw_from_run(args.run, args.num, args.seed, "balanced", changes=[f"guidance={scale}"])
+        if labels is None or run.spec.name not in OF_DATA:
+            raise UserError(f"{args.run}: needs labels, and a classifier of {run.spec.name}, of which there is none")
+        net = load_extractor(OF_DATA[run.spec.name])
+        measured = measure(images, labels, load_data(run.config), [net], ["fd"])
+        recognised = np.mean(measured.outputs[title(net)].logits.argmax(axis=1) == labels)
+        points.append({"scale": scale, "accuracy": float(recognised), "fd": next(iter(measured.figures.values()))})
+        seconds = time.perf_counter() - began
+        print(f"scale {scale:g}: accuracy {recognised:.3f}, fd {points[-1]['fd']:.3f}, {seconds:.0f} s", flush=True)
+    write_atomically(args.out, draw(points))
+    print(args.out)
+    print(json.dumps({"run": str(args.run), "num": args.num, "seed": args.seed, "points": points}))
+
+
+def draw(points: list[dict[str, float]]) -> bytes:
+    """A PNG of accuracy and distance over the scale, side by side."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 2.8), dpi=192, layout="constrained", facecolor="white")
+    for place, (name, label) in enumerate({"accuracy": "recognised as their class", "fd": "Frechet distance"}.items()):
+        axes = figure.add_subplot(1, 2, place + 1)
+        axes.plot(
+            [point["scale"] for point in points], [point[name] for point in points], marker="o", color=PALETTE[place]
+        )
+        axes.set_xlabel("guidance scale")
+        axes.set_title(label, fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#dcdce1", lw=0.6)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args, description=__doc__))
+    except UserError as error:
+        sys.exit(f"error: {error}")
