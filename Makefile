@@ -1,14 +1,15 @@
 # `make demo` and `make test` need Python 3.11 to 3.13 and make; each sets up .venv first if it is not there.
 PYTHON ?= python3
 BIN := .venv/bin
-DIGITS := --data digits --size 16 --conditional --ema-half-life 5000 --log-every 100
+DIGITS := --data digits --size 16 --ema-half-life 5000 --log-every 100
 
 .PHONY: demo test lint format clean
 
 demo: .venv/ready
-	$(BIN)/python experiments/vae.py $(DIGITS) --steps 1000 --workdir runs/demo/vae
-	$(BIN)/python experiments/dcgan.py $(DIGITS) --steps 2000 --workdir runs/demo/dcgan
-	$(BIN)/jimgen report runs/demo/vae runs/demo/dcgan --out runs/demo/report.html
+	$(BIN)/python experiments/vae.py $(DIGITS) --conditional --steps 1000 --workdir runs/demo/vae
+	$(BIN)/python experiments/dcgan.py $(DIGITS) --conditional --steps 2000 --workdir runs/demo/dcgan
+	$(BIN)/python experiments/flow.py $(DIGITS) --learning-rate 2e-3 --guidance 3 --steps 1000 --workdir runs/demo/flow
+	$(BIN)/jimgen report runs/demo/vae runs/demo/dcgan runs/demo/flow --out runs/demo/report.html
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

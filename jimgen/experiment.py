@@ -160,7 +160,7 @@ def check(config: RunConfig) -> None:
             raise UserError(f"{flag}: must be at least 1")
 
 
-def build_method(config: Config, build: Build, spec: DataSpec) -> Method:
+def build_method(config: RunConfig, build: Build, spec: DataSpec) -> Method:
     """The method of a config, tried on shapes alone, so that what does not fit is told at once.
 
     Raises:
