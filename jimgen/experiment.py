@@ -79,7 +79,7 @@ def _report(error: UserError) -> int:
     return 2
 
 
-def run(config: Config, build: Build) -> TrainState | None:
+def run(config: RunConfig, build: Build) -> TrainState | None:
     """Trains as the config says, in its workdir; returns the last state, or None after a dry run."""
     check(config)
     keep_freed_memory()

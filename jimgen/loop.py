@@ -271,12 +271,17 @@ def evaluate(
     assert method.evaluate is not None
     figures_of = jax.jit(lambda variables, batch, key: method.evaluate(variables, scale_images(batch), key))  # pyright: ignore[reportOptionalCall]
     key = jax.device_put(key, compiled.replicated)
-    sums: dict[str, float] = {}
+    sums: dict[str, np.ndarray] = {}
     for batch in test_batches(dataset.test, batch_size=batch_size, sharding=compiled.batch_sharding):
         valid = batch.pop("valid")
         for name, values in figures_of(variables, batch, key).items():
-            sums[name] = sums.get(name, 0.0) + float(jnp.where(valid, values, 0.0).sum())
-    return {name: total / dataset.spec.num_test for name, total in sums.items()}
+            counted = jnp.where(valid.reshape(-1, *[1] * (values.ndim - 1)), values, 0).sum(axis=0)
+            sums[name] = sums.get(name, 0.0) + np.asarray(counted, np.float64)
+    means = {name: total / dataset.spec.num_test for name, total in sums.items()}
+    if method.summarise:
+        vectors = {name: jnp.asarray(mean) for name, mean in means.items() if mean.ndim}
+        means = {name: mean for name, mean in means.items() if name not in vectors} | method.summarise(vectors)
+    return {name: float(mean) for name, mean in means.items()}
 
 
 def grid_labels(num_classes: int, rows: int = SAMPLE_ROWS) -> tuple[np.ndarray, int]:

@@ -243,6 +243,23 @@ def test_evaluate_is_the_plain_mean_over_the_test_split(mode, batch_size):
         assert figures[name] == pytest.approx(float(np.mean(values)), rel=1e-5)
 
 
+def test_figures_of_a_whole_set_come_from_means_of_vectors():
+    """Each of the 13 rows counts once in a histogram of labels; the method makes figures of it."""
+    method, data = tiny_vae(), dataset()
+    method = method._replace(
+        evaluate=lambda variables, batch, key: {
+            "label": 1.0 * batch["label"],
+            "share": jax.nn.one_hot(batch["label"], 3),
+        },
+        summarise=lambda means: {"most": means["share"].max(), "sum": means["share"].sum()},
+    )
+    variables = jax.jit(lambda: loop.initialise(method, data.spec, 0))().variables
+    figures = loop.evaluate(method, variables, data, jax.random.key(3), loop.prepare(method, data.spec, config()), 8)
+    counts = np.bincount(data.test.labels, minlength=3)
+    expected = {"label": data.test.labels.mean(), "most": counts.max() / NUM_TEST, "sum": 1.0}
+    assert figures == pytest.approx(expected, rel=1e-6)
+
+
 def test_evaluations_and_samples_come_when_asked_for(tmp_path):
     train(tiny_vae(), tmp_path, steps=5, eval_every=2, sample_every=2, log_every=3)
     figures = figures_of(tmp_path)

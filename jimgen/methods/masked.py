@@ -49,10 +49,10 @@ def masked(
       guidance: weight w of u + w (c - u) on the logits; 1 for none.
 
     Raises:
-      ValueError: guidance without classes, fewer than 1 step, or a label_drop outside [0, 1].
+      ValueError: guidance without classes, fewer than 1 step, or label_drop or label_smoothing outside [0, 1].
     """
-    if not 0 <= label_drop <= 1:
-        raise ValueError(f"label_drop is a probability, got {label_drop}")
+    if not (0 <= label_drop <= 1 and 0 <= label_smoothing <= 1):
+        raise ValueError(f"label_drop and label_smoothing are shares, got {label_drop} and {label_smoothing}")
     if guidance != 1 and not (num_classes and label_drop):
         raise ValueError("guidance needs num_classes > 0 and label_drop > 0")
     if num_steps < 1:

@@ -23,5 +23,7 @@ class Method(NamedTuple):
     decode: Callable[[Variables, Array, Array], Array] | None = None  # (variables, z [n, d], labels) -> images
     interpolate: Callable[[Variables, Array, Array, int], Array] | None = None  # (.., labels, steps) -> [n, steps, ...]
     evaluate: Callable[[Variables, Batch, Array], dict[str, Array]] | None = None  # figures of held-out data, each [n]
+    # What only a whole set tells: means over it of the figures of `evaluate` that are vectors, [k] -> figures, [] each
+    summarise: Callable[[dict[str, Array]], dict[str, Array]] | None = None
     # (variables, key, images, mask, labels) -> images; mask bool [n, h, w], True = known
     inpaint: Callable[[Variables, Array, Array, Array, Array], Array] | None = None

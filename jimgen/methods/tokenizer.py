@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -243,12 +244,25 @@ def tokenizer(
             "reconstruction": reconstruction.loss(output, images),
             "psnr_db": 10 * jnp.log10(4 / jnp.maximum(squares, 1e-10)),  # images span 2
             "unigram_bits_per_token": unigram_bits(variables["usage"]["counts"], quantised.tokens),
+            "code_counts": jax.vmap(partial(jnp.bincount, length=num_codes))(quantised.tokens.reshape(len(images), -1)),
         }
+
+    def summarise(means: dict[str, Array]) -> dict[str, Array]:
+        counts = means["code_counts"]
+        return {"codebook_usage": jnp.mean(counts > 0), "codebook_perplexity": perplexity(counts)}
 
     phases = (Phase("autoencoder", trained, autoencoder_objective, tx),)
     if adversary:
         phases = (Phase("discriminator", ("discriminator",), discriminator_objective, adversary.tx), *phases)
-    method = Method(init=init, phases=phases, ema=nets, sample=sample, reconstruct=reconstruct, evaluate=evaluate)
+    method = Method(
+        init=init,
+        phases=phases,
+        ema=nets,
+        sample=sample,
+        reconstruct=reconstruct,
+        evaluate=evaluate,
+        summarise=summarise,
+    )
     return Tokenizer(method, tokenize, detokenize, num_codes, grid)
 
 

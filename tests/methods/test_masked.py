@@ -176,7 +176,11 @@ def test_samples_and_fillings(frozen_tokenizer):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"guidance": 2.0, "label_drop": 0.0}, "guidance needs"), ({"label_drop": 2.0}, "is a probability")],
+    [
+        ({"guidance": 2.0, "label_drop": 0.0}, "guidance needs"),
+        ({"label_drop": 2.0}, "are shares, got 2.0"),
+        ({"label_smoothing": -0.1}, "are shares, got .* -0.1"),
+    ],
 )
 def test_options_that_contradict_each_other(frozen_tokenizer, options, message):
     with pytest.raises(ValueError, match=message):

@@ -195,6 +195,15 @@ def test_the_loss_is_the_sum_of_its_parts(name, reconstruction):
     images = np.clip(np.asarray(reconstruction.as_images(output)), -1, 1)
     mse = np.square(images - np.asarray(batch["image"])).mean((1, 2, 3))
     np.testing.assert_allclose(figures["psnr_db"], 10 * np.log10(4 / mse), rtol=1e-5)
+    counts = [np.bincount(row.reshape(-1), minlength=found.counts.shape[0]) for row in np.asarray(found.tokens)]
+    np.testing.assert_array_equal(figures["code_counts"], counts)
+
+
+def test_usage_of_the_codes_over_a_whole_set():
+    """Two of four codes, one of them three times as often: perplexity exp(H(3/4, 1/4)) = 4 / 3^(3/4)."""
+    found = tiny_tokenizer("ema").method.summarise({"code_counts": jnp.array([3.0, 0.0, 1.0, 0.0])})
+    assert float(found["codebook_usage"]) == 0.5
+    assert float(found["codebook_perplexity"]) == pytest.approx(4 / 3**0.75, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["ema", "gradient"])
