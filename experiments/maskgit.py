@@ -5,8 +5,9 @@ Chang et al., MaskGIT: Masked Generative Image Transformer, arXiv 2202.04200.
     python experiments/tokenizer.py --data digits --codes 64 --width 16 --steps 1500 --workdir runs/tokenizer
     python experiments/maskgit.py --data digits --tokenizer runs/tokenizer --steps 1000
 
-    python experiments/tokenizer.py --data fashion_mnist --steps 4000 --workdir runs/tokenizer-fashion
-    python experiments/maskgit.py --data fashion_mnist --tokenizer runs/tokenizer-fashion --steps 8000
+    D="--data fashion_mnist --size 32 --fit pad"
+    python experiments/tokenizer.py $D --steps 4000 --ema-half-life 100000 --workdir runs/tokenizer-fashion
+    python experiments/maskgit.py $D --tokenizer runs/tokenizer-fashion --steps 4500 --ema-half-life 20000
 
 On an accelerator, with a tokenizer of 64-pixel colour images:
 
@@ -14,7 +15,9 @@ On an accelerator, with a tokenizer of 64-pixel colour images:
         --depth 12 --batch-size 256 --learning-rate 4e-4 --warmup-steps 1000 --steps 50000 --num-steps 12 \
         --dtype bfloat16
 
-Result: not run yet.
+Result: of the second pair, seed 0: 4.20 bits a masked test token and all ten classes recognisable, after 539 s for the
+tokenizer and 3359 s, each on one core that had much other work (AMD EPYC, 2026-11-23); Frechet distances in
+docs/results.md. The others: see experiments/token_transformer.py for the first, the last was not run yet.
 """
 
 from dataclasses import dataclass

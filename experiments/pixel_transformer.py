@@ -5,10 +5,17 @@ PixelCNN Decoders, arXiv 1606.05328.
 
     python experiments/pixel_transformer.py --data digits --patch 2 --width 64 --depth 2 --dropout 0.2 --head-width 64 \
         --weight-decay 0.3 --steps 400
-    python experiments/pixel_transformer.py --data fashion_mnist --flips --steps 9000
+    python experiments/pixel_transformer.py --data fashion_mnist --flips --steps 3000
 
-Result: of the first, seed 0: 1.89 bits per dimension of the test digits after 43 s on one core that had other work as
-well (AMD EPYC, 2026-11-23). The other: not run yet.
+On an accelerator, 32 pixels, colour:
+
+    python experiments/pixel_transformer.py --data folder:pictures/ --size 32 --patch 2 --width 512 --depth 12 \
+        --head-dim 64 --head-width 256 --batch-size 128 --learning-rate 5e-4 --warmup-steps 1000 --steps 100000 \
+        --ema-half-life 200000 --dtype bfloat16
+
+Result: of the first, seed 0: 1.89 bits per dimension of the test digits after 43 s; of the second, seed 0: 2.824 of the
+10,000 test images after 4222 s. Each on one core that had other work as well (AMD EPYC, 2026-11-23). The third: not run
+yet.
 """
 
 from dataclasses import dataclass

@@ -5,8 +5,15 @@ Esser et al., Taming Transformers, arXiv 2012.09841; --order random: Yu et al., 
     python experiments/tokenizer.py --data digits --codes 64 --width 16 --steps 1000 --workdir runs/tokenizer
     python experiments/token_transformer.py --data digits --tokenizer runs/tokenizer --order random --steps 600
 
-    python experiments/tokenizer.py --data fashion_mnist --steps 4000 --workdir runs/tokenizer-fashion
-    python experiments/token_transformer.py --data fashion_mnist --tokenizer runs/tokenizer-fashion --steps 6000
+    D="--data fashion_mnist --size 32 --fit pad"
+    python experiments/tokenizer.py $D --steps 4000 --ema-half-life 100000 --workdir runs/tokenizer-fashion
+    python experiments/token_transformer.py $D --tokenizer runs/tokenizer-fashion --steps 4500 --ema-half-life 20000
+
+On an accelerator, with a tokenizer of 64-pixel colour images:
+
+    python experiments/token_transformer.py --data folder:pictures/ --size 64 --tokenizer runs/tokenizer-64 --width 512 \
+        --depth 12 --head-dim 64 --batch-size 256 --learning-rate 4e-4 --warmup-steps 1000 --steps 50000 \
+        --ema-half-life 200000 --dtype bfloat16
 
 Result: of the first pair, seed 0: 4.30 bits a test token given its label, read row by row, after 42 s on one core that
 had other work as well (AMD EPYC, 2026-11-23); trained with --order raster instead it overfits, 4.54. The frequencies of
