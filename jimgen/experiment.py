@@ -197,7 +197,8 @@ def load_run(folder: Path, best: bool = False, changes: Sequence[str] = ()) -> R
       changes: "field=value" of its config, for what drawing depends on: "guidance=3", "num_steps=50".
 
     Raises:
-      UserError: no run there, or no good checkpoint in it; changes of no such field, or that the weights do not fit.
+      UserError: no run there, one of another version of jimgen, or no good checkpoint in it; changes of no such field,
+        or that the weights do not fit.
     """
     saved = _read_json(folder / "config.json")
     if saved is None or not (folder / "experiment.py").exists():
@@ -206,7 +207,13 @@ def load_run(folder: Path, best: bool = False, changes: Sequence[str] = ()) -> R
     assert module_spec and module_spec.loader
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses look their module up
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{folder}/experiment.py was written for another version of jimgen: {error}. Install that version (its "
+            "commit is in environment.json), or put today's file of that experiment in its place."
+        ) from error
     config = _saved_config(module.Config, folder)
     assert config is not None
     config = _changed(config, changes)

@@ -139,6 +139,9 @@ def test_load_run_refuses_what_is_no_run(vae_run, tmp_path):
     shutil.copytree(vae_run, tmp_path / "untrained", ignore=shutil.ignore_patterns("checkpoints"))
     with pytest.raises(UserError, match="has no checkpoint yet"):
         experiment.load_run(tmp_path / "untrained")
+    (tmp_path / "untrained" / "experiment.py").write_text("from jimgen.nets import resnet\n")
+    with pytest.raises(UserError, match="another version of jimgen: cannot import name 'resnet'"):
+        experiment.load_run(tmp_path / "untrained")
     (tmp_path / "untrained" / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json is damaged"):
         experiment.load_run(tmp_path / "untrained")
