@@ -10,8 +10,8 @@ On an accelerator, 32 to 64 pixels, colour:
     python experiments/meanflow.py --data folder:pictures/ --size 32 --width 384 --depth 12 --head-dim 64 \
         --batch-size 256 --learning-rate 6e-4 --warmup-steps 1000 --steps 80000 --ema-half-life 180000 --dtype bfloat16
 
-Result: of the first, seed 0: test squared error of the average velocities 0.377 a dimension, and digits drawn in one step
-are recognisable, after 225 s on one core that had much other work (AMD EPYC, 2026-11-23). The others: not run yet.
+Result: of the first, seed 0: test squared error of the average velocities 0.377 a dimension, and digits drawn in one
+step are recognisable, after 225 s on one core that had much other work (AMD EPYC, 2026-11-23). The others: not run yet.
 """
 
 from dataclasses import dataclass

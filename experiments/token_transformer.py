@@ -11,15 +11,15 @@ Esser et al., Taming Transformers, arXiv 2012.09841; --order random: Yu et al., 
 
 On an accelerator, with a tokenizer of 64-pixel colour images:
 
-    python experiments/token_transformer.py --data folder:pictures/ --size 64 --tokenizer runs/tokenizer-64 --width 512 \
-        --depth 12 --head-dim 64 --batch-size 256 --learning-rate 4e-4 --warmup-steps 1000 --steps 50000 \
+    python experiments/token_transformer.py --data folder:pictures/ --size 64 --tokenizer runs/tokenizer-64 \
+        --width 512 --depth 12 --head-dim 64 --batch-size 256 --learning-rate 4e-4 --warmup-steps 1000 --steps 50000 \
         --ema-half-life 200000 --dtype bfloat16
 
 Result: of the first pair, seed 0: 4.30 bits a test token given its label, read row by row, after 42 s; trained with
 --order raster instead it overfits, 4.54; the frequencies of the codes alone need 5.95. Of the second pair, seed 0: 3.20
-bits a test token given its label, of 7.56, after 539 s for the tokenizer and 2812 s (1800 s of CPU time); all ten classes
-recognisable, Frechet distances in docs/results.md. Each on one core that had other work as well (AMD EPYC, 2026-11-23).
-The third: not run yet.
+bits a test token given its label, of 7.56, after 539 s for the tokenizer and 2812 s (1800 s of CPU time); all ten
+classes recognisable, Frechet distances in docs/results.md. Each on one core that had other work as well (AMD EPYC,
+2026-11-23). The third: not run yet.
 """
 
 from dataclasses import dataclass
