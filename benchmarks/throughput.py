@@ -1,16 +1,37 @@
-"""Speed of one train step, beside a PyTorch script of the same workload.
+"""Speed of one train step, or of drawing images, beside a PyTorch script of the same workload.
 
     python benchmarks/throughput.py --workload dcgan --batch 64
     python benchmarks/throughput.py --workload vae --against path/to/bench_vae.py --other-python path/to/python
+    python benchmarks/throughput.py --workload gpt --task train --batch 16
+    python benchmarks/throughput.py --workload gpt --task sample --batch 64
+    python benchmarks/throughput.py --workload dit --task sample --against path/to/bench_dit.py
+    python benchmarks/throughput.py --workload dit --depth 12 --width 768 --dtype bfloat16 --attention cudnn
 
 Workloads (all on 32x32 grey images, Fashion-MNIST padded with background where it is at hand):
   dcgan  DCGAN, 100 latent dimensions, BatchNorm, Adam(2e-4, .5, .999), non-saturating: one update of each net
   vae    convolutional VAE, 64 latent dimensions, cross-entropy + 4 KL, Adam(1e-3)
   r1     as dcgan, discriminator without BatchNorm, R1 of gamma 10 at every step, Adam(2e-4, 0, .99)
+  gpt    GPT over 256 tokens of 512 codes and a start token, drawn uniformly: 6 blocks of width 256, 8 heads, MLP 4x
+         (GELU, tanh), LayerNorm before each, learnt positions, no biases in matrices, an output layer of its own;
+         cross-entropy, AdamW(3e-4, .9, .95, decay .1); 5,053,184 parameters.
+         sample: 256 tokens an image at temperature 1 from all codes, keys and values cached, one compiled scan
+  dit    DiT: patches of 4, 6 blocks of width 256, 4 heads, MLP 4x (GELU, tanh), LayerNorm without parameters,
+         adaLN-zero, fixed sines and cosines as positions, 10 classes and none (10% of labels hidden); flow matching
+         (logit-normal times), AdamW(1e-4) without decay; 7,375,376 parameters.
+         sample: 50 Euler steps without guidance
 
-Prints one JSON line (prefix RESULT), then `images_per_cpu_s:` and `images_per_s:`, from medians over the steps; images
-are real images, and CPU seconds are those of the process, over all its threads. Pin with `taskset -c 0` to compare on
-one processor. With --against, runs itself and the other script in turn and prints the ratio of medians.
+Prints one JSON line (prefix RESULT), then `mfu:` where the GPU's peak is known, `images_per_cpu_s:` and
+`images_per_s:`, from medians over the steps; images are real images in training and drawn ones in sampling, and CPU
+seconds are those of the process, over all its threads. Pin with `taskset -c 0` to compare on one processor. With
+--against, runs itself and the other script in turn and prints the ratio of medians; for gpt and dit the other is told
+the task as --mode.
+
+FLOPs are those that XLA counts in the program as it is written, before it is optimised: there is no other count that
+holds everywhere. In a program compiled for a GPU, products that libraries compute count as nothing; in every program a
+custom kernel does so too, and a loop counts as one turn. So the program that is counted, and not run, is lowered for
+the CPU, with einsum attention and blocks that are not scanned, and a sampler's count is multiplied by its turns. For
+vae, gpt and dit this is the work that is done, within a hundredth; of dcgan's and r1's XLA saves a twelfth, since both
+phases share a pass of the generator. MFU is FLOP/s as a part of the dense bfloat16 peak.
 """
 
 import dataclasses
@@ -22,15 +43,31 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import tyro
+
+# Dense bfloat16 FLOP/s by device kind, from NVIDIA's data sheets.
+PEAKS = {
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+}
+TRANSFORMERS = ("gpt", "dit")
+OF_TRANSFORMERS = ("depth", "width", "attention")  # fields of Args that only these heed
+OF_DIT = ("size", "patch")
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    workload: Literal["dcgan", "vae", "r1"] = "dcgan"
-    """what to train"""
+    workload: Literal["dcgan", "vae", "r1", "gpt", "dit"] = "dcgan"
+    """what to train or to draw from"""
+    task: Literal["train", "sample"] = "train"
+    """a train step; or, gpt and dit, drawing a batch, of which at most 5 are timed"""
     batch: int = 64
     """images a step"""
     steps: int = 30
@@ -38,9 +75,19 @@ class Args:
     warmup: int = 5
     """steps before them"""
     mode: Literal["auto", "jit", "pmap", "sharded"] = "jit"
-    """how the step is compiled"""
+    """how the train step is compiled"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """of the computation"""
+    size: int = 32
+    """dit: height and width; other than 32, images are random bytes"""
+    patch: int = 4
+    """dit: side of a patch"""
+    depth: int = 6
+    """gpt, dit: blocks"""
+    width: int = 256
+    """gpt, dit: of the tokens; heads are 32 wide in gpt and 64 in dit"""
+    attention: Literal["einsum", "xla", "cudnn"] = "einsum"
+    """gpt, dit: cudnn takes bfloat16 on NVIDIA GPUs"""
     against: str | None = None
     """a script of the same workload that prints the same two lines"""
     other_python: str = sys.executable
@@ -51,92 +98,158 @@ class Args:
     """turns of each, with --against"""
 
 
+class Program(NamedTuple):
+    step: Callable[[], dict[str, Any]]  # starts one step, and returns what it computes
+    num_params: dict[str, int]  # by net
+    devices: list[Any]  # that it runs on
+
+
+def check(args: Args) -> None:
+    """Ends the program where the arguments ask for what there is not."""
+    transformer = args.workload in TRANSFORMERS
+    if args.task == "sample" and not transformer:
+        sys.exit(f"error: {args.workload} has --task train only; --task sample is for gpt and dit")
+    if args.task == "sample" and args.mode != "jit":
+        sys.exit(f"error: --task sample runs on one device: leave out --mode {args.mode}")
+    unused = (() if transformer else OF_TRANSFORMERS) + (() if args.workload == "dit" else OF_DIT)
+    if given := [name for name in unused if getattr(args, name) != getattr(Args, name)]:
+        sys.exit(f"error: {args.workload} takes no {', '.join(f'--{name}' for name in given)}")
+
+
 def measure(args: Args) -> None:
     import jax
-    import numpy as np
+    import workloads
 
-    from jimgen import data, loop
     from jimgen.cpu import keep_freed_memory
-    from jimgen.data.batches import batches
-    from jimgen.data.dataset import Arrays
-    from jimgen.errors import UserError
-    from jimgen.train_step import compile_step, init_state, make_train_step
 
     keep_freed_memory()  # as the loop does
-    try:
-        train = data.load("fashion_mnist", size=32, fit="pad").train
-    except UserError:
-        rng = np.random.default_rng(0)  # speed does not depend on what the pictures show
-        train = Arrays(rng.integers(0, 256, (10_000, 32, 32, 1), np.uint8), rng.integers(0, 10, 10_000, np.int32))
+    sizes: dict[str, Any] = {name: getattr(args, name) for name in OF_TRANSFORMERS + OF_DIT}
+    method = workloads.build(args.workload, args.dtype, **sizes).method
+    training = args.task == "train"
+    step, num_params, devices = (train_step if training else sampling_step)(method, args)
+    steps, warmup = (args.steps, args.warmup) if training else (min(args.steps, 5), min(args.warmup, 1))
 
-    method = build(args.workload, args.dtype)
-    compiled = compile_step(make_train_step(method.phases, prepare=loop.scale_images), args.mode)
-    example = loop.scale_images(next(batches(train, batch_size=2, seed=0)))
-    state = jax.jit(lambda key: init_state(method.init, method.phases, (), key, example))(jax.random.key(0))
-    num_params = {net: sum(x.size for x in jax.tree.leaves(v["params"])) for net, v in state.variables.items()}
-    state = jax.device_put(state, compiled.state_sharding)
-    key = jax.device_put(jax.random.key(1), compiled.replicated)
-    feed = batches(train, batch_size=args.batch, seed=0, sharding=compiled.batch_sharding)
-
-    seconds, cpu_seconds, metrics = [], [], {}
-    for _ in range(1 + args.warmup + args.steps):
+    seconds, cpu_seconds, found = [], [], {}
+    for _ in range(1 + warmup + steps):
         wall, cpu = time.perf_counter(), time.process_time()
-        state, metrics = compiled.run(state, next(feed), key)
-        jax.block_until_ready(metrics)
+        found = jax.block_until_ready(step())
         seconds.append(time.perf_counter() - wall)
         cpu_seconds.append(time.process_time() - cpu)
-    wall, cpu = (statistics.median(times[1 + args.warmup :]) for times in (seconds, cpu_seconds))
+    wall, cpu = (statistics.median(times[1 + warmup :]) for times in (seconds, cpu_seconds))
+    flop = count_flop(args)
     result = {
         "workload": args.workload,
+        "task": args.task,
         "batch": args.batch,
         "mode": args.mode,
         "dtype": args.dtype,
+        **{name: value for name, value in sizes.items() if value != getattr(Args, name)},
         "params": num_params,
-        "losses": {name: round(float(x), 4) for name, x in metrics.items() if name.endswith("/loss")},
+        "losses": {name: round(float(x), 4) for name, x in found.items() if name.endswith("/loss")},
         "first_step_s": round(seconds[0], 3),
         "ms_median": round(1e3 * wall, 2),
         "cpu_ms_median": round(1e3 * cpu, 2),
-        "devices": f"{compiled.batch_sharding.mesh.size} x {jax.devices()[0].device_kind}",
+        "gflop": round(flop / 1e9, 2),
+        "gflop_per_s": round(flop / wall / 1e9, 1),
+        "gflop_per_cpu_s": round(flop / cpu / 1e9, 1),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "jax": jax.__version__,
     }
     print("RESULT " + json.dumps(result))
+    if peak := PEAKS.get(devices[0].device_kind):
+        print(f"mfu: {flop / wall / (len(devices) * peak):.2f}")
     print(f"images_per_cpu_s: {args.batch / cpu:.1f}")
     print(f"images_per_s: {args.batch / wall:.1f}", flush=True)
 
 
-def build(workload: str, dtype: str):
-    import optax
+def train_step(method: Any, args: Args) -> Program:
+    import jax
+    import numpy as np
+    import workloads
 
-    from jimgen.methods.gan import gan
-    from jimgen.methods.vae import bernoulli, vae
-    from jimgen.nets.dcgan import Discriminator, Generator
-    from jimgen.nets.vae import ConvDecoder, ConvEncoder
+    from jimgen import data
+    from jimgen.data.batches import batches
+    from jimgen.data.dataset import Arrays
+    from jimgen.errors import UserError
+    from jimgen.loop import scale_images
+    from jimgen.train_step import compile_step, init_state, make_train_step
 
-    shape = (32, 32, 1)
-    if workload == "vae":
-        encoder, decoder = ConvEncoder(64, dtype=dtype), ConvDecoder(shape, dtype=dtype)
-        likelihood = bernoulli(binarise=False)
-        return vae(encoder, decoder, latent_dim=64, tx=optax.adam(1e-3), likelihood=likelihood, kl_weight=4.0)
-    r1 = workload == "r1"
-    tx = optax.adam(2e-4, 0.0, 0.99) if r1 else optax.adam(2e-4, 0.5, 0.999)
-    return gan(
-        Generator(shape, dtype=dtype),
-        Discriminator(batch_norm=not r1, dtype=dtype),
-        latent_dim=100,
-        generator_tx=tx,
-        discriminator_tx=tx,
-        r1=10.0 if r1 else 0.0,
-    )
+    try:
+        train = data.load("fashion_mnist", size=args.size, fit="pad").train
+    except UserError:
+        rng = np.random.default_rng(0)  # speed does not depend on what the pictures show
+        shape = (10_000, args.size, args.size, 1)
+        train = Arrays(rng.integers(0, 256, shape, np.uint8), rng.integers(0, 10, 10_000, np.int32))
+
+    compiled = compile_step(make_train_step(method.phases, prepare=scale_images), args.mode)
+    example = workloads.example_batch(2, args.size)
+    state = jax.jit(lambda key: init_state(method.init, method.phases, (), key, example))(jax.random.key(0))
+    num_params = count_params(state.variables)
+    state = jax.device_put(state, compiled.state_sharding)
+    key = jax.device_put(jax.random.key(1), compiled.replicated)
+    feed = batches(train, batch_size=args.batch, seed=0, sharding=compiled.batch_sharding)
+
+    def step() -> dict[str, Any]:
+        nonlocal state
+        state, metrics = compiled.run(state, next(feed), key)
+        return metrics
+
+    return Program(step, num_params, list(compiled.batch_sharding.device_set))
+
+
+def sampling_step(method: Any, args: Args) -> Program:
+    import jax
+    import workloads
+
+    example = workloads.example_batch(2, args.size)
+    variables = jax.jit(lambda key: method.init(key, example))(jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(1), 7))  # as many as are drawn at most
+    labels = workloads.example_batch(args.batch, args.size)["label"]
+    draw = jax.jit(method.sample)  # as for a run's sample grids
+    return Program(lambda: {"drawn": draw(variables, next(keys), labels)}, count_params(variables), jax.devices()[:1])
+
+
+def count_params(variables: Any) -> dict[str, int]:
+    import jax
+
+    return {net: sum(x.size for x in jax.tree.leaves(v["params"])) for net, v in variables.items()}
+
+
+def count_flop(args: Args) -> float:
+    """FLOPs of a step, or of drawing a batch, counted as the docstring of this file says."""
+    import jax
+    import workloads
+
+    from jimgen.train_step import init_state, make_train_step
+
+    sizes: dict[str, Any] = {name: getattr(args, name) for name in OF_TRANSFORMERS + OF_DIT}
+    method, turns = workloads.build(args.workload, args.dtype, **sizes | {"attention": "einsum", "scan": False})
+
+    def start(key: Any, batch: Any) -> Any:
+        return init_state(method.init, method.phases, (), key, batch)
+
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        batch = jax.eval_shape(lambda: workloads.example_batch(args.batch, args.size))
+        state = jax.eval_shape(start, key, batch)
+        if args.task == "train":
+            turns, lowered = 1, jax.jit(make_train_step(method.phases)).lower(state, batch, key)
+        else:
+            lowered = jax.jit(method.sample).lower(state.variables, key, batch["label"])
+    counts: Any = lowered.cost_analysis()
+    return turns * counts["flops"]
 
 
 def compare(args: Args) -> None:
     """Runs this workload and the other script in turn."""
     assert args.against is not None
     shared = ["--batch", str(args.batch), "--steps", str(args.steps), "--warmup", str(args.warmup)]
-    ours = [sys.executable, __file__, "--workload", args.workload, "--mode", args.mode, "--dtype", args.dtype, *shared]
-    other = [args.other_python, os.path.abspath(args.against), *shared, *args.other_flags.split()]
+    names = ("workload", "task", "mode", "dtype", *OF_TRANSFORMERS, *OF_DIT)
+    ours = [sys.executable, __file__, *(f"--{name}={getattr(args, name)}" for name in names), *shared]
+    task = ["--mode", args.task] if args.workload in TRANSFORMERS else []
+    other = [args.other_python, os.path.abspath(args.against), *task, *shared, *args.other_flags.split()]
     lines = ("images_per_s", "images_per_cpu_s")
     figures: dict[str, list[tuple[float, float]]] = {"ours": [], "other": []}
     for turn in range(args.repeats):
@@ -156,4 +269,5 @@ def compare(args: Args) -> None:
 
 if __name__ == "__main__":
     arguments = tyro.cli(Args, description=__doc__)
+    check(arguments)
     compare(arguments) if arguments.against else measure(arguments)
