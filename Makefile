@@ -8,7 +8,7 @@ DIGITS := --data digits --size 16 --ema-half-life 5000 --log-every 100
 demo: .venv/ready
 	$(BIN)/python experiments/vae.py $(DIGITS) --conditional --steps 1000 --workdir runs/demo/vae
 	$(BIN)/python experiments/dcgan.py $(DIGITS) --conditional --steps 2000 --workdir runs/demo/dcgan
-	$(BIN)/python experiments/flow.py $(DIGITS) --learning-rate 2e-3 --guidance 3 --steps 1000 --workdir runs/demo/flow
+	$(BIN)/python experiments/flow.py $(DIGITS) --guidance 3 --steps 1000 --workdir runs/demo/flow
 	$(BIN)/jimgen report runs/demo/vae runs/demo/dcgan runs/demo/flow --out runs/demo/report.html
 
 test: .venv/ready
