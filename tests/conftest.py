@@ -3,9 +3,11 @@
 import os
 import pathlib
 
-# A folder for each process of `make test`: JAX does not write its files in one piece.
-_CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / f"jax-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))  # a second run compiles nothing again
+# A folder for each process of `make test`, as JAX does not write its files in one piece; a second run compiles nothing.
+_CACHES = pathlib.Path(__file__).parent.parent / ".pytest_cache"
+if pathlib.Path(os.environ.get("JAX_COMPILATION_CACHE_DIR", _CACHES / "jax")).parent == _CACHES:  # workers inherit ours
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_CACHES / f"jax-{worker}")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
