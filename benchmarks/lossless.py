@@ -19,9 +19,9 @@ import numpy as np
 import tyro
 from jax import Array
 
-from jimgen import data
 from jimgen.data.dataset import read_rows
 from jimgen.errors import UserError
+from jimgen.evaluate import load_data
 from jimgen.experiment import load_run
 from jimgen.loop import eval_variables, scale_images
 from jimgen.methods.autoregressive import Autoregressive
@@ -89,11 +89,9 @@ def main(args: Args) -> None:
     build = getattr(run.module, "build_autoregressive", None)
     if build is None:
         raise UserError(f"{args.run} is a run of {run.experiment}: give one of experiments/pixel_transformer.py")
-    config = run.config
-    shared = {"size": config.size, "fit": config.fit, "channels": config.channels, "data_dir": config.data_dir}
-    dataset = data.load(config.data, **shared)
+    dataset = load_data(run.config)
     pixels, labels = read_rows(dataset.test, range(min(args.num, dataset.spec.num_test)))
-    model, variables, labels = build(config, run.spec), eval_variables(run.state), jnp.asarray(labels)
+    model, variables, labels = build(run.config, run.spec), eval_variables(run.state), jnp.asarray(labels)
     images = scale_images({"image": jnp.asarray(pixels)})["image"]
     num_dims = pixels[0].size
 

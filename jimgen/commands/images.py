@@ -65,18 +65,16 @@ def reconstruct(run: RunFolder, /, num: int = 40, out: Path | None = None) -> No
     """
     import numpy as np
 
-    from jimgen import data, loop, pictures
+    from jimgen import loop, pictures
     from jimgen.data.dataset import read_rows
+    from jimgen.evaluate import load_data
 
     require_positive(num=num)
     with started_jax() as jax:
         loaded = load_run(run)
         if loaded.method.reconstruct is None:
             raise UserError(f"{run} cannot reconstruct: its method has no encoder. `jimgen sample` draws from it.")
-        config = loaded.config
-        dataset = data.load(
-            config.data, size=config.size, fit=config.fit, channels=config.channels, data_dir=config.data_dir
-        )
+        dataset = load_data(loaded.config)
         images, labels = read_rows(dataset.test, range(min(num, dataset.spec.num_test)))
         scaled = loop.scale_images({"image": jax.numpy.asarray(images)})["image"]
         variables = loop.eval_variables(loaded.state)
@@ -160,7 +158,7 @@ def inpaint(
     with started_jax() as jax:
         loaded = load_run(run, changes=change)
         if loaded.method.inpaint is None:
-            raise UserError(f"{run} cannot inpaint: its method has no way to keep known parts; flow and masked ones do")
+            raise UserError(f"{run} cannot inpaint: its method has no way to keep known parts; transformers do, mean flow excepted")
         if label is not None:
             _require_label(loaded, label)
         height, width, channels = loaded.spec.shape
