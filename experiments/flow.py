@@ -29,6 +29,7 @@ from jimgen.methods.flow import flow
 from jimgen.methods.method import Method
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
 from jimgen.nets.transformer import Backbone, cudnn_attention, einsum_attention, xla_attention
+from jimgen.schedules import warmup_cosine
 
 SAMPLERS = {
     "euler": samplers.euler,
@@ -100,8 +101,7 @@ def build(config: Config, data: DataSpec) -> Method:
         remat=config.remat,
         dtype=config.dtype,
     )
-    warmup = min(config.warmup_steps, config.steps // 2)
-    learning_rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps)
     adamw = optax.adamw(learning_rate, 0.9, config.beta2, weight_decay=config.weight_decay)
     return flow(
         DiffusionTransformer(config.patch, num_classes, backbone),

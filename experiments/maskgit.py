@@ -31,6 +31,7 @@ from jimgen.methods.masked import masked
 from jimgen.methods.method import Method
 from jimgen.nets.masked_transformer import MaskedTransformer
 from jimgen.nets.transformer import Backbone
+from jimgen.schedules import warmup_cosine
 from jimgen.tokenizer_run import load_tokenizer
 
 
@@ -78,8 +79,7 @@ def build(config: Config, data: DataSpec) -> Method:
         dropout=config.dropout,
         dtype=config.dtype,
     )
-    warmup = min(config.warmup_steps, config.steps // 2)
-    learning_rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps)
     adamw = optax.adamw(learning_rate, 0.9, 0.96, weight_decay=config.weight_decay)
     return masked(
         MaskedTransformer(tokenizer.num_codes, tokenizer.grid, num_classes, backbone),

@@ -25,6 +25,7 @@ from jimgen.methods.meanflow import mean_flow
 from jimgen.methods.method import Method
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
 from jimgen.nets.transformer import Backbone
+from jimgen.schedules import warmup_cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,7 @@ def build(config: Config, data: DataSpec) -> Method:
     num_classes = data.num_classes if config.conditional and data.num_classes > 1 else 0
     num_heads = max(1, config.width // config.head_dim)
     backbone = Backbone(width=config.width, depth=config.depth, num_heads=num_heads, dtype=config.dtype)
-    warmup = min(config.warmup_steps, config.steps // 2)
-    learning_rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps)
     return mean_flow(
         DiffusionTransformer(config.patch, num_classes, backbone, num_times=2, time_scale=config.time_scale),
         image_shape=data.shape,

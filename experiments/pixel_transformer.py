@@ -31,6 +31,7 @@ from jimgen.methods.method import Method
 from jimgen.nets.pixel_transformer import PixelTransformer
 from jimgen.nets.transformer import Backbone
 from jimgen.sampling_logits import LogitFilter
+from jimgen.schedules import warmup_cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +99,7 @@ def build_autoregressive(config: Config, data: DataSpec) -> Autoregressive:
         head_depth=config.head_depth,
         dtype=config.dtype,
     )
-    warmup = min(config.warmup_steps, config.steps // 2)
-    learning_rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps)
     matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)  # noqa: E731
     decays = {"b2": config.beta2, "weight_decay": config.weight_decay, "mask": matrices}
     return pixel_autoregressive(

@@ -34,6 +34,7 @@ from jimgen.methods.method import Method
 from jimgen.nets.token_transformer import TokenTransformer
 from jimgen.nets.transformer import Backbone
 from jimgen.sampling_logits import LogitFilter
+from jimgen.schedules import warmup_cosine
 from jimgen.tokenizer_run import load_tokenizer
 
 
@@ -78,8 +79,7 @@ def build(config: Config, data: DataSpec) -> Method:
     num_classes = data.num_classes if config.conditional and data.num_classes > 1 else 0
     num_heads = max(1, config.width // config.head_dim)
     backbone = Backbone(config.width, config.depth, num_heads, dropout=config.dropout, dtype=config.dtype)
-    warmup = min(config.warmup_steps, config.steps // 2)
-    learning_rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps)
     adamw = optax.adamw(learning_rate, 0.9, 0.95, weight_decay=config.weight_decay)
     return token_autoregressive(
         TokenTransformer(tokenizer.num_codes, tokenizer.grid, num_classes, backbone),

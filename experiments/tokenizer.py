@@ -33,6 +33,7 @@ from jimgen.nets.dcgan import Discriminator
 from jimgen.nets.layers import num_halvings
 from jimgen.nets.tokenizer import Decoder, Encoder
 from jimgen.nets.vq import FiniteScalarQuantiser, LookupFreeQuantiser, VectorQuantiser
+from jimgen.schedules import warmup_cosine
 
 RECONSTRUCTIONS = {"l1": L1, "l2": L2, "cross_entropy": CROSS_ENTROPY}
 
@@ -102,8 +103,7 @@ def build_tokenizer(config: Config, data: DataSpec) -> Tokenizer:
     }
     quantiser = quantisers[config.quantiser]
     widths = tuple(config.width * 2**i for i in range(config.halvings))
-    warmup = min(config.warmup_steps, config.steps // 2)
-    learning_rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps)
     return tokenizer(
         Encoder(quantiser.dim, widths, config.depth, dtype=config.dtype),
         Decoder(data.shape[-1], tuple(reversed(widths)), config.depth, dtype=config.dtype),

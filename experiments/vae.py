@@ -24,6 +24,7 @@ from jimgen.methods.method import Method
 from jimgen.methods.vae import bernoulli, gaussian, vae
 from jimgen.nets.layers import num_halvings
 from jimgen.nets.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
+from jimgen.schedules import warmup_cosine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +79,7 @@ def build(config: Config, data: DataSpec) -> Method:
         "gaussian": gaussian(config.sigma),
         "learned_gaussian": gaussian(),
     }
-    warmup = min(config.warmup_steps, config.steps // 2)
-    learning_rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, config.steps)
+    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps)
     return vae(
         encoder,
         decoder,

@@ -158,7 +158,9 @@ def inpaint(
     with started_jax() as jax:
         loaded = load_run(run, changes=change)
         if loaded.method.inpaint is None:
-            raise UserError(f"{run} cannot inpaint: its method has no way to keep known parts; transformers do, mean flow excepted")
+            raise UserError(
+                f"{run} cannot inpaint: its method cannot keep known parts; flow, masked and autoregressive ones do"
+            )
         if label is not None:
             _require_label(loaded, label)
         height, width, channels = loaded.spec.shape

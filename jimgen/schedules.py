@@ -1,0 +1,19 @@
+"""Learning rates over the steps of a run."""
+
+import optax
+
+
+def warmup_cosine(peak: float, warmup_steps: int, steps: int) -> optax.Schedule:
+    """From 0 up to the peak along a line, then down to 0 along half a cosine.
+
+    The cosine is that of Loshchilov and Hutter, SGDR, arXiv 1608.03983, equation 5, without restarts.
+
+    Args:
+        peak: largest learning rate, > 0.
+        warmup_steps: steps of the rise; half the run where that is shorter, so that short trials reach the peak too.
+        steps: of the whole run, >= 1.
+
+    Returns:
+        A function of the step, 0 .. steps.
+    """
+    return optax.warmup_cosine_decay_schedule(0.0, peak, min(warmup_steps, steps // 2), steps)

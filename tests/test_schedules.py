@@ -1,0 +1,18 @@
+"""Learning rates by hand."""
+
+import numpy as np
+
+from jimgen.schedules import warmup_cosine
+
+
+def test_warmup_cosine_by_hand():
+    """10 steps up to 2; then 1 + cos(pi t / 100) over the 100 that are left, and 0 ever after."""
+    rate = warmup_cosine(2.0, 10, 110)
+    found = [float(rate(step)) for step in (0, 5, 10, 35, 60, 110, 200)]
+    np.testing.assert_allclose(found, [0, 1, 2, 1 + 2**-0.5, 1, 0, 0], atol=1e-6)
+
+
+def test_a_run_shorter_than_its_warmup_reaches_the_peak():
+    rate = warmup_cosine(0.1, 100, 8)
+    assert max(float(rate(step)) for step in range(8)) == np.float32(0.1) == float(rate(4))
+    assert float(warmup_cosine(0.1, 100, 1)(0)) == np.float32(0.1)
