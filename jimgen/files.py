@@ -1,7 +1,12 @@
 """Files that are whole or not there."""
 
+import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -19,3 +24,14 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = False) -> None:
+    """`write_atomically` of named arrays; strings become arrays of no dimension.
+
+    Raises:
+      OSError: the disk refuses.
+    """
+    content = io.BytesIO()
+    (np.savez_compressed if compress else np.savez)(content, **arrays)
+    write_atomically(path, content.getvalue())

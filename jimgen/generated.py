@@ -1,6 +1,5 @@
 """Generated sets: many images drawn from a method, as arrays, as an npz file or as a folder of PNGs."""
 
-import io
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jimgen.data.images import decode
 from jimgen.errors import UserError
-from jimgen.files import write_atomically
+from jimgen.files import write_npz
 from jimgen.methods.method import Method
 from jimgen.pictures import encode_png, to_uint8
 from jimgen.train_step import Variables
@@ -105,10 +104,7 @@ def save(path: Path, generated: GeneratedSet, form: Literal["npz", "folder"] | N
     images, labels = generated
     try:
         if path.suffix == ".npz":
-            arrays = io.BytesIO()
-            contents: Any = {"images": images} | ({} if labels is None else {"labels": labels})
-            np.savez_compressed(arrays, **contents)
-            write_atomically(path, arrays.getvalue())
+            write_npz(path, {"images": images} | ({} if labels is None else {"labels": labels}), compress=True)
             return path
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path} is there already: give a folder that is empty or does not exist")

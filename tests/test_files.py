@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jimgen import files
@@ -54,3 +55,13 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     with pytest.raises(OSError):
         files.write_atomically(tmp_path / "file" / "x", "y")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_arrays_come_back(tmp_path, compress):
+    arrays = {"x": np.arange(6.0).reshape(2, 3), "text": "gr\u00fcn"}
+    files.write_npz(tmp_path / "deep" / "file.npz", arrays, compress=compress)
+    with np.load(tmp_path / "deep" / "file.npz", allow_pickle=False) as found:
+        np.testing.assert_array_equal(found["x"], arrays["x"])
+        assert str(found["text"]) == "gr\u00fcn"
+    assert os.listdir(tmp_path / "deep") == ["file.npz"]

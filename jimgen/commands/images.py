@@ -208,21 +208,15 @@ def _require_label(loaded: Any, label: int) -> None:
 
 def _write(path: Path, images: Any, labels: Any, columns: int | None = None) -> None:
     """A grid (.png) or arrays (.npz)."""
-    import io
-
-    import numpy as np
-
     from jimgen import pictures
-    from jimgen.files import write_atomically
+    from jimgen.files import write_npz
 
     pixels = pictures.to_uint8(images)
     try:
         if path.suffix == ".png":
             pictures.save_png(path, pictures.grid(pixels, columns=columns))
         elif path.suffix == ".npz":
-            arrays = io.BytesIO()
-            np.savez_compressed(arrays, images=pixels, labels=labels)
-            write_atomically(path, arrays.getvalue())
+            write_npz(path, {"images": pixels, "labels": labels}, compress=True)
         else:
             raise UserError(f"--out {path}: give a name that ends in .png (a grid) or .npz (arrays)")
     except OSError as error:

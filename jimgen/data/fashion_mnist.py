@@ -22,6 +22,7 @@ from PIL import Image
 from jimgen.data.dataset import Arrays, Source, Stream, cache_dir, data_hash, read_all
 from jimgen.data.tfds_source import prepare, quiet, source_of
 from jimgen.errors import UserError
+from jimgen.files import write_npz
 
 SHAPE = (28, 28, 1)
 CLASS_NAMES = (
@@ -73,19 +74,15 @@ def _read_cache(path: Path) -> tuple[Arrays, Arrays] | None:
 
 
 def _write_cache(path: Path, train: Arrays, test: Arrays) -> None:
-    # Written beside and renamed: two runs that start together both read a whole file.
-    part = path.with_suffix(f".{os.getpid()}")
+    arrays = {
+        "train_images": train.images,
+        "train_labels": train.labels,
+        "test_images": test.images,
+        "test_labels": test.labels,
+        "hash": data_hash(train, test),
+    }
     try:
-        with part.open("wb") as file:
-            np.savez(
-                file,
-                train_images=train.images,
-                train_labels=train.labels,
-                test_images=test.images,
-                test_labels=test.labels,
-                hash=np.array(data_hash(train, test)),
-            )
-        part.replace(path)
+        write_npz(path, arrays)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error}); set JIMGEN_CACHE to another folder") from error
 

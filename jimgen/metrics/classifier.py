@@ -31,7 +31,7 @@ from jimgen.data import load
 from jimgen.data.batches import batches
 from jimgen.data.dataset import Arrays, Stream
 from jimgen.errors import UserError
-from jimgen.files import write_atomically
+from jimgen.files import write_npz
 from jimgen.nets.classifier import Classifier
 from jimgen.train_step import Aux, Batch, Phase, Variables, compile_step, init_state, make_train_step
 
@@ -188,9 +188,7 @@ def save_weights(path: Path, variables: Mapping[str, Any], meta: Mapping[str, An
     """Writes an npz: float16 arrays by the path of their names ("params/stem/kernel"), and meta as JSON."""
     leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
     named = {"/".join(key.key for key in names): np.asarray(leaf, np.float16) for names, leaf in leaves}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, meta=np.array(json.dumps(dict(meta))), **named)  # pyright: ignore[reportArgumentType]
-    write_atomically(path, buffer.getvalue())
+    write_npz(path, {"meta": json.dumps(dict(meta)), **named}, compress=True)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:

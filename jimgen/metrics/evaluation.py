@@ -13,11 +13,12 @@ import numpy as np
 
 from jimgen.data.dataset import Dataset, cache_dir, num_rows, read_rows
 from jimgen.errors import UserError
-from jimgen.files import write_atomically
-from jimgen.metrics import copying, frechet, inception_score, mmd, neighbours
+from jimgen.files import write_atomically, write_npz
+from jimgen.metrics import copying, frechet, inception_score, mmd
 from jimgen.metrics.baseline import gaussian_per_class
 from jimgen.metrics.classifier import classification_accuracy_score
 from jimgen.metrics.extractors import Extractor, Outputs, extract, identity
+from jimgen.metrics.neighbours import nearest, prdc
 from jimgen.metrics.reference import Reference, cached_reference, chosen_rows
 
 METRICS = ("fd", "fd_infinity", "kid", "is", "prdc", "cmmd", "copying", "fls", "cas")
@@ -117,8 +118,7 @@ def compared_with(
       {"real": figures, "gaussian": figures}. CAS of "real" is that of `count` training images.
     """
     wanted = [FORMAT, dataset.spec.hash, [identity(e) for e in extractors], sorted(metrics), count, seed]
-    name = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:32]
-    path = cache_dir() / "baselines" / f"{name}.json"
+    path = cache_dir() / "baselines" / f"{_hash_of(wanted)}.json"
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError):
@@ -160,7 +160,7 @@ def _distances(seen: Outputs, reference: Reference, metrics: Sequence[str], seed
     if "is" in metrics:
         found["is"] = inception_score.inception_score(seen.logits, num_splits=min(10, len(features)), seed=seed).mean
     if "prdc" in metrics and real is not None:
-        found |= neighbours.prdc(real, features)._asdict()
+        found |= prdc(real, features)._asdict()
     if "cmmd" in metrics and real is not None:
         found["cmmd"] = mmd.cmmd(*(x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, real)))
     return found
@@ -177,14 +177,33 @@ def _copying(
     assert train is not None and test is not None
     found: dict[str, float] = {}
     if "copying" in metrics:
-        found["authenticity"] = copying.authenticity(train, features)
-        found["c_t"] = copying.c_t(train, test, features, seed=seed)
+        cells = _cells(dataset, extractor, train, test, seed)
+        neighbours = nearest(features, train, copying.NEIGHBOURS)
+        found["authenticity"] = copying.authenticity(train, features, neighbours=neighbours)
+        found["c_t"] = copying.c_t(cells, train, features, neighbours=neighbours)
     if "fls" in metrics:
         rng = np.random.default_rng(seed)
         parts = [x[rng.permutation(len(x))[:FLS_ROWS]] for x in (train, test, features)]
         fls = copying.feature_likelihood_score(*parts, seed=seed)
         found |= {"fls": fls.score, "fls_gap": fls.generalization_gap, "fls_overfit": fls.percent_overfit}
     return found
+
+
+def _cells(dataset: Dataset, extractor: Extractor, train: np.ndarray, test: np.ndarray, seed: int) -> copying.Cells:
+    """`copying.cut_into_cells`, remembered: it takes longer than all else that a run's own images ask for."""
+    wanted = [FORMAT, dataset.spec.hash, identity(extractor), len(train), seed]
+    path = cache_dir() / "cells" / f"{_hash_of(wanted)}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as saved:
+            return copying.Cells(**saved)
+    except Exception:  # not there, or torn, which can raise nearly anything: made again
+        cells = copying.cut_into_cells(train, test, seed=seed)
+    write_npz(path, cells._asdict())
+    return cells
+
+
+def _hash_of(wanted: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:32]
 
 
 def _labels_for_cas(labels: np.ndarray | None, dataset: Dataset, outputs: dict[str, Outputs]) -> tuple[str, np.ndarray]:

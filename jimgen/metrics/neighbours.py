@@ -11,9 +11,14 @@ from numpy.typing import ArrayLike
 from jimgen.metrics.pairwise import BLOCK_SIZE, as_features, blocks, require_same_dims, squared_distances
 
 
-def nearest(
-    queries: ArrayLike, references: ArrayLike, k: int = 1, *, block_size: int = BLOCK_SIZE
-) -> tuple[np.ndarray, np.ndarray]:
+class Neighbours(NamedTuple):
+    """The k nearest references of each query, nearest first."""
+
+    distances: np.ndarray  # float64 [m, k], Euclidean, in units of the features
+    indices: np.ndarray  # int64 [m, k], rows of the references
+
+
+def nearest(queries: ArrayLike, references: ArrayLike, k: int = 1, *, block_size: int = BLOCK_SIZE) -> Neighbours:
     """The k nearest references of each query in Euclidean distance, nearest first; of equal ones the first row.
 
     A query that is itself a reference finds itself, at distance exactly 0: ask for one more.
@@ -23,7 +28,6 @@ def nearest(
         references: [n, d].
         k: 1 to n.
         block_size: rows compared at once; bounds memory, does not change the result.
-    Returns: (distances float64 [m, k] in units of the features, indices int64 [m, k]).
     Raises: ValueError for k outside 1 to n, NaN, or different dimensions.
     """
     found, references = as_features(queries, "queries"), as_features(references, "references")
@@ -32,7 +36,7 @@ def nearest(
     # Rounding in |x|^2 + |y|^2 - 2 x.y leaves copies at some 1e-8, so the winners' distances are taken anew.
     distances = np.stack([np.linalg.norm(found - references[column], axis=1) for column in indices.T], axis=1)
     order = np.argsort(distances, axis=1, kind="stable")
-    return np.take_along_axis(distances, order, axis=1), np.take_along_axis(indices, order, axis=1)
+    return Neighbours(np.take_along_axis(distances, order, axis=1), np.take_along_axis(indices, order, axis=1))
 
 
 class Prdc(NamedTuple):
@@ -118,9 +122,10 @@ def _k_nearest(queries: np.ndarray, references: np.ndarray, k: int, block_size: 
 def _closer(queries: Array, references: Array, start: int, best: Array, indices: Array) -> tuple[Array, Array]:
     """The k smallest of `best` [m, k] and of the distances to a block of references, whose first row is `start`."""
     k = best.shape[1]
-    squared, places = _smallest(jnp.concatenate([best, squared_distances(queries, references)], axis=1), k)
-    before = jnp.take_along_axis(indices, jnp.minimum(places, k - 1), axis=1)
-    return squared, jnp.where(places < k, before, start + places - k)
+    squared, places = _smallest(squared_distances(queries, references), k)
+    both, indices = jnp.concatenate([best, squared], axis=1), jnp.concatenate([indices, start + places], axis=1)
+    best, places = _smallest(both, k)
+    return best, jnp.take_along_axis(indices, places, axis=1)
 
 
 def _smallest(values: Array, k: int) -> tuple[Array, Array]:

@@ -43,5 +43,6 @@ def blocks(array: np.ndarray, size: int) -> list[tuple[int, Array]]:
 
 def squared_distances(x: Array, y: Array) -> Array:
     """|x_i - y_j|^2 = |x_i|^2 + |y_j|^2 - 2 x_i.y_j, of [m, d] and [n, d]: [m, n], >= 0."""
-    squares = jnp.sum(x * x, axis=1)[:, None] + jnp.sum(y * y, axis=1)[None, :]
+    ones = jnp.ones(x.shape[1], x.dtype)  # products with it are several times faster on CPU than sums of rows
+    squares = ((x * x) @ ones)[:, None] + ((y * y) @ ones)[None, :]
     return jnp.maximum(squares - 2 * x @ y.T, 0)  # rounding must not make a copy's distance negative

@@ -5,7 +5,6 @@ A figure compares only with others of the same extractor, data, split and count.
 """
 
 import hashlib
-import io
 import json
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 
 from jimgen.data.dataset import Dataset, cache_dir, num_rows, read_rows
 from jimgen.errors import UserError
-from jimgen.files import write_atomically
+from jimgen.files import write_npz
 from jimgen.metrics.extractors import Extractor, extract, identity
 from jimgen.metrics.frechet import Moments, merge_moments, moments
 
@@ -103,15 +102,13 @@ def save_reference(path: Path, reference: Reference) -> None:
       UserError: the file cannot be written.
     """
     mean, covariance = reference.moments.mean, reference.moments.covariance
-    buffer = io.BytesIO()
-    arrays: Any = {
-        "source": np.array(json.dumps({"format": FORMAT, **reference.source._asdict()})),
+    arrays = {
+        "source": json.dumps({"format": FORMAT, **reference.source._asdict()}),
         "mean": mean,
         "covariance": covariance[np.triu_indices(len(mean))],
     }
-    np.savez(buffer, **arrays | ({} if reference.features is None else {"features": reference.features}))
     try:
-        write_atomically(path, buffer.getvalue())
+        write_npz(path, arrays | ({} if reference.features is None else {"features": reference.features}))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from jimgen.metrics.copying import authenticity, c_t, feature_likelihood_score
+from jimgen.metrics.copying import authenticity, c_t, cut_into_cells, feature_likelihood_score
+from jimgen.metrics.neighbours import nearest
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -36,6 +37,15 @@ def test_authenticity_is_its_definition():
     np.testing.assert_allclose(authenticity(train, fake), 100 * np.mean(authentic))
 
 
+@pytest.mark.parametrize("k", [1, 2, 5, 300])
+def test_known_neighbours_change_nothing(k):
+    """However many of them are known, and so few or many fakes are decided by them."""
+    neighbours = nearest(FAKE, TRAIN, k)
+    assert authenticity(TRAIN, FAKE, neighbours=neighbours) == authenticity(TRAIN, FAKE)
+    cells = cut_into_cells(TRAIN, TEST, num_cells=3, seed=0)
+    assert c_t(cells, TRAIN, FAKE, neighbours=neighbours) == c_t(cells, TRAIN, FAKE)
+
+
 def test_authenticity_of_copies_and_of_a_perfect_model():
     repeated = np.concatenate([TRAIN, TRAIN])  # nothing lies nearer to a training sample than its double
     assert authenticity(TRAIN, TRAIN[:50]) == authenticity(TRAIN, COPIES) == authenticity(repeated, TRAIN[:50]) == 0
@@ -44,13 +54,14 @@ def test_authenticity_of_copies_and_of_a_perfect_model():
 
 
 def test_c_t_of_one_cell_is_the_mann_whitney_score():
-    def nearest(z):
+    def to_train(z):
         return np.linalg.norm(z[:, None] - TRAIN[None], axis=-1).min(axis=1)
 
-    u = stats.mannwhitneyu(nearest(FAKE[:100]), nearest(TEST), method="asymptotic").statistic
+    u = stats.mannwhitneyu(to_train(FAKE[:100]), to_train(TEST), method="asymptotic").statistic
     m, n = 100, len(TEST)
     expected = (u - m * n / 2) / np.sqrt(m * n * (m + n + 1) / 12)
-    np.testing.assert_allclose(c_t(TRAIN, TEST, FAKE[:100], num_cells=1, seed=0), expected, rtol=1e-9)
+    whole = cut_into_cells(TRAIN, TEST, num_cells=1, seed=0)
+    np.testing.assert_allclose(c_t(whole, TRAIN, FAKE[:100]), expected, rtol=1e-9)
 
 
 def test_c_t_hand_value():
@@ -58,13 +69,15 @@ def test_c_t_hand_value():
     train = column(0, 0, 100, 100)
     test, fake = column(1, -1, 101), column(2, 2, 99, 99)
     z = (4 - 2) / np.sqrt(4 * 5 / 12)
-    np.testing.assert_allclose(c_t(train, test, fake, num_cells=2, min_fakes=2, seed=0), (2 * z + 1 * 0) / 3)
+    cells = cut_into_cells(train, test, num_cells=2, seed=0)
+    np.testing.assert_allclose(c_t(cells, train, fake, min_fakes=2), (2 * z + 1 * 0) / 3)
     # With one fake fewer than asked for, the second cell is left out.
-    np.testing.assert_allclose(c_t(train, test, fake[:3], num_cells=2, min_fakes=2, seed=0), z)
+    np.testing.assert_allclose(c_t(cells, train, fake[:3], min_fakes=2), z)
 
 
 def test_c_t_finds_copies_and_underfitting():
-    scores = [c_t(TRAIN, TEST, fake, num_cells=3, seed=0) for fake in (COPIES, FAKE, 2 * FAKE)]
+    cells = cut_into_cells(TRAIN, TEST, num_cells=3, seed=0)
+    scores = [c_t(cells, TRAIN, fake) for fake in (COPIES, FAKE, 2 * FAKE)]
     assert scores[0] < -3 and abs(scores[1]) < 2 and scores[2] > 3
 
 
@@ -141,10 +154,12 @@ def test_exact_copies_and_far_fakes_stay_finite():
     [
         (lambda: authenticity(TRAIN[:1], FAKE), "at least 2 rows in train"),
         (lambda: authenticity(TRAIN, FAKE[:, :2]), "same dimension"),
-        (lambda: c_t(TRAIN, TEST, FAKE[:5], seed=0), "no cell holds test samples and 20 fakes"),
-        (lambda: c_t(TRAIN[:5], TEST, FAKE, seed=0), "at least 10 rows in train"),
-        (lambda: c_t(TRAIN, TEST, FAKE, num_cells=0, seed=0), "num_cells >= 1"),
-        (lambda: c_t(TRAIN, TEST[:, :2], FAKE, seed=0), "same dimension"),
+        (lambda: c_t(cut_into_cells(TRAIN, TEST, seed=0), TRAIN, FAKE[:5]), "no cell holds test samples and 20 fakes"),
+        (lambda: c_t(cut_into_cells(TRAIN, TEST, seed=0), TRAIN, FAKE, min_fakes=0), "min_fakes >= 1"),
+        (lambda: c_t(cut_into_cells(TRAIN, TEST, seed=0), TRAIN, FAKE[:, :2]), "same dimension"),
+        (lambda: cut_into_cells(TRAIN[:5], TEST, seed=0), "at least 10 rows in train"),
+        (lambda: cut_into_cells(TRAIN, TEST, num_cells=0, seed=0), "num_cells >= 1"),
+        (lambda: cut_into_cells(TRAIN, TEST[:, :2], seed=0), "same dimension"),
         (lambda: feature_likelihood_score(TRAIN[:3], TEST, FAKE, seed=0), "at least 4 rows in train"),
         (lambda: feature_likelihood_score(TRAIN, TEST * np.nan, FAKE, seed=0), "NaN"),
         (lambda: feature_likelihood_score(TRAIN, TEST, FAKE[:, :2], seed=0), "same dimension"),
