@@ -1,5 +1,7 @@
 """Small methods and batches that several tests train."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +47,27 @@ def tiny_batch(size=8, seed=0, dtype=jnp.float32):
         "label": jnp.asarray(rng.integers(0, 3, size), jnp.int32),
         "index": jnp.arange(size, dtype=jnp.int32),
     }
+
+
+def initialised(net, *inputs, **flags):
+    """(output, variables) at key 0, by one compiled program: op by op, JAX would compile one for each of hundreds."""
+    return jax.jit(functools.partial(net.init_with_output, **flags))(jax.random.key(0), *inputs)
+
+
+def applied(net, variables, *inputs, **flags):
+    """The output, compiled likewise."""
+    return jax.jit(functools.partial(net.apply, **flags))(variables, *inputs)
+
+
+def compiled(method):
+    """The method with its functions and objectives compiled likewise."""
+    functions = {
+        name: jax.jit(getattr(method, name), static_argnums=3 if name == "interpolate" else ())
+        for name in ("sample", "reconstruct", "encode", "decode", "interpolate", "evaluate")
+        if getattr(method, name)
+    }
+    phases = tuple(phase._replace(objective=jax.jit(phase.objective)) for phase in method.phases)
+    return method._replace(phases=phases, **functions)
 
 
 def state_of(method, batch, dtype=jnp.float32):

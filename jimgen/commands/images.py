@@ -78,7 +78,7 @@ def reconstruct(run: RunFolder, /, num: int = 40, out: Path | None = None) -> No
         images, labels = read_rows(dataset.test, range(min(num, dataset.spec.num_test)))
         scaled = loop.scale_images({"image": jax.numpy.asarray(images)})["image"]
         variables = loop.eval_variables(loaded.state)
-        found = pictures.to_uint8(np.asarray(loaded.method.reconstruct(variables, scaled, jax.numpy.asarray(labels))))
+        found = pictures.to_uint8(np.asarray(jax.jit(loaded.method.reconstruct)(variables, scaled, labels)))
     path = out or run / "reconstruct.png"
     if path.suffix == ".png":
         columns = min(10, len(images))
@@ -121,7 +121,8 @@ def interpolate(
             _require_label(loaded, label)
         labels = np.arange(num, dtype=np.int32) % loaded.spec.num_classes if label is None else np.full(num, label)
         key = jax.random.key(seed)
-        rows = loaded.method.interpolate(loop.eval_variables(loaded.state), key, jax.numpy.asarray(labels), steps)
+        walk = jax.jit(loaded.method.interpolate, static_argnums=3)
+        rows = walk(loop.eval_variables(loaded.state), key, jax.numpy.asarray(labels), steps)
     images = np.asarray(rows).reshape(-1, *rows.shape[2:])
     _write(out or run / "interpolate.png", images, np.repeat(labels, steps), columns=steps)
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import SHAPE, largest_difference, state_of, tiny_batch, tiny_gan
+import tiny
+from tiny import SHAPE, applied, compiled, largest_difference, state_of, tiny_batch
 
 from jimgen import data
 from jimgen.loop import scale_images
@@ -14,6 +15,10 @@ from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.train_step import make_train_step
 
 LABELS = jnp.asarray([0, 1, 2, 0, 1], jnp.int32)
+
+
+def tiny_gan(**options):
+    return compiled(tiny.tiny_gan(**options))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +113,7 @@ def test_statistics_of_the_discriminator_see_real_and_fake_images():
     state, _ = jax.jit(make_train_step(method.phases[:1]))(start, batch, jax.random.key(0))
     calls = Discriminator((4, 8), True, 3)
     net = start.variables["discriminator"]
-    _, once = calls.apply(net, batch["image"], batch["label"], train=True, mutable=["batch_stats"])
+    _, once = applied(calls, net, batch["image"], batch["label"], train=True, mutable=["batch_stats"])
     found = state.variables["discriminator"]["batch_stats"]
     assert largest_difference(found, net["batch_stats"]) > 0 and largest_difference(found, once["batch_stats"]) > 0
 
@@ -124,7 +129,7 @@ def test_a_gan_learns_digits():
     images = data.load("digits").train.images
     tx = optax.adam(2e-3, 0.5)
     options = {"latent_dim": 16, "generator_tx": tx, "discriminator_tx": tx}
-    method = gan(Generator((8, 8, 1), (32,)), Discriminator((32,)), **options)
+    method = compiled(gan(Generator((8, 8, 1), (32,)), Discriminator((32,)), **options))
     step = jax.jit(make_train_step(method.phases, prepare=scale_images, ema_half_life=2000.0), donate_argnums=0)
 
     def batch(number):

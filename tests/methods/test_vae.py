@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import SHAPE, state_of, tiny_batch, tiny_vae
+import tiny
+from tiny import SHAPE, compiled, state_of, tiny_batch
 
 from jimgen import data
 from jimgen.loop import scale_images
@@ -24,6 +25,10 @@ LIKELIHOODS = {
     "learned_gaussian": gaussian(),
 }
 KEY = 3
+
+
+def tiny_vae(*args, **options):
+    return compiled(tiny.tiny_vae(*args, **options))
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +86,8 @@ def test_a_fixed_deviation_is_the_squared_error_plus_lambda_kl(sigma, variables,
         kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - logvar - 1).sum(1)
         return (error + 2 * sigma**2 * kl).mean() / (2 * sigma**2)
 
-    expected = jax.grad(squared_error)(pair)
-    found = jax.grad(lambda pair: method.phases[0].objective(pair, batch, key)[0])(pair)
+    expected = jax.jit(jax.grad(squared_error))(pair)
+    found = jax.jit(jax.grad(lambda pair: method.phases[0].objective(pair, batch, key)[0]))(pair)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
 
@@ -100,7 +105,8 @@ def test_a_learnt_deviation_gets_a_gradient_and_finds_the_residuals(variables):
     assert learned.phases[0].trains == (*fixed.phases[0].trains, "likelihood") == learned.ema
     start = state_of(learned, batch)
     assert float(start.variables["likelihood"]["params"]["log_sigma"]) == 0.0
-    gradient = jax.grad(lambda v: learned.phases[0].objective(v, batch, jax.random.key(KEY))[0])(start.variables)
+    slope = jax.grad(lambda v: learned.phases[0].objective(v, batch, jax.random.key(KEY))[0])
+    gradient = jax.jit(slope)(start.variables)
     # Uniform pixels of variance 1/3 and a decoder near zero: d nll / d log sigma = D (1 - E[x^2] / sigma^2) = D 2/3.
     found = float(gradient["likelihood"]["params"]["log_sigma"])
     assert found == pytest.approx(math.prod(SHAPE) * 2 / 3, rel=0.25)
@@ -193,7 +199,7 @@ def test_the_elbo_bounds_a_known_likelihood_from_below(off, x64):
     w, sigma, repeats = 0.8, 0.5, 20_000
     variance = w**2 + sigma**2
     encoder = LinearEncoder(w / variance + off, math.log(sigma**2 / variance) + off)
-    method = vae(encoder, LinearDecoder(w), latent_dim=1, tx=optax.sgd(0.0), likelihood=gaussian(sigma))
+    method = compiled(vae(encoder, LinearDecoder(w), latent_dim=1, tx=optax.sgd(0.0), likelihood=gaussian(sigma)))
     for x in (0.0, 0.9):
         index = jnp.arange(repeats, dtype=jnp.int32)
         batch = {"image": jnp.full((repeats, 1, 1, 1), x), "label": 0 * index, "index": index}
@@ -221,7 +227,7 @@ def test_importance_samples_tighten_the_bound(off, x64):
             likelihood=gaussian(sigma),
             importance_samples=k,
         )
-        figures = method.evaluate({"encoder": {}, "decoder": {}}, batch, jax.random.key(0))
+        figures = jax.jit(method.evaluate)({"encoder": {}, "decoder": {}}, batch, jax.random.key(0))
         gaps.append(float(figures[f"neg_iwae-{k}_nats"].mean()))
         gaps[-1] -= 0.5 * math.log(2 * math.pi * variance) + x**2 / (2 * variance)
     if off:
@@ -244,7 +250,7 @@ def test_a_vae_learns_digits():
     """A few hundred steps of small dense nets: the bound falls far below that of the pixels' own means."""
     images = data.load("digits").train.images
     pair = MLPEncoder(8, (64,)), MLPDecoder((8, 8, 1), (64,))
-    method = vae(*pair, latent_dim=8, tx=optax.adam(3e-3), likelihood=bernoulli())
+    method = compiled(vae(*pair, latent_dim=8, tx=optax.adam(3e-3), likelihood=bernoulli()))
     step = jax.jit(make_train_step(method.phases, prepare=scale_images), donate_argnums=0)
 
     def batch(rows):

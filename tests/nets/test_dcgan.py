@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import applied, initialised
 
 from jimgen.nets.dcgan import Discriminator, Generator
 
@@ -28,12 +29,12 @@ def test_generator_makes_images_in_range(shape, num_classes, dtype):
     """float32 in [-1, 1] with spread, of the shape asked for, under any compute precision."""
     z, _, labels = batch(shape)
     net = Generator(shape, (8, 4), num_classes, dtype)
-    images, variables = net.init_with_output(jax.random.key(0), z, labels, train=True)
+    images, variables = initialised(net, z, labels, train=True)
     assert images.shape == (4, *shape) and images.dtype == jnp.float32
     assert 0 < float(jnp.abs(images).max()) <= 1 and float(images.std()) > 0
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     large = jax.tree.map(lambda x: x * 100, variables)
-    assert float(jnp.abs(net.apply(large, z, labels, train=False)).max()) <= 1
+    assert float(jnp.abs(applied(net, large, z, labels, train=False)).max()) <= 1
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -43,7 +44,7 @@ def test_discriminator_gives_a_logit_an_example(shape, num_classes, dtype):
     _, images, labels = batch(shape)
     for batch_norm in (True, False):
         net = Discriminator((4, 8), batch_norm, num_classes, dtype)
-        logits, variables = net.init_with_output(jax.random.key(0), images, labels, train=True)
+        logits, variables = initialised(net, images, labels, train=True)
         assert logits.shape == (4,) and logits.dtype == jnp.float32 and np.isfinite(logits).all()
         assert ("batch_stats" in variables) == batch_norm
         assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
@@ -64,7 +65,7 @@ def test_nets_are_as_large_as_their_pytorch_peers():
 def test_weights_start_as_in_the_paper():
     """Kernels N(0, .02^2), BatchNorm scales N(1, .02^2), its biases zero."""
     z, labels = jnp.zeros((2, 100)), jnp.zeros(2, jnp.int32)
-    params = Generator((16, 16, 1), (64, 32)).init(jax.random.key(0), z, labels, train=True)["params"]
+    params = initialised(Generator((16, 16, 1), (64, 32)), z, labels, train=True)[1]["params"]
     for kernel in (params["stem"]["kernel"], params["up0"]["kernel"]):
         assert float(kernel.std()) == pytest.approx(0.02, rel=0.05) and abs(float(kernel.mean())) < 1e-3
     scale = params["stem_norm"]["scale"]
@@ -79,8 +80,8 @@ def test_only_conditional_nets_react_to_labels(num_classes):
     other = labels.at[0].set((labels[0] + 1) % 3)
     generator, discriminator = Generator((8, 8, 1), (8,), num_classes), Discriminator((8,), True, num_classes)
     for net, x in ((generator, z), (discriminator, images)):
-        variables = net.init(jax.random.key(0), x, labels, train=True)
-        found, changed = (net.apply(variables, x, given, train=False) for given in (labels, other))
+        _, variables = initialised(net, x, labels, train=True)
+        found, changed = (applied(net, variables, x, given, train=False) for given in (labels, other))
         assert bool((found[0] != changed[0]).any()) == bool(num_classes)
         np.testing.assert_array_equal(found[1:], changed[1:])
 
@@ -89,13 +90,13 @@ def jacobian_of_logits(batch_norm: bool, train: bool) -> np.ndarray:
     """Whether logit i depends on image j: norms [4, 4]."""
     _, images, labels = batch((8, 8, 1))
     net = Discriminator((4, 8), batch_norm, 3)
-    variables = net.init(jax.random.key(0), images, labels, train=True)
+    _, variables = initialised(net, images, labels, train=True)
 
     def logits_of(x):
         logits, _ = net.apply(variables, x, labels, train=train, mutable=["batch_stats"])
         return logits
 
-    return np.asarray(jnp.abs(jax.jacobian(logits_of)(images)).sum((2, 3, 4)))
+    return np.asarray(jnp.abs(jax.jit(jax.jacobian(logits_of))(images)).sum((2, 3, 4)))
 
 
 def test_without_batch_norm_a_logit_depends_on_its_image_alone():
@@ -111,10 +112,10 @@ def test_generator_in_evaluation_uses_running_statistics():
     """One image alone is what it is among others; in training it is not. Training changes the statistics."""
     z, _, labels = batch((8, 8, 1), size=6)
     net = Generator((8, 8, 1), (8,))
-    variables = net.init(jax.random.key(0), z, labels, train=True)
+    _, variables = initialised(net, z, labels, train=True)
 
     def first(size, train):
-        return net.apply(variables, z[:size], labels[:size], train=train, mutable=["batch_stats"])
+        return applied(net, variables, z[:size], labels[:size], train=train, mutable=["batch_stats"])
 
     np.testing.assert_allclose(first(6, False)[0][:2], first(2, False)[0], atol=1e-6)
     assert float(jnp.abs(first(6, True)[0][:2] - first(2, True)[0]).max()) > 1e-5

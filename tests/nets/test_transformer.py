@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import largest_difference
+from tiny import applied, largest_difference
 
 from jimgen import noise
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
@@ -35,6 +35,7 @@ def draw(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
 
+@jax.jit
 def randomised(variables, seed=5):
     """Variables of which none is zero."""
     leaves, structure = jax.tree.flatten(variables)
@@ -45,12 +46,6 @@ def randomised(variables, seed=5):
 
 def variables_of(net, **inputs):
     return randomised(jax.jit(net.init)(jax.random.key(0), draw(1, B, T, D), **inputs))
-
-
-def run(net, variables, *inputs, **named):
-    """net.apply, compiled, which is faster than step by step even once."""
-    method = named.pop("method", None)
-    return jax.jit(lambda v, inputs, named: net.apply(v, *inputs, **named, method=method))(variables, inputs, named)
 
 
 def test_attention_by_hand():
@@ -121,8 +116,8 @@ def test_adaln_zero_starts_as_the_identity(options, per_token):
     cond = draw(2, B, T, D) if per_token else draw(2, B, D)
     variables = jax.jit(net.init)(jax.random.key(0), x, positions=POSITIONS, cond=cond)
     expected = Norm(options.get("norm", "rms"), affine=False).apply({}, x)
-    np.testing.assert_allclose(run(net, variables, x, positions=POSITIONS, cond=cond), expected, atol=1e-6)
-    moved = run(net, randomised(variables), x, positions=POSITIONS, cond=cond)
+    np.testing.assert_allclose(applied(net, variables, x, positions=POSITIONS, cond=cond), expected, atol=1e-6)
+    moved = applied(net, randomised(variables), x, positions=POSITIONS, cond=cond)
     assert float(jnp.abs(moved - expected).max()) > 0.1
 
 
@@ -130,26 +125,28 @@ def test_a_condition_of_each_token_generalises_one_of_all():
     net, x, cond = backbone(), draw(1, B, T, D), draw(2, B, D)
     variables = variables_of(net, cond=cond)
     repeated = jnp.repeat(cond[:, None], T, axis=1)
-    np.testing.assert_allclose(run(net, variables, x, cond=repeated), run(net, variables, x, cond=cond), atol=1e-5)
+    np.testing.assert_allclose(
+        applied(net, variables, x, cond=repeated), applied(net, variables, x, cond=cond), atol=1e-5
+    )
 
 
 def test_without_positions_order_does_not_matter_and_with_them_it_does():
     net, x, order = backbone(), draw(1, B, T, D), jnp.asarray([3, 1, 5, 0, 4, 2])
     variables = variables_of(net)
-    plain = run(net, variables, x)
-    np.testing.assert_allclose(run(net, variables, x[:, order]), plain[:, order], atol=1e-5)
-    placed = run(net, variables, x, positions=POSITIONS)
-    assert float(jnp.abs(run(net, variables, x[:, order], positions=POSITIONS) - placed[:, order]).max()) > 1e-2
+    plain = applied(net, variables, x)
+    np.testing.assert_allclose(applied(net, variables, x[:, order]), plain[:, order], atol=1e-5)
+    placed = applied(net, variables, x, positions=POSITIONS)
+    assert float(jnp.abs(applied(net, variables, x[:, order], positions=POSITIONS) - placed[:, order]).max()) > 1e-2
     # Tokens that bring their positions along may stand in any order: what random-order models rest on.
     each = jnp.broadcast_to(POSITIONS[order], (B, T, 2))
-    np.testing.assert_allclose(run(net, variables, x[:, order], positions=each), placed[:, order], atol=1e-5)
+    np.testing.assert_allclose(applied(net, variables, x[:, order], positions=each), placed[:, order], atol=1e-5)
 
 
 def test_a_changed_future_token_changes_nothing_before_it():
     """Exactly nothing."""
     net, x = backbone(), draw(1, B, T, D)
     variables = variables_of(net)
-    apply = jax.jit(lambda x: run(net, variables, x, positions=POSITIONS, mask=causal_mask(T)))
+    apply = jax.jit(lambda x: applied(net, variables, x, positions=POSITIONS, mask=causal_mask(T)))
     before, after = apply(x), apply(x.at[:, 4].add(10.0))
     np.testing.assert_array_equal(before[:, :4], after[:, :4])
     assert (before[:, 4:] != after[:, 4:]).any(-1).all()
@@ -160,9 +157,9 @@ def test_masks_of_each_example_leak_nothing():
     net, x = backbone(), draw(1, B, T, D)
     variables = variables_of(net)
     mask = jnp.ones((B, T, T), bool).at[0, :5, 5].set(False).at[1, 1:, 0].set(False)
-    gradient = jax.grad(lambda x: run(net, variables, x, mask=mask)[0, :5].sum())(x)
+    gradient = jax.grad(lambda x: applied(net, variables, x, mask=mask)[0, :5].sum())(x)
     assert (gradient[0, 5] == 0).all() and (gradient[1] == 0).all() and (gradient[0, :5] != 0).any()
-    gradient = jax.grad(lambda x: run(net, variables, x, mask=mask)[1, 1:].sum())(x)
+    gradient = jax.grad(lambda x: applied(net, variables, x, mask=mask)[1, 1:].sum())(x)
     assert (gradient[1, 0] == 0).all() and (gradient[1, 1:] != 0).any()
 
 
@@ -171,12 +168,12 @@ def test_masks_of_each_example_leak_nothing():
 def test_cached_decoding_equals_the_full_causal_pass(options, pieces):
     net, x, cond = backbone(**options), draw(1, B, T, D), draw(2, B, D)
     variables = variables_of(net, cond=cond)
-    full = run(net, variables, x, positions=POSITIONS, cond=cond, mask=causal_mask(T))
+    full = applied(net, variables, x, positions=POSITIONS, cond=cond, mask=causal_mask(T))
     cache, found, start = net.empty_cache(B, T + 2), [], 0
     for size in pieces:
         here = slice(start, start + size)
         mask = None if size == 1 else causal_mask(size, T + 2, cache.index)
-        y, cache = run(
+        y, cache = applied(
             net, variables, x[:, here], cache, positions=POSITIONS[here], cond=cond, mask=mask, method="decode"
         )
         found.append(y)
@@ -189,10 +186,10 @@ def test_decoding_by_levels_equals_the_level_mask():
     """Next-scale prediction: tokens of a level see each other and all levels before."""
     net, x, levels = backbone(), draw(1, B, T, D), np.asarray([0, 1, 1, 2, 2, 2])
     variables = variables_of(net)
-    full = run(net, variables, x, mask=jnp.asarray(levels[:, None] >= levels[None]))
+    full = applied(net, variables, x, mask=jnp.asarray(levels[:, None] >= levels[None]))
     cache, found = net.empty_cache(B, T), []
     for level in range(3):
-        y, cache = run(net, variables, x[:, levels == level], cache, method="decode")
+        y, cache = applied(net, variables, x[:, levels == level], cache, method="decode")
         found.append(y)
     np.testing.assert_allclose(jnp.concatenate(found, 1), full, atol=1e-5)
 
@@ -206,7 +203,7 @@ def test_decoding_runs_inside_a_scan():
         return cache, y[:, 0]
 
     found = jax.jit(lambda x: jax.lax.scan(step, net.empty_cache(B, T), x.swapaxes(0, 1))[1])(x)
-    np.testing.assert_allclose(found.swapaxes(0, 1), run(net, variables, x, mask=causal_mask(T)), atol=1e-5)
+    np.testing.assert_allclose(found.swapaxes(0, 1), applied(net, variables, x, mask=causal_mask(T)), atol=1e-5)
 
 
 @pytest.mark.parametrize("remat", [False, True])
@@ -248,11 +245,11 @@ def test_dropout_belongs_to_the_example():
     net, x = backbone(dropout=0.5), draw(1, B, T, D)
     variables = variables_of(net)
     keys = noise.example_keys(jax.random.key(3), jnp.arange(B))
-    both = run(net, variables, x, dropout_keys=keys)
-    np.testing.assert_allclose(run(net, variables, x[1:], dropout_keys=keys[1:]), both[1:], atol=1e-5)
-    same = net.apply(variables, jnp.concatenate([x[:1], x[:1]]), dropout_keys=keys)
+    both = applied(net, variables, x, dropout_keys=keys)
+    np.testing.assert_allclose(applied(net, variables, x[1:], dropout_keys=keys[1:]), both[1:], atol=1e-5)
+    same = applied(net, variables, jnp.concatenate([x[:1], x[:1]]), dropout_keys=keys)
     assert float(jnp.abs(same[0] - same[1]).max()) > 1e-2
-    np.testing.assert_array_equal(run(net, variables, x), run(backbone(), variables, x))
+    np.testing.assert_array_equal(applied(net, variables, x), applied(backbone(), variables, x))
 
 
 def test_forward_mode_agrees_with_finite_differences(x64):
@@ -260,7 +257,7 @@ def test_forward_mode_agrees_with_finite_differences(x64):
     net = backbone(dtype=jnp.float64)
     x, cond, dx, dcond = draw(1, B, T, D), draw(2, B, D), draw(3, B, T, D), draw(4, B, D)
     variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables_of(net, cond=cond))
-    apply = jax.jit(lambda x, cond: run(net, variables, x, positions=POSITIONS, cond=cond, mask=causal_mask(T)))
+    apply = jax.jit(lambda x, cond: applied(net, variables, x, positions=POSITIONS, cond=cond, mask=causal_mask(T)))
     found = jax.jvp(apply, (x, cond), (dx, dcond))[1]
     h = 1e-5
     expected = (apply(x + h * dx, cond + h * dcond) - apply(x - h * dx, cond - h * dcond)) / (2 * h)
@@ -271,13 +268,13 @@ def test_bfloat16_is_for_matrix_products_alone():
     net, x, cond = backbone(dtype=jnp.bfloat16), draw(1, B, T, D), draw(2, B, D)
     variables = variables_of(net, cond=cond)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    y = run(net, variables, x, positions=POSITIONS, cond=cond)
+    y = applied(net, variables, x, positions=POSITIONS, cond=cond)
     assert y.dtype == jnp.float32 and net.empty_cache(1, 2).k[0].dtype == jnp.bfloat16
-    exact = run(backbone(), variables, x, positions=POSITIONS, cond=cond)
+    exact = applied(backbone(), variables, x, positions=POSITIONS, cond=cond)
     assert 1e-4 < float(jnp.abs(y - exact).max()) < 0.3
     # At the start nothing but norms touches the tokens, and they stay float32: no digit is lost.
     start = jax.jit(net.init)(jax.random.key(0), x, cond=cond)
-    np.testing.assert_array_equal(run(net, start, x, cond=cond), run(backbone(), start, x, cond=cond))
+    np.testing.assert_array_equal(applied(net, start, x, cond=cond), applied(backbone(), start, x, cond=cond))
 
 
 def num_params(net, *inputs, **named):

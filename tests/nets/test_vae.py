@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import applied, initialised
 
 from jimgen.nets.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 
@@ -26,8 +27,8 @@ def batch(shape):
 def test_shapes_and_precision(net, shape, dtype):
     """Mean and log variance [b, latent], outputs [b, h, w, c]; float32 whatever the compute precision is."""
     (z, images), (encoder, decoder) = batch(shape), NETS[net](shape, dtype=dtype)
-    (mean, logvar), encoder_variables = encoder.init_with_output(jax.random.key(0), images, LABELS)
-    output, decoder_variables = decoder.init_with_output(jax.random.key(0), z, LABELS)
+    (mean, logvar), encoder_variables = initialised(encoder, images, LABELS)
+    output, decoder_variables = initialised(decoder, z, LABELS)
     assert mean.shape == logvar.shape == (4, 6) and output.shape == (4, *shape)
     assert {x.dtype for x in (mean, logvar, output)} == {jnp.dtype("float32")}
     assert (mean != logvar).all()
@@ -37,10 +38,10 @@ def test_shapes_and_precision(net, shape, dtype):
 
 def test_bfloat16_computes_nearly_the_same():
     (_, images), (encoder, _) = batch((8, 8, 1)), NETS["conv"]((8, 8, 1))
-    variables = encoder.init(jax.random.key(0), images, LABELS)
+    _, variables = initialised(encoder, images, LABELS)
     whole, halved = (
-        encoder.apply(variables, images, LABELS),
-        encoder.clone(dtype=jnp.bfloat16).apply(variables, images, LABELS),
+        applied(encoder, variables, images, LABELS),
+        applied(encoder.clone(dtype=jnp.bfloat16), variables, images, LABELS),
     )
     difference = float(jnp.abs(whole[0] - halved[0]).max())
     assert 0 < difference < 0.05
@@ -50,9 +51,9 @@ def test_decoder_output_is_not_bounded():
     """It is read as logits or as means: nothing squashes it."""
     for net in NETS.values():
         z, decoder = batch((8, 8, 1))[0], net((8, 8, 1))[1]
-        variables = decoder.init(jax.random.key(0), z, LABELS)
+        _, variables = initialised(decoder, z, LABELS)
         large = jax.tree.map(lambda x: x * 10, variables)
-        assert float(jnp.abs(decoder.apply(large, z, LABELS)).max()) > 10
+        assert float(jnp.abs(applied(decoder, large, z, LABELS)).max()) > 10
 
 
 def test_convolutional_pair_is_as_large_as_its_pytorch_peer():
@@ -71,8 +72,10 @@ def test_only_conditional_nets_react_to_labels(net, num_classes):
     """What changes is the example whose label changes, and no other."""
     (z, images), pair = batch((8, 8, 1)), NETS[net]((8, 8, 1), num_classes=num_classes)
     for module, x in zip(pair, (images, z), strict=True):
-        variables = module.init(jax.random.key(0), x, LABELS)
-        found, changed = (jax.tree.leaves(module.apply(variables, x, given)) for given in (LABELS, LABELS.at[0].set(2)))
+        _, variables = initialised(module, x, LABELS)
+        found, changed = (
+            jax.tree.leaves(applied(module, variables, x, given)) for given in (LABELS, LABELS.at[0].set(2))
+        )
         for a, b in zip(found, changed, strict=True):
             assert bool((a[0] != b[0]).any()) == bool(num_classes)
             np.testing.assert_allclose(a[1:], b[1:], atol=1e-6)
@@ -87,5 +90,5 @@ def test_sizes_that_the_strides_do_not_divide_are_refused():
 
 def test_dense_nets_take_any_size():
     encoder, decoder = NETS["mlp"]((7, 5, 1))
-    assert encoder.init_with_output(jax.random.key(0), jnp.zeros((4, 7, 5, 1)), LABELS)[0][0].shape == (4, 6)
-    assert decoder.init_with_output(jax.random.key(0), jnp.zeros((4, 6)), LABELS)[0].shape == (4, 7, 5, 1)
+    assert initialised(encoder, jnp.zeros((4, 7, 5, 1)), LABELS)[0][0].shape == (4, 6)
+    assert initialised(decoder, jnp.zeros((4, 6)), LABELS)[0].shape == (4, 7, 5, 1)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import applied, initialised
 
 from jimgen.nets.vq import (
     FiniteScalarQuantiser,
@@ -54,7 +55,7 @@ def fixed_codes(**options):
 def test_shapes_and_lookup(name):
     """Codes [b, h, w, d] in float32, tokens int32 in 0..K-1, losses [b], counts [K] of all; tokens give the codes."""
     quantiser, z = QUANTISERS[name], vectors(2, 4, 5, 3)
-    found, variables = quantiser.init_with_output(jax.random.key(0), z, train=False)
+    found, variables = initialised(quantiser, z, train=False)
     assert found.z_q.shape == z.shape and found.z_q.dtype == jnp.float32
     assert found.tokens.shape == (2, 4, 5) and found.tokens.dtype == jnp.int32
     assert int(found.tokens.min()) >= 0 and int(found.tokens.max()) < quantiser.num_codes
@@ -62,13 +63,14 @@ def test_shapes_and_lookup(name):
         assert loss.shape == (2,) and float(loss.min()) >= 0
     assert found.entropy.shape == (2,)
     np.testing.assert_array_equal(found.counts, np.bincount(found.tokens.reshape(-1), minlength=quantiser.num_codes))
-    np.testing.assert_array_equal(quantiser.apply(variables, found.tokens, method="lookup"), found.z_q)
+    looked_up = applied(quantiser, variables, found.tokens, method="lookup")
+    np.testing.assert_allclose(looked_up, found.z_q, rtol=1e-6)
 
 
 def test_halves_are_quantised_in_float32():
     """Levels stay apart: bfloat16 vectors give the codes and tokens of the same vectors in float32."""
     quantiser, z = FiniteScalarQuantiser((255, 3)), vectors(2, 4, 5, 2).astype(jnp.bfloat16)
-    halves, whole = (quantiser.apply({}, x, train=False) for x in (z, z.astype(jnp.float32)))
+    halves, whole = (applied(quantiser, {}, x, train=False) for x in (z, z.astype(jnp.float32)))
     assert halves.z_q.dtype == jnp.float32 and len(np.unique(halves.tokens)) > 20
     np.testing.assert_array_equal(halves.tokens, whole.tokens)
     np.testing.assert_array_equal(halves.z_q, whole.z_q)
@@ -78,23 +80,23 @@ def test_halves_are_quantised_in_float32():
 def test_every_code_has_its_own_token(name):
     """Looking all tokens up and quantising what comes back gives the tokens again: the codes are fixed points."""
     quantiser = QUANTISERS[name]
-    variables = quantiser.init(jax.random.key(0), vectors(1, 1, 1, 3), train=False)
+    _, variables = initialised(quantiser, vectors(1, 1, 1, 3), train=False)
     tokens = jnp.arange(quantiser.num_codes, dtype=jnp.int32)[None]
-    codes = quantiser.apply(variables, tokens, method="lookup")
+    codes = applied(quantiser, variables, tokens, method="lookup")
     assert len(np.unique(np.asarray(codes[0]), axis=0)) == quantiser.num_codes
     if name == "fsq":  # z is what the bounding maps to the code
         levels = np.asarray(quantiser.levels)
         half, offset = (levels - 1) * 1.001 / 2, np.where(levels % 2, 0, 0.5)
         codes = np.arctanh((np.asarray(codes) * (levels // 2) + offset) / half) - np.arctanh(offset / half)
         codes = jnp.asarray(codes, jnp.float32)
-    np.testing.assert_array_equal(quantiser.apply(variables, codes, train=False).tokens, tokens)
+    np.testing.assert_array_equal(applied(quantiser, variables, codes, train=False).tokens, tokens)
 
 
 @pytest.mark.parametrize("name", QUANTISERS)
 def test_tokens_that_are_none_are_refused(name):
     """At once where values are known; compiled, they become NaN instead of the nearest valid token."""
     quantiser = QUANTISERS[name]
-    variables = quantiser.init(jax.random.key(0), vectors(1, 1, 1, 3), train=False)
+    _, variables = initialised(quantiser, vectors(1, 1, 1, 3), train=False)
     lookup = lambda tokens: quantiser.apply(variables, tokens, method="lookup")  # noqa: E731
     for wrong in (-1, quantiser.num_codes):
         tokens = jnp.asarray([[0, wrong]])
@@ -116,7 +118,7 @@ def test_other_channels_are_refused(name):
 def test_vq_by_hand(ema):
     """Squared distances .05 + .04 + 2 = 2.09 over six numbers: mean .348333; at beta .25 the loss is .435417."""
     quantiser, variables = fixed_codes(ema=ema)
-    found = quantiser.apply(variables, Z, train=False)
+    found = applied(quantiser, variables, Z, train=False)
     np.testing.assert_array_equal(found.tokens.reshape(-1), [1, 1, 2])
     np.testing.assert_array_equal(found.z_q.reshape(3, 2), [[1, 1], [1, 1], [4, 4]])
     np.testing.assert_allclose(found.commitment / 6, [0.348333], rtol=1e-5)
@@ -147,7 +149,7 @@ def test_losses_move_the_sides_they_name():
     quantiser, variables = fixed_codes(ema=False)
 
     def gradients(term):
-        loss = lambda variables, z: getattr(quantiser.apply(variables, z, train=True), term).sum()  # noqa: E731
+        loss = lambda variables, z: getattr(applied(quantiser, variables, z, train=True), term).sum()  # noqa: E731
         codes, z = jax.grad(loss, (0, 1))(variables, Z)
         return codes["params"]["codes"], z.reshape(3, 2)
 
@@ -163,7 +165,7 @@ def test_normalised_codes_are_chosen_by_cosine():
     """The longest dot product would choose another one; losses are those of points on the sphere, 2 - 2 cos."""
     quantiser = VectorQuantiser(2, 2, ema=False, normalise=True)
     codes, z = jnp.asarray([[9.0, 9.0], [0.1, 0.0]]), jnp.asarray([[5.0, 1.0]]).reshape(1, 1, 1, 2)
-    found = quantiser.apply({"params": {"codes": codes}}, z, train=False)
+    found = applied(quantiser, {"params": {"codes": codes}}, z, train=False)
     assert int(found.tokens.reshape(())) == 1
     np.testing.assert_allclose(found.z_q.reshape(2), [1, 0], atol=1e-6)
     np.testing.assert_allclose(found.commitment, [2 - 2 * 5 / math.sqrt(26)], rtol=1e-4)
@@ -216,8 +218,8 @@ def test_rotation_trick_is_finite_where_directions_fail():
 def test_the_module_uses_the_gradient_it_is_told(gradient):
     quantiser, variables = fixed_codes(gradient=gradient)
     through = {"straight_through": straight_through, "rotation": rotation_trick}[gradient]
-    found = jax.grad(lambda z: jnp.sum(jnp.sin(quantiser.apply(variables, z, train=False).z_q)))(Z)
-    e = quantiser.apply(variables, Z, train=False).z_q
+    found = jax.grad(lambda z: jnp.sum(jnp.sin(applied(quantiser, variables, z, train=False).z_q)))(Z)
+    e = applied(quantiser, variables, Z, train=False).z_q
     np.testing.assert_allclose(found, jax.vjp(through, Z, e)[1](jnp.cos(e))[0], rtol=1e-5)
 
 
@@ -227,7 +229,7 @@ def test_the_module_uses_the_gradient_it_is_told(gradient):
 def test_ema_by_hand():
     """gamma .9 from N = 1, M = E: N = (.9, 1.1, 1), e1 = (1.11, 1.08) / 1.1, e2 = 3.9; e0 stays."""
     quantiser, variables = fixed_codes(decay=0.9)
-    _, changed = quantiser.apply(variables, Z, train=True, mutable=["codebook"])
+    _, changed = applied(quantiser, variables, Z, train=True, mutable=["codebook"])
     np.testing.assert_allclose(changed["codebook"]["counts"], [0.9, 1.1, 1.0], rtol=1e-6)
     expected = [[0, 0], [1.11 / 1.1, 1.08 / 1.1], [3.9, 3.9]]
     np.testing.assert_allclose(changed["codebook"]["codes"], expected, rtol=1e-6)
@@ -282,21 +284,21 @@ def test_more_codes_than_vectors_restart_too():
 def test_the_first_batch_brings_all_codes_to_the_data():
     """Codes begin around zero, vectors around 100: after one step each code lies among the vectors."""
     quantiser, z = VectorQuantiser(8, 2), 100 + vectors(2, 6, 6, 2)
-    variables = quantiser.init(jax.random.key(0), z, train=True)
+    _, variables = initialised(quantiser, z, train=True)
     np.testing.assert_array_equal(variables["codebook"]["counts"], np.zeros(8))  # initialising is not learning
-    _, changed = quantiser.apply(variables, z, train=True, key=jax.random.key(1), mutable=["codebook"])
+    _, changed = applied(quantiser, variables, z, train=True, key=jax.random.key(1), mutable=["codebook"])
     assert float(changed["codebook"]["codes"].min()) > 90
-    after = quantiser.apply(changed, z, train=False)
+    after = applied(quantiser, changed, z, train=False)
     assert float(codebook_usage(after.counts)) == 1
 
 
 def test_evaluation_leaves_the_codebook_and_training_needs_a_key():
     quantiser, z = VectorQuantiser(4, 2), vectors(1, 3, 3, 2)
-    variables = quantiser.init(jax.random.key(0), z, train=False)
-    _, changed = quantiser.apply(variables, z, train=False, mutable=["codebook"])
+    _, variables = initialised(quantiser, z, train=False)
+    _, changed = applied(quantiser, variables, z, train=False, mutable=["codebook"])
     np.testing.assert_array_equal(changed["codebook"]["codes"], variables["codebook"]["codes"])
     with pytest.raises(ValueError, match="give a key, or restart_below=0"):
-        quantiser.apply(variables, z, train=True, mutable=["codebook"])
+        applied(quantiser, variables, z, train=True, mutable=["codebook"])
 
 
 def test_normalised_codes_follow_too():
@@ -304,8 +306,8 @@ def test_normalised_codes_follow_too():
     quantiser = VectorQuantiser(1, 2, normalise=True, decay=0.5, restart_below=0)
     variables = {"codebook": {"codes": jnp.asarray([[2.0, 0.0]]), "counts": jnp.ones(1)}}
     z = jnp.asarray([[0.0, 3.0]]).reshape(1, 1, 1, 2)
-    _, changed = quantiser.apply(variables, z, train=True, mutable=["codebook"])
-    code = quantiser.apply(changed, jnp.zeros(1, jnp.int32), method="lookup")[0]
+    _, changed = applied(quantiser, variables, z, train=True, mutable=["codebook"])
+    code = applied(quantiser, changed, jnp.zeros(1, jnp.int32), method="lookup")[0]
     np.testing.assert_allclose(code, [0.5**0.5] * 2, rtol=1e-5)
 
 
@@ -314,7 +316,7 @@ def test_codebooks_see_all_devices(num_devices, x64):
     """Counts, sums and the vectors that dead codes restart at are those of the global batch under pmap."""
     quantiser = VectorQuantiser(20, 2, decay=0.9, restart_below=0.5)
     z = vectors(8, 3, 3, 2).astype(jnp.float64)
-    variables = quantiser.init(jax.random.key(0), z, train=False)
+    _, variables = initialised(quantiser, z, train=False)
     variables = jax.tree.map(lambda x: x.astype(jnp.float64), variables)
 
     def step(variables, z, key):
@@ -337,7 +339,7 @@ def test_codebooks_see_all_devices(num_devices, x64):
     [(0.0, (0, 0, 0, 0), 500), (0.3, (0.25, 0.5, 0.5, 0.5), 749), (-10.0, (-1,) * 4, 0), (10.0, (0.75, 1, 1, 1), 999)],
 )
 def test_fsq_by_hand(z, code, token):
-    found = FiniteScalarQuantiser((8, 5, 5, 5)).apply({}, jnp.full((1, 1, 1, 4), z), train=False)
+    found = applied(FiniteScalarQuantiser((8, 5, 5, 5)), {}, jnp.full((1, 1, 1, 4), z), train=False)
     np.testing.assert_allclose(found.z_q.reshape(4), code, atol=1e-6)
     assert int(found.tokens.reshape(())) == token
     assert float(found.commitment[0]) == float(found.codebook[0]) == float(found.entropy[0]) == 0
@@ -346,7 +348,7 @@ def test_fsq_by_hand(z, code, token):
 def test_fsq_gradient_is_that_of_the_bounding():
     """d z_q / d z = h (1 - tanh^2(z + s)) / floor(L / 2), as if nothing were rounded."""
     z = vectors(1, 2, 2, 2)
-    found = jax.grad(lambda z: FiniteScalarQuantiser((8, 5)).apply({}, z, train=True).z_q.sum())(z)
+    found = jax.grad(lambda z: applied(FiniteScalarQuantiser((8, 5)), {}, z, train=True).z_q.sum())(z)
     half, offset, width = np.asarray([3.5035, 2.002]), np.asarray([0.5, 0]), np.asarray([4, 2])
     tanh = np.tanh(np.asarray(z) + np.arctanh(offset / half))
     np.testing.assert_allclose(found, half * (1 - tanh**2) / width, rtol=1e-4)
@@ -354,10 +356,10 @@ def test_fsq_gradient_is_that_of_the_bounding():
 
 def test_fsq_reaches_every_token():
     """Wide enough inputs use all 4 x 3 x 5 codes; a level alone is refused."""
-    found = FiniteScalarQuantiser((4, 3, 5)).apply({}, 1.5 * vectors(4, 20, 20, 3), train=False)
+    found = applied(FiniteScalarQuantiser((4, 3, 5)), {}, 1.5 * vectors(4, 20, 20, 3), train=False)
     assert float(codebook_usage(found.counts)) == 1 and found.counts.shape == (60,)
     with pytest.raises(ValueError, match=r"at least 2 levels in each dimension, got \(4, 1\)"):
-        FiniteScalarQuantiser((4, 1)).apply({}, jnp.zeros((1, 1, 1, 2)), train=False)
+        applied(FiniteScalarQuantiser((4, 1)), {}, jnp.zeros((1, 1, 1, 2)), train=False)
 
 
 # LFQ.
@@ -366,11 +368,11 @@ def test_fsq_reaches_every_token():
 def test_lfq_by_hand():
     """Signs are bits, the lowest first, zero is negative: (1, -2, 3) is 1 + 4; |z - code|^2 = 0 + 1 + 4."""
     z = jnp.asarray([[1.0, -2, 3], [0, 0, 0]]).reshape(2, 1, 1, 3)
-    found = LookupFreeQuantiser(3).apply({}, z, train=False)
+    found = applied(LookupFreeQuantiser(3), {}, z, train=False)
     np.testing.assert_array_equal(found.tokens.reshape(-1), [5, 0])
     np.testing.assert_array_equal(found.z_q.reshape(2, 3), [[1, -1, 1], [-1, -1, -1]])
     np.testing.assert_allclose(found.commitment, [5, 3])
-    gradient = jax.grad(lambda z: (LookupFreeQuantiser(3).apply({}, z, train=True).z_q * 2).sum())(z)
+    gradient = jax.grad(lambda z: (applied(LookupFreeQuantiser(3), {}, z, train=True).z_q * 2).sum())(z)
     np.testing.assert_array_equal(gradient, np.full(z.shape, 2))
 
 
@@ -390,7 +392,7 @@ def test_lfq_entropy_at_its_ends():
     """Undecided places: d log 2 each, and nothing gained; sure places on all codes alike: -n d log 2."""
     np.testing.assert_allclose(lfq_entropy(jnp.zeros((2, 1, 1, 4)), diversity=0.0), [4 * math.log(2)] * 2, rtol=1e-6)
     np.testing.assert_allclose(lfq_entropy(jnp.zeros((2, 1, 1, 4))), [0, 0], atol=1e-5)
-    corners = 200 * LookupFreeQuantiser(3).apply({}, jnp.arange(8).reshape(1, 8), method="lookup")
+    corners = 200 * applied(LookupFreeQuantiser(3), {}, jnp.arange(8).reshape(1, 8), method="lookup")
     np.testing.assert_allclose(lfq_entropy(corners), [-8 * 3 * math.log(2)], rtol=1e-6)
     assert np.isfinite(jax.grad(lambda z: lfq_entropy(z).sum())(corners)).all()
 
@@ -410,7 +412,7 @@ def test_lfq_entropy_sees_all_devices(x64):
 
 def test_lfq_takes_many_bits():
     """2^16 codes: no array of places times codes is made, and the counts are right."""
-    found = LookupFreeQuantiser(16).apply({}, vectors(2, 4, 4, 16), train=False)
+    found = applied(LookupFreeQuantiser(16), {}, vectors(2, 4, 4, 16), train=False)
     assert found.counts.shape == (65536,) and float(found.counts.sum()) == 32
     assert np.isfinite(found.entropy).all()
 
