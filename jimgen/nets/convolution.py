@@ -14,7 +14,8 @@ The gradient of each is made of the other two: <C(x, k), y> = S(x, k, y) has the
 on around. Gradients of every order therefore stay in the family, and three fast operations are enough. The library's
 own rules leave it: the kernel gradient of a transposed convolution becomes one with both operands dilated, for which
 XLA on CPU has no fast path (30 times slower than W). `jax.custom_vjp` states the rules; its price is that forward mode
-(`jax.jvp`) is refused. Only T has a form of its own on CPU; C, W and accelerators use the native convolution.
+(`jax.jvp`) is refused. Accelerators use the native convolution for all three. On CPU, T has forms of its own, and
+where the kernel is two strides long and channels are many, all three are those of `jimgen.nets.winograd`.
 """
 
 from functools import partial
@@ -24,6 +25,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+
+from jimgen.nets import winograd
 
 Pair = tuple[int, int]
 Size = tuple[int, ...]  # of length two: (height, width)
@@ -126,33 +129,32 @@ def _default_size(y: Size, kernel: Size, stride: Pair, padding: Padding) -> Pair
     return (y[0] - 1) * stride[0] + kernel[0] - crop[0], (y[1] - 1) * stride[1] + kernel[1] - crop[1]
 
 
-def _native(g: _Geometry, x: Array, k: Array) -> Array:
-    return lax.conv_general_dilated(x, k, g.stride, g.padding, dimension_numbers=_NHWC)
-
-
-# The family. Every rule below is "the other two".
+# The family. Every rule below is "the other two". The form is chosen when lowering, for the platform that the program
+# is compiled for: the default backend may be another.
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _c(g: _Geometry, x: Array, k: Array) -> Array:
-    return _native(g, x, k)
+    return lax.platform_dependent(x, k, cpu=partial(_c_cpu, g), default=partial(_c_native, g))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _t(g: _Geometry, y: Array, k: Array) -> Array:
-    # decided when lowering, for the platform the program is compiled for: the default backend may be another
     return lax.platform_dependent(y, k, cpu=partial(_t_cpu, g), default=partial(_t_native, g))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _w(g: _Geometry, x: Array, y: Array) -> Array:
-    kernel = jax.ShapeDtypeStruct((*g.kernel, x.shape[3], y.shape[3]), x.dtype)
-    return jax.linear_transpose(partial(_native, g, x), kernel)(y)[0]
+    return lax.platform_dependent(x, y, cpu=partial(_w_cpu, g), default=partial(_w_native, g))
 
 
 _c.defvjp(lambda g, x, k: (_c(g, x, k), (x, k)), lambda g, xk, y: (_t(g, y, xk[1]), _w(g, xk[0], y)))
 _t.defvjp(lambda g, y, k: (_t(g, y, k), (y, k)), lambda g, yk, x: (_c(g, x, yk[1]), _w(g, x, yk[0])))
 _w.defvjp(lambda g, x, y: (_w(g, x, y), (x, y)), lambda g, xy, k: (_t(g, xy[1], k), _c(g, xy[0], k)))
+
+
+def _c_native(g: _Geometry, x: Array, k: Array) -> Array:
+    return lax.conv_general_dilated(x, k, g.stride, g.padding, dimension_numbers=_NHWC)
 
 
 def _t_native(g: _Geometry, y: Array, k: Array) -> Array:
@@ -164,12 +166,42 @@ def _t_native(g: _Geometry, y: Array, k: Array) -> Array:
     return lax.conv_general_dilated(y, mirrored, (1, 1), pads, lhs_dilation=g.stride, dimension_numbers=_NHWC)
 
 
+def _w_native(g: _Geometry, x: Array, y: Array) -> Array:
+    kernel = jax.ShapeDtypeStruct((*g.kernel, x.shape[3], y.shape[3]), x.dtype)
+    return jax.linear_transpose(partial(_c_native, g, x), kernel)(y)[0]
+
+
+def _c_cpu(g: _Geometry, x: Array, k: Array) -> Array:
+    if _suits_winograd(g, x, k.shape[2:]):
+        return winograd.convolution(x, k, stride=g.stride, before=_before(g), size=_output(g))
+    return _c_native(g, x, k)
+
+
+def _w_cpu(g: _Geometry, x: Array, y: Array) -> Array:
+    if _suits_winograd(g, x, (x.shape[3], y.shape[3])):
+        return winograd.kernel_gradient(x, y, stride=g.stride, before=_before(g))
+    return _w_native(g, x, y)
+
+
 def _t_cpu(g: _Geometry, y: Array, k: Array) -> Array:
     """T without multiplying by the zeros that spreading y would put in, and on all cores."""
     if g.stride == (1, 1):
         return _t_native(g, y, k)
+    if _suits_winograd(g, y, k.shape[2:]):
+        return winograd.transposed(y, k, stride=g.stride, before=_before(g), size=g.picture)
     # With few channels the products are too thin for a library's convolution, and the sums cost nothing.
     return _t_phases(g, y, k) if k.shape[2] >= 8 else _t_matmul(g, y, k)
+
+
+def _suits_winograd(g: _Geometry, x: Array, channels: Size) -> bool:
+    """Whether it is defined, exact enough, and saves more in products than its sums and differences cost."""
+    two_strides = g.kernel == (2 * g.stride[0], 2 * g.stride[1])
+    whole_tiles = not any(n % 2 for n in _output(g))
+    return two_strides and whole_tiles and min(channels) >= 64 and x.dtype in (jnp.float32, jnp.float64)
+
+
+def _before(g: _Geometry) -> Pair:
+    return g.padding[0][0], g.padding[1][0]
 
 
 def _t_phases(g: _Geometry, y: Array, k: Array) -> Array:

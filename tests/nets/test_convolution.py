@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax import Array, lax
 
-from jimgen.nets import convolution
+from jimgen.nets import convolution, winograd
 from jimgen.nets.convolution import conv, conv_transpose
 
 KERNELS = [(1, 1), (2, 2), (3, 3), (4, 4), (5, 2)]
@@ -169,6 +169,75 @@ def test_all_forms_of_the_transpose_agree(size):
         assert_close(convolution._t_phases(g, y, k), convolution._t_matmul(g, y, k))
         if size in (3, 4) and stride == 2:
             assert_close(convolution._t_phases(g, y, k), convolution._t_native(g, y, k))
+
+
+# Winograd's form
+
+
+@pytest.mark.parametrize(
+    ("stride", "picture", "padding"),
+    [
+        ((2, 2), (8, 12), ((1, 1), (1, 1))),
+        ((2, 2), (10, 6), ((0, 0), (0, 0))),
+        ((2, 2), (9, 11), ((2, 0), (0, 0))),  # the last row and column reach nothing
+        ((1, 3), (5, 12), ((0, 0), (2, 1))),
+        ((2, 1), (8, 7), ((1, 1), (-1, -1))),  # a negative padding crops
+    ],
+)
+def test_winograd_equals_the_definition(stride, picture, padding):
+    kernel = (2 * stride[0], 2 * stride[1])
+    g = convolution._Geometry(picture, kernel, stride, padding)
+    size, at = convolution._output(g), {"stride": stride, "before": (padding[0][0], padding[1][0])}
+    x, k, y = arrays((3, *picture, 2), (*kernel, 2, 4), (3, *size, 4))
+    want = native(x, k, stride=stride, padding=padding)
+    assert_close(winograd.convolution(x, k, size=size, **at), want)
+    adjoint = jax.vjp(partial(native, stride=stride, padding=padding), x, k)[1](y)
+    assert_close((winograd.transposed(y, k, size=picture, **at), winograd.kernel_gradient(x, y, **at)), adjoint)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "picture", "dtype", "taken"),
+    [
+        ((64, 64), 4, (8, 12), np.float64, True),
+        ((64, 72), 4, (8, 12), np.float32, True),
+        ((64, 64), 4, (8, 12), jnp.bfloat16, False),
+        ((64, 64), 4, (8, 10), np.float64, False),  # 5 columns are no whole tiles
+        ((63, 64), 4, (8, 12), np.float64, False),
+        ((64, 63), 4, (8, 12), np.float64, False),
+        ((64, 64), 3, (8, 12), np.float64, False),
+    ],
+)
+def test_where_winograd_is_taken_first_and_second_gradients_are_the_native_ones(
+    channels, kernel, picture, dtype, taken, monkeypatch
+):
+    calls = []
+    for name in ("convolution", "transposed", "kernel_gradient"):
+        form = getattr(winograd, name)
+
+        def spy(*args, name=name, form=form, **kwargs):
+            calls.append(name)
+            return form(*args, **kwargs)
+
+        monkeypatch.setattr(winograd, name, spy)
+
+    def gradients(conv, x, k):
+        """Of the function's square and of its gradient's, as in R1."""
+
+        def score(x, k):
+            return jnp.sum(jnp.sin(conv(x, k, stride=2, padding=1)))
+
+        def penalty(x, k):
+            return jnp.sum(jax.grad(score)(x, k) ** 2)
+
+        return jax.grad(score, (0, 1))(x, k), jax.grad(penalty, (0, 1))(x, k)
+
+    x, k = arrays((2, *picture, channels[0]), (kernel, kernel, *channels), dtype=dtype)
+    found = jax.jit(partial(gradients, conv))(x, k / kernel)
+    assert set(calls) == ({"convolution", "transposed", "kernel_gradient"} if taken else set())
+    if dtype != jnp.bfloat16:
+        want = jax.jit(partial(gradients, native))(x, k / kernel)
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=(1e-10 if dtype == np.float64 else 1e-4) * np.abs(b).max())
 
 
 @pytest.mark.parametrize(
