@@ -74,8 +74,8 @@ def cut_into_cells(train: ArrayLike, test: ArrayLike, *, num_cells: int = 10, se
     train, test = as_features(train, "train", at_least=num_cells), as_features(test, "test")
     require_same_dims(train=train, test=test)
     # sklearn's defaults mislead the type checker: n_init is a number or "auto".
-    found = KMeans(num_cells, n_init=10, random_state=seed).fit(train)  # pyright: ignore[reportArgumentType]
-    centres = found.cluster_centers_
+    kmeans = KMeans(num_cells, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
+    centres = kmeans.fit(train.astype(np.float32)).cluster_centers_.astype(np.float64)  # half the time of float64
     return Cells(centres, nearest(test, centres).indices[:, 0], nearest(test, train).distances[:, 0])
 
 

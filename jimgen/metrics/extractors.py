@@ -112,7 +112,7 @@ def load_extractor(name: str, *, inception_weights: Path | str | None = None) ->
     raise UserError(f"unknown extractor {name!r}. The names are {', '.join(NAMES)}")
 
 
-def extract(extractor: Extractor, images: np.ndarray, *, batch_size: int = 256) -> Outputs:
+def extract(extractor: Extractor, images: np.ndarray, *, batch_size: int = 64) -> Outputs:
     """Features and logits of images.
 
     Images of another size than the extractor's are brought to it. Fit "resize": by the bicubic filter that averages
