@@ -54,6 +54,14 @@ def memory_is_given_back(monkeypatch):
 
 
 @pytest.fixture
+def optimised():
+    """For tests that compute for longer than they compile."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")
+
+
+@pytest.fixture
 def x64():
     """Float64, in which all modes must agree to rounding."""
     with jax.enable_x64(True):

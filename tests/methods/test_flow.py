@@ -210,7 +210,7 @@ def test_bad_options_are_named(options, message):
         tiny_flow(**options)
 
 
-def test_a_flow_learns_digits():
+def test_a_flow_learns_digits(optimised):
     """A hundred and fifty steps of a small net take the loss from 1 + E[x^2] to less than half of it."""
     images = data.load("digits").train.images
     net = DiffusionTransformer(2, 0, Backbone(width=32, depth=2, num_heads=2))

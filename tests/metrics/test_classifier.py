@@ -65,7 +65,7 @@ def test_a_seed_gives_the_same_weights_and_another_one_others(trained):
     assert np.abs(other["params"]["stem"]["kernel"] - trained["params"]["stem"]["kernel"]).max() > 0.1
 
 
-def test_score_of_good_and_of_incomplete_samples():
+def test_score_of_good_and_of_incomplete_samples(optimised):
     """Samples like the data: 1. One class alone, mislabelled: nothing else is ever said."""
     images, labels = bright_and_dark(64, seed=1)
     test_images, test_labels = bright_and_dark(30, seed=2)
@@ -135,7 +135,7 @@ def test_weights_come_back_in_half_precision(tmp_path, trained):
         classifier.load_weights(tmp_path / "nothing.npz")
 
 
-def test_the_command_writes_weights_that_load(tmp_path, capsys):
+def test_the_command_writes_weights_that_load(tmp_path, capsys, optimised):
     args = classifier.Args(data="digits", out=tmp_path / "digits.npz", size=8, steps=2)
     classifier.main(args)
     _, meta, _ = classifier.load_weights(args.out)

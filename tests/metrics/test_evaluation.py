@@ -100,7 +100,7 @@ def test_copies_are_found_by_the_copying_tests_and_not_by_distances(digits):
     assert found[-1]["authenticity"] == 0 and found[-1]["fd"] < 1.3 * found[0]["fd"]
 
 
-def test_the_classification_accuracy_score_falls_with_wrong_labels(digits):
+def test_the_classification_accuracy_score_falls_with_wrong_labels(digits, optimised):
     """Half of the labels wrong, all wrong: a classifier trained on them is worse, and then worse than chance."""
     images, labels = digits.train.images, digits.train.labels
     scores = []
@@ -111,7 +111,7 @@ def test_the_classification_accuracy_score_falls_with_wrong_labels(digits):
     assert scores[0] > 80 and scores[0] > scores[1] + 10 and scores[2] < 10
 
 
-def test_labels_that_no_one_gave_are_the_classifiers(digits):
+def test_labels_that_no_one_gave_are_the_classifiers(digits, optimised):
     """The figure says so in its name."""
     extractor = load_extractor("digits_classifier")
     found = measure(digits.train.images, None, digits, [extractor], ("cas",), cas_steps=40)
