@@ -14,8 +14,9 @@ The gradient of each is made of the other two: <C(x, k), y> = S(x, k, y) has the
 on around. Gradients of every order therefore stay in the family, and three fast operations are enough. The library's
 own rules leave it: the kernel gradient of a transposed convolution becomes one with both operands dilated, for which
 XLA on CPU has no fast path (30 times slower than W). `jax.custom_vjp` states the rules; its price is that forward mode
-(`jax.jvp`) is refused. Accelerators use the native convolution for all three. On CPU, T has forms of its own, and
-where the kernel is two strides long and channels are many, all three are those of `jimgen.nets.winograd`.
+(`jax.jvp`) is refused. Accelerators use the native convolution for all three. On CPU, T has forms of its own, as has C
+of a grey picture, and where the kernel is two strides long and channels are many, all three are those of
+`jimgen.nets.winograd`.
 """
 
 from functools import partial
@@ -174,7 +175,8 @@ def _w_native(g: _Geometry, x: Array, y: Array) -> Array:
 def _c_cpu(g: _Geometry, x: Array, k: Array) -> Array:
     if _suits_winograd(g, x, k.shape[2:]):
         return winograd.convolution(x, k, stride=g.stride, before=_before(g), size=_output(g))
-    return _c_native(g, x, k)
+    few_terms = g.kernel[0] * g.kernel[1] * x.shape[3] <= 32  # a library gathers them for longer than it multiplies
+    return _c_sums(g, x, k) if few_terms and _sums_are_exact(x) else _c_native(g, x, k)
 
 
 def _w_cpu(g: _Geometry, x: Array, y: Array) -> Array:
@@ -197,11 +199,27 @@ def _suits_winograd(g: _Geometry, x: Array, channels: Size) -> bool:
     """Whether it is defined, exact enough, and saves more in products than its sums and differences cost."""
     two_strides = g.kernel == (2 * g.stride[0], 2 * g.stride[1])
     whole_tiles = not any(n % 2 for n in _output(g))
-    return two_strides and whole_tiles and min(channels) >= 64 and x.dtype in (jnp.float32, jnp.float64)
+    return two_strides and whole_tiles and min(channels) >= 64 and _sums_are_exact(x)
+
+
+def _sums_are_exact(x: Array) -> bool:
+    """Whether sums in its own dtype lose nothing that counts; those of shorter ones are a library's, in float32."""
+    return x.dtype in (jnp.float32, jnp.float64)
 
 
 def _before(g: _Geometry) -> Pair:
     return g.padding[0][0], g.padding[1][0]
+
+
+def _c_sums(g: _Geometry, x: Array, k: Array) -> Array:
+    """C as one multiply-add a tap and channel, which XLA on CPU makes one pass of."""
+    (h, w), (s, t) = _output(g), g.stride
+    x = lax.pad(x, x.dtype.type(0), ((0, 0, 0), *((*pads, 0) for pads in g.padding), (0, 0, 0)))
+    y = jnp.zeros((), x.dtype)
+    for i, j, c in np.ndindex(k.shape[:3]):
+        tap = x[:, i : i + s * (h - 1) + 1 : s, j : j + t * (w - 1) + 1 : t, c : c + 1]
+        y = y + tap * k[None, i, j : j + 1, c : c + 1]
+    return y
 
 
 def _t_phases(g: _Geometry, y: Array, k: Array) -> Array:

@@ -171,6 +171,25 @@ def test_all_forms_of_the_transpose_agree(size):
             assert_close(convolution._t_phases(g, y, k), convolution._t_native(g, y, k))
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "taken"),
+    [
+        ((4, 4, 1, 6), np.float64, True),
+        ((3, 3, 3, 6), np.float32, True),
+        ((4, 4, 3, 6), np.float32, False),
+        ((4, 4, 1, 6), jnp.bfloat16, False),  # a sum of 16 terms would lose its last digits
+    ],
+)
+@pytest.mark.parametrize("padding", [1, ((2, 0), (-1, 1))])
+def test_sums_of_few_terms_are_the_native_convolution(shape, dtype, taken, padding, monkeypatch):
+    calls, form = [], convolution._c_sums
+    monkeypatch.setattr(convolution, "_c_sums", lambda *args: calls.append(1) or form(*args))
+    x, k = arrays((2, 9, 8, shape[2]), shape, dtype=dtype)
+    found = jax.jit(partial(conv, stride=2, padding=padding))(x, k)
+    assert bool(calls) == taken
+    assert_close(found, native(x, k, stride=2, padding=padding), {np.float64: 1e-10, np.float32: 1e-5}.get(dtype, 0))
+
+
 # Winograd's form
 
 
