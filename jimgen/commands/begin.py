@@ -16,6 +16,9 @@ def started_jax():
     """JAX, imported late, with its start-up faults as one line."""
     import jax
 
+    from jimgen.cpu import keep_freed_memory
+
+    keep_freed_memory()
     try:
         yield jax
     except RuntimeError as error:
