@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from importlib import metadata
 
 # A folder for each process of `make test`, as JAX does not write its files in one piece; a second run compiles nothing.
 _CACHES = pathlib.Path(__file__).parent.parent / ".pytest_cache"
@@ -13,6 +14,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Nearly all of the time goes into compiling programs that run once on tiny arrays.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if metadata.version("jaxlib").startswith("0.10."):  # its older emitters compile twice as fast; jaxlib 0.12 has none
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
