@@ -21,6 +21,8 @@ SMALLEST = {  # flags that make an experiment tiny, given where its config has t
     "steps": 2,
     "batch_size": 8,
     "width": 4,
+    "depth": 2,
+    "num_steps": 2,
     "hidden": 8,
     "latent_dim": 4,
     "log_every": 1,
