@@ -31,9 +31,8 @@ class Aux(NamedTuple):
     """What an objective returns beside its loss."""
 
     metrics: Metrics
-    updates: Mapping[
-        str, Any
-    ] = {}  # changed non-parameter collections by net name: {"generator": {"batch_stats": ...}}
+    # Changed non-parameter collections by net name: {"generator": {"batch_stats": ...}}
+    updates: Mapping[str, Any] = {}
 
 
 Objective = Callable[[Variables, Batch, Array], tuple[Array, Aux]]  # (variables, batch, key) -> mean loss over examples

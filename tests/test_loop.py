@@ -20,6 +20,7 @@ from tiny import SHAPE, largest_difference, tiny_gan, tiny_vae
 
 from jimgen import loop
 from jimgen.checkpoint import content_hash
+from jimgen.data.batches import batches
 from jimgen.data.dataset import Arrays, Dataset, DataSpec, Stream, read_rows
 from jimgen.errors import UserError
 from jimgen.loop import Interrupted, RunConfig
@@ -124,6 +125,24 @@ def test_a_run_goes_on_in_every_other_mode(name, tmp_path, monkeypatch):
     found, alone = (figures_of(tmp_path / folder)[len(legs)] for folder in ("legs", "alone"))
     for phase in method.phases:
         assert found[f"{phase.name}/loss"] == pytest.approx(alone[f"{phase.name}/loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["jit", "sharded"])
+@pytest.mark.parametrize("name", METHODS)
+def test_after_the_first_step_only_row_numbers_travel_and_nothing_is_traced_again(name, mode):
+    method, data = METHODS[name](), dataset()
+    compiled = loop.prepare(method, data.spec, config(mode=mode))
+    state = jax.jit(lambda: loop.initialise(method, data.spec, 0), out_shardings=compiled.state_sharding)()
+    key = jax.device_put(jax.random.key(0), compiled.replicated)
+    feed = batches(data.train, batch_size=8, seed=0, sharding=compiled.batch_sharding)
+    state, _ = compiled.run(state, next(feed), key)
+    traced = compiled.run._cache_size()
+    with jax.transfer_guard("disallow"):  # the feed puts its row numbers on the devices explicitly, which passes
+        for _ in range(5):  # the data end within
+            state, _ = compiled.run(state, next(feed), key)
+        assert compiled.run._cache_size() == traced
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+            compiled.run(state, jax.device_get(next(feed)), key)
 
 
 def test_resuming_from_an_older_checkpoint_doubles_no_row(whole, tmp_path, monkeypatch):
