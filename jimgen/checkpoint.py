@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from jimgen.errors import UserError
+from jimgen.files import disk_errors
 from jimgen.train_step import TrainState
 
 
@@ -132,16 +133,11 @@ def _set_aside(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def _disk_errors(folder: Path) -> Iterator[None]:
-    """Turns what storage raises into a message with a mend. Orbax passes a full disk on as text only."""
-    try:
-        yield
-    except Exception as error:
-        text = str(error)
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in text or "RESOURCE_EXHAUSTED" in text:
-            message = f"the disk is full: cannot save to {folder}. Free some space and run the same command to resume."
-            raise UserError(message) from error
-        if isinstance(error, OSError):
-            raise UserError(
-                f"cannot write to {folder}: {error.strerror or error}. Choose another --workdir."
-            ) from error
-        raise
+    """`files.disk_errors`, also of a full disk that Orbax passes on as text only."""
+    with disk_errors(folder):
+        try:
+            yield
+        except Exception as error:
+            if "No space left" in str(error) or "RESOURCE_EXHAUSTED" in str(error):
+                raise OSError(errno.ENOSPC, "No space left on device") from error
+            raise

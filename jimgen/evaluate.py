@@ -131,10 +131,7 @@ def evaluate(
         "per_class": _per_class(labels, dataset, measured),
         "seconds": {"images": round(own, 1), "with_comparison": round(time.perf_counter() - began, 1)},
     }
-    try:
-        write_atomically(subject.folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write to {subject.folder}: {error.strerror}") from error
+    write_atomically(subject.folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
     return result
 
 

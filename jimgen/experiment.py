@@ -28,7 +28,7 @@ from jimgen import checkpoint, data, loop, report
 from jimgen.cpu import keep_freed_memory
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
-from jimgen.files import write_atomically
+from jimgen.files import disk_errors, write_atomically
 from jimgen.loop import RunConfig
 from jimgen.methods.method import Method
 from jimgen.metrics.extractors import load_extractor
@@ -273,17 +273,13 @@ def _write_run_files(config: RunConfig, source: Path, spec: DataSpec, folder: Pa
     values = dataclasses.asdict(config)
     defaults = dataclasses.asdict(type(config)())
     changed = {name: value for name, value in values.items() if value != defaults[name]}
-    try:
+    saved = {"experiment": source.stem, "config": values, "changed": changed, "data": spec._asdict()}
+    with disk_errors(folder):
         for name in ("samples", "plots", "checkpoints"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        _write_json(
-            folder / "config.json",
-            {"experiment": source.stem, "config": values, "changed": changed, "data": spec._asdict()},
-        )
+        _write_json(folder / "config.json", saved)
         _write_json(folder / "environment.json", environment(config, spec))
         shutil.copyfile(source, folder / "experiment.py")
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}. Choose another --workdir.") from error
 
 
 def _write_json(path: Path, value: Any) -> None:

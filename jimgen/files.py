@@ -1,36 +1,54 @@
 """Files that are whole or not there."""
 
+import contextlib
+import errno
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jimgen.errors import UserError
+
+
+@contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turns what the disk says while a folder is written into a UserError with the mend."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(
+                f"the disk is full: cannot write to {folder}. Free some space and run the same command again."
+            ) from error
+        raise UserError(f"cannot write to {folder}: {error.strerror or error}. Choose another folder.") from error
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file beside its place and moves it there; makes the folder. A kill or a full disk leaves the old file.
 
     Raises:
-      OSError: the disk refuses.
+      UserError: the disk is full or refuses.
     """
     path = Path(path)
     content = content.encode() if isinstance(content, str) else content
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the same folder: os.replace must not cross disks
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = False) -> None:
     """`write_atomically` of named arrays; strings become arrays of no dimension.
 
     Raises:
-      OSError: the disk refuses.
+      UserError: the disk is full or refuses.
     """
     content = io.BytesIO()
     (np.savez_compressed if compress else np.savez)(content, **arrays)

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jimgen.data.images import decode
 from jimgen.errors import UserError
-from jimgen.files import write_npz
+from jimgen.files import disk_errors, write_npz
 from jimgen.methods.method import Method
 from jimgen.pictures import encode_png, to_uint8
 from jimgen.train_step import Variables
@@ -102,7 +102,7 @@ def save(path: Path, generated: GeneratedSet, form: Literal["npz", "folder"] | N
         UserError: the folder is not empty, or cannot be written.
     """
     images, labels = generated
-    try:
+    with disk_errors(path.parent):
         if path.suffix == ".npz":
             write_npz(path, {"images": images} | ({} if labels is None else {"labels": labels}), compress=True)
             return path
@@ -113,8 +113,6 @@ def save(path: Path, generated: GeneratedSet, form: Literal["npz", "folder"] | N
             folder.mkdir(parents=True, exist_ok=True)
             picture = image[..., 0] if image.shape[-1] == 1 else image
             (folder / f"{i:06d}.png").write_bytes(encode_png(picture))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     return path
 
 

@@ -24,7 +24,7 @@ from jimgen.curves import read_metrics
 from jimgen.data.batches import batches, test_batches
 from jimgen.data.dataset import Dataset, DataSpec, read_rows
 from jimgen.errors import UserError
-from jimgen.files import write_atomically
+from jimgen.files import disk_errors, write_atomically
 from jimgen.methods.method import Method
 from jimgen.metrics.evaluation import is_better
 from jimgen.pictures import grid, save_png, to_uint8
@@ -359,7 +359,7 @@ def _logger(path: Path, start: int, config: RunConfig, console: Console):
     last_step = start
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=console, disable=not console.is_terminal)
-    with bar, path.open("a") as file:
+    with bar, path.open("ab", buffering=0) as file:  # a buffer would be written once more when it is closed
         task = bar.add_task("training", total=config.steps, completed=start, figures="compiling")
 
         def log(step: int, metrics: dict[str, float]) -> None:
@@ -370,13 +370,8 @@ def _logger(path: Path, start: int, config: RunConfig, console: Console):
             if step > last_step > start:
                 row["images_per_s"] = round((step - last_step) * config.batch_size / (now - last_time), 2)
             last_time, last_step = now, step  # of evaluations too, whose time is not training's
-            try:
-                file.write(json.dumps(row | metrics) + "\n")
-                file.flush()
-            except OSError as error:
-                raise UserError(
-                    f"cannot write {path}: {error.strerror}. Free some space and run again to resume."
-                ) from error
+            with disk_errors(path.parent):
+                file.write(json.dumps(row | metrics).encode() + b"\n")
             shown = {**({"images/s": row["images_per_s"]} if "images_per_s" in row else {}), **_headline(metrics)}
             figures = escape("  ".join(f"{name} {value:.4g}" for name, value in shown.items()))  # names hold brackets
             bar.update(task, completed=step, figures=figures)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import subprocess
 from importlib import metadata
 
 # A folder for each process of `make test`, as JAX does not write its files in one piece; a second run compiles nothing.
@@ -69,3 +70,15 @@ def x64():
     """Float64, in which all modes must agree to rounding."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of one megabyte, for those who may mount it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)

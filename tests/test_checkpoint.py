@@ -2,9 +2,7 @@
 
 import errno
 import gc
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import jax
@@ -314,18 +312,6 @@ def test_a_full_disk_is_told_with_its_mend(tmp_path, monkeypatch, when):
         finish(manager)
     monkeypatch.undo()
     manager.close()
-
-
-@pytest.fixture
-def tiny_disk(tmp_path):
-    """A file system of one megabyte, for those who may mount it."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("needs the right to mount")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_a_disk_that_really_fills_up_keeps_the_last_good_checkpoint(tiny_disk):

@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from runs import (
     EXPERIMENTS,
     ROOT,
@@ -347,6 +348,18 @@ def test_a_workdir_that_cannot_be_written_is_refused(capsys, tmp_path, monkeypat
 
     monkeypatch.setattr(experiment, "write_atomically", refuse)
     assert "Permission denied. Choose another" in refusal(capsys, "vae", *tiny_flags("vae", tmp_path / "run"))
+
+
+@pytest.mark.parametrize("free", [100_000, 20_000])
+def test_a_disk_that_fills_up_is_told_in_one_line(capsys, tiny_disk, free):
+    """By whichever of pictures, figures and checkpoints meets it first; what was written before is whole."""
+    (tiny_disk / "ballast").write_bytes(bytes(2**20 - free))
+    flags = [*tiny_flags("vae", tiny_disk / "run"), "--steps", "300", "--sample-every", "20", "--save-every", "1000"]
+    assert "the disk is full: cannot write to" in refusal(capsys, "vae", *flags)
+    json.loads((tiny_disk / "run" / "config.json").read_text())
+    for picture in (tiny_disk / "run" / "samples").iterdir():
+        with Image.open(picture) as image:
+            image.load()
 
 
 def test_a_loss_that_stays_nan_exits_with_status_2(capsys, tmp_path):

@@ -1,5 +1,6 @@
 """Files are whole or not there."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from jimgen import files
+from jimgen.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -26,11 +28,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch,
     """Whether the disk refuses the content or its place."""
 
     def fail(*_):
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     files.write_atomically(tmp_path / "file", "old")
     monkeypatch.setattr(*((Path, "write_bytes") if broken == "write_bytes" else (files.os, "replace")), fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=f"the disk is full: cannot write to {tmp_path}"):
         files.write_atomically(tmp_path / "file", "new")
     assert os.listdir(tmp_path) == ["file"]
     assert (tmp_path / "file").read_text() == "old"
@@ -52,7 +54,7 @@ def test_a_reader_never_sees_a_part(tmp_path, monkeypatch):
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="cannot write to .*Choose another folder"):
         files.write_atomically(tmp_path / "file" / "x", "y")
     assert (tmp_path / "file").read_text() == "mine"
 

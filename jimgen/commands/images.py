@@ -213,13 +213,10 @@ def _write(path: Path, images: Any, labels: Any, columns: int | None = None) -> 
     from jimgen.files import write_npz
 
     pixels = pictures.to_uint8(images)
-    try:
-        if path.suffix == ".png":
-            pictures.save_png(path, pictures.grid(pixels, columns=columns))
-        elif path.suffix == ".npz":
-            write_npz(path, {"images": pixels, "labels": labels}, compress=True)
-        else:
-            raise UserError(f"--out {path}: give a name that ends in .png (a grid) or .npz (arrays)")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    if path.suffix == ".png":
+        pictures.save_png(path, pictures.grid(pixels, columns=columns))
+    elif path.suffix == ".npz":
+        write_npz(path, {"images": pixels, "labels": labels}, compress=True)
+    else:
+        raise UserError(f"--out {path}: give a name that ends in .png (a grid) or .npz (arrays)")
     print(path)

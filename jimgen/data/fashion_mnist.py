@@ -83,8 +83,8 @@ def _write_cache(path: Path, train: Arrays, test: Arrays) -> None:
     }
     try:
         write_npz(path, arrays)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error}); set JIMGEN_CACHE to another folder") from error
+    except UserError as error:
+        raise UserError(f"{error} JIMGEN_CACHE names the one for data.") from error
 
 
 def _from_tfds(data_dir: str | None, download: bool) -> tuple[Arrays, Arrays]:

@@ -107,10 +107,7 @@ def save_reference(path: Path, reference: Reference) -> None:
         "mean": mean,
         "covariance": covariance[np.triu_indices(len(mean))],
     }
-    try:
-        write_npz(path, arrays | ({} if reference.features is None else {"features": reference.features}))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    write_npz(path, arrays | ({} if reference.features is None else {"features": reference.features}))
 
 
 def load_reference(path: Path) -> Reference:
