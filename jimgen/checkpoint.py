@@ -1,14 +1,21 @@
 """Checkpoints: Orbax, with a hash of the content that is verified at restore.
 
 Orbax writes a step atomically, but takes a truncated step for a good one and does not notice a flipped bit. So each
-step carries the hash of its arrays; a step that fails the test is set aside, and the one before it is used.
+step carries the hash of its arrays. A step is corrupt if the hash differs or its content is missing or cannot be
+parsed; then the one before it is used. Every other error (no memory, no permission, a failing disk) says nothing about
+the content: it is raised, and all stays as it was.
+
+A training writes: it clears away unfinished saves and renames corrupt steps. A reader (`read`) changes nothing, so that
+a run can be read while it trains.
 """
 
 import contextlib
 import errno
 import hashlib
+import json
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +58,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState) -> None:
     if step in manager.all_steps():
         return
     meta = {"hash": content_hash(state), "leaves": _leaves(state)}
+    meta["check"] = _check_of(meta)
     with _disk_errors(Path(manager.directory)):
         manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta)))
 
@@ -62,7 +70,7 @@ def finish(manager: ocp.CheckpointManager) -> None:
 
 
 def restore(manager: ocp.CheckpointManager, target: TrainState) -> tuple[TrainState | None, list[str]]:
-    """The newest good state, or None where there is none.
+    """The newest good state, or None where there is none: for the training that writes these checkpoints.
 
     Args:
       manager: from `open_checkpoints`.
@@ -72,26 +80,131 @@ def restore(manager: ocp.CheckpointManager, target: TrainState) -> tuple[TrainSt
       The state, and a line on each newer checkpoint that was corrupt. Those are renamed to `corrupt-STEP`, not deleted.
 
     Raises:
-      UserError: a checkpoint holds other arrays than the target: other code or another configuration wrote it.
+      UserError: a checkpoint holds other arrays than the target (other code or another configuration wrote it), or
+        cannot be read for a reason that is not its own: too little memory, no permission. Nothing is renamed then.
     """
-    warnings = []
-    for step in sorted(manager.all_steps(), reverse=True):
+
+    def set_aside(step: int) -> str:
+        aside = _set_aside(Path(manager.directory) / str(step))
+        manager.reload()  # else it takes the step for saved, and never writes it again
+        return f"kept as {aside.name}, going back"
+
+    return _newest_good(manager, target, set_aside)
+
+
+def read(folder: Path, target: TrainState) -> tuple[TrainState | None, list[str]]:
+    """The newest good state in a folder, or None where there is none. Changes nothing on the disk.
+
+    A training may go on writing there: a checkpoint that it deletes while it is being read is not taken for a corrupt
+    one, and the newer ones are looked at instead.
+
+    Args: as `restore`; `folder` holds the checkpoints.
+
+    Raises:
+      UserError: as `restore`.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    with _refusals(folder):
+        if not folder.is_dir():
+            return None, []
+        options = ocp.CheckpointManagerOptions(read_only=True)
+        manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "meta"))
+    return _newest_good(manager, target, lambda step: "going back")
+
+
+def _newest_good(
+    manager: ocp.CheckpointManager, target: TrainState, on_corrupt: Callable[[int], str]
+) -> tuple[TrainState | None, list[str]]:
+    """The newest good state, and a line on each corrupt one that was newer, ended by what `on_corrupt` says."""
+    folder = Path(manager.directory)
+    warnings: dict[int, str] = {}
+    while True:
+        with _refusals(folder):
+            saved = set(manager.all_steps(read=True))
+        if not saved - warnings.keys():
+            return None, list(warnings.values())
+        step = max(saved - warnings.keys())
         try:
-            meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-            _require_same_leaves(meta["leaves"], _leaves(target), Path(manager.directory) / str(step))
-            state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
-            found = content_hash(state)
-            if found != meta["hash"]:
-                raise ValueError(f"its content has hash {found[:12]}, not {meta['hash'][:12]} as when it was written")
-            return state, warnings
-        except UserError:
-            raise
-        except Exception as error:  # Orbax and its storage raise many types on damaged files
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            aside = _set_aside(Path(manager.directory) / str(step))
-            manager.reload()  # else it takes the step for saved, and never writes it again
-            warnings.append(f"checkpoint {step} is corrupt ({reason[:160]}); kept as {aside.name}, going back")
-    return None, warnings
+            return _restore_step(manager, step, target), list(warnings.values())
+        except _CorruptError as error:
+            with _refusals(folder):
+                now = set(manager.all_steps(read=True))
+            if step in now and max(now) == max(saved):  # else a training has deleted it in the meantime
+                warnings[step] = f"checkpoint {step} is corrupt ({error}); {on_corrupt(step)}"
+
+
+class _CorruptError(Exception):
+    """The content of a checkpoint is missing, cannot be parsed or has another hash. The message is one short line."""
+
+
+def _restore_step(manager: ocp.CheckpointManager, step: int, target: TrainState) -> TrainState:
+    """The state of a step, verified. Raises _CorruptError, or UserError as `restore`."""
+    folder = Path(manager.directory) / str(step)
+    with _refusals(folder):
+        _require_permission(folder)
+    try:
+        meta = manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        if "check" in meta and meta["check"] != _check_of(meta):
+            raise ValueError("its description has changed since it was written")
+        _require_same_leaves(meta["leaves"], _leaves(target), folder)
+        state = manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))["state"]
+        found = content_hash(state)
+        if found != meta["hash"]:
+            raise ValueError(f"its content has hash {found[:12]}, not {meta['hash'][:12]} as when it was written")
+        return state
+    except UserError:
+        raise
+    except Exception as error:  # Orbax and its storage raise many types
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        if _is_corruption(error):
+            raise _CorruptError(reason) from error
+        raise UserError(
+            f"checkpoint {folder} cannot be read here: {reason}\n"
+            "This says nothing about its content, and nothing was changed: free some memory and try again."
+        ) from error
+
+
+def _is_corruption(error: BaseException) -> bool:
+    """Whether an error in reading comes from the content of the files, not from memory, permissions or the disk."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    for link in chain:
+        if isinstance(link, MemoryError) or isinstance(link, OSError) and not isinstance(link, FileNotFoundError):
+            return False
+        if any(sign in str(link) for sign in _NOT_THE_CONTENT):
+            return False
+    # What parsers and TensorStore raise on damaged content. Orbax wraps some in a bare Exception.
+    return type(error) is Exception or isinstance(error, (FileNotFoundError, ValueError, LookupError, TypeError))
+
+
+# TensorStore's status codes, and words of the system and of C++ libraries, of failures that are not the content's.
+_NOT_THE_CONTENT = (
+    *("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "UNAVAILABLE", "CANCELLED", "INTERNAL", "DEADLINE_EXCEEDED"),
+    *(
+        "bad_alloc",
+        "Out of memory",
+        "out of memory",
+        "Cannot allocate memory",
+        "Too many open files",
+        "start new thread",
+    ),
+)
+
+
+def _require_permission(folder: Path) -> None:
+    """Raises OSError for what may not be read below a folder: Orbax would take it for missing."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # deleted in the meantime
+            raise error
+
+    for parent, _, files in os.walk(folder, onerror=refuse):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError), open(os.path.join(parent, name), "rb"):
+                pass
 
 
 def content_hash(tree: Any) -> str:
@@ -102,6 +215,11 @@ def content_hash(tree: Any) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def _check_of(meta: dict[str, Any]) -> str:
+    """SHA-256 (hex) of what is said about a state, so that damage there is not taken for another configuration."""
+    return hashlib.sha256(json.dumps([meta["hash"], meta["leaves"]], sort_keys=True).encode()).hexdigest()
 
 
 def _leaves(tree: Any) -> dict[str, str]:
@@ -129,6 +247,18 @@ def _set_aside(folder: Path) -> Path:
         number += 1
         aside = folder.with_name(f"corrupt-{folder.name}-{number}")
     return folder.rename(aside)
+
+
+@contextlib.contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Turns what the system says while checkpoints are read into a UserError with the fix."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"cannot read {error.filename or path}: {error.strerror or error}. Nothing was changed; give yourself the "
+            "right to read it, or use a copy."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -225,7 +225,7 @@ def load_run(folder: Path, best: bool = False, changes: Sequence[str] = ()) -> R
     if best and not (folder / "best").is_dir():
         raise UserError(f"{folder} keeps no best checkpoint: train it with --quality-every N")
     saved_in = folder / ("best" if best else "checkpoints")
-    state, warnings = checkpoint.restore(checkpoint.open_checkpoints(saved_in, config.keep), target)
+    state, warnings = checkpoint.read(saved_in, target)
     for warning in warnings:
         print(warning, file=sys.stderr)
     if state is None:

@@ -1,8 +1,11 @@
 """Every test sees eight CPU devices, strict shapes and keys, and no network."""
 
+import contextlib
 import os
 import pathlib
+import shutil
 import subprocess
+import tempfile
 from importlib import metadata
 
 # A folder for each process of `make test`, as JAX does not write its files in one piece; a second run compiles nothing.
@@ -82,3 +85,26 @@ def tiny_disk(tmp_path):
         pytest.skip("needs the right to mount")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def ordinary_user():
+    """A folder that an ordinary user owns, and a context in which the process is that user: root may read all."""
+    if os.geteuid() != 0:
+        pytest.skip("needs the right to become another user")
+    nobody = 65534
+    folder = pathlib.Path(tempfile.mkdtemp())
+    os.chown(folder, nobody, nobody)
+
+    @contextlib.contextmanager
+    def become():
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, nobody, nobody, follow_symlinks=False)
+        os.seteuid(nobody)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    yield folder, become
+    shutil.rmtree(folder)

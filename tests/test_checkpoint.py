@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from runs import assert_equal_trees, saved_steps
+from runs import assert_equal_trees, contents, saved_steps
 from tiny import largest_difference, state_of, tiny_batch, tiny_gan, tiny_vae
 
 from jimgen import checkpoint
-from jimgen.checkpoint import content_hash, finish, open_checkpoints, restore, save
+from jimgen.checkpoint import content_hash, finish, open_checkpoints, read, restore, save
 from jimgen.errors import UserError
 from jimgen.train_step import TrainState, compile_step, make_train_step
 
@@ -232,6 +232,114 @@ def test_an_unfinished_save_is_not_a_checkpoint(tmp_path):
     (folder / "2").rename(folder / "2.orbax-checkpoint-tmp-17")
     state, warnings = reopened(tmp_path)
     assert int(state.step) == 1 and warnings == []
+
+
+# What is not damage
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        ValueError("RESOURCE_EXHAUSTED: Error reading"),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4 bytes"),
+        RuntimeError("can't start new thread"),
+        Exception("Encountered error while reading array index: INTERNAL: Cannot allocate memory"),
+        OSError(errno.EIO, "Input/output error"),
+        OSError(errno.EMFILE, "Too many open files"),
+        PermissionError(errno.EACCES, "Permission denied"),
+    ],
+    ids=repr,
+)
+def test_an_error_that_is_not_the_content_s_leaves_all_as_it_was(tmp_path, monkeypatch, error):
+    """No step is renamed, and no older one is used in its place: training would silently go back."""
+    save_steps(tmp_path, 1, 2)
+    before = contents(tmp_path)
+    manager = open_checkpoints(tmp_path / "checkpoints")
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(manager, "restore", fail)
+    with pytest.raises(UserError, match=r"2 cannot be read here: .*\nThis says nothing about its content"):
+        restore(manager, target_of(small_state()))
+    monkeypatch.undo()
+    manager.close()
+    assert contents(tmp_path) == before
+
+
+def test_the_cause_counts_not_what_it_is_wrapped_in(tmp_path, monkeypatch):
+    save_steps(tmp_path, 1)
+    manager = open_checkpoints(tmp_path / "checkpoints")
+
+    def fail(*_, **__):
+        raise ValueError("pytree structure error") from MemoryError()
+
+    monkeypatch.setattr(manager, "restore", fail)
+    with pytest.raises(UserError, match="cannot be read here"):
+        restore(manager, target_of(small_state()))
+
+
+@pytest.mark.parametrize(
+    "locked", ["checkpoints", "checkpoints/2", "checkpoints/2/state", "checkpoints/2/meta/metadata"]
+)
+def test_what_may_not_be_read_is_named_and_not_taken_for_damage(ordinary_user, locked):
+    folder, become = ordinary_user
+    save_steps(folder, 1, 2)
+    with become():
+        before = contents(folder)
+        (folder / locked).chmod(0)
+        for read_it in (lambda: reopened(folder), lambda: read(folder / "checkpoints", target_of(small_state()))):
+            with pytest.raises(UserError, match=f"cannot (read|write to) {folder / locked}.*Permission denied"):
+                read_it()
+        (folder / locked).chmod(0o700)
+        assert contents(folder) == before
+
+
+# Readers
+
+
+def test_a_reader_finds_what_a_training_would(tmp_path):
+    assert read(tmp_path / "none", target_of(small_state())) == (None, [])
+    save_steps(tmp_path, 1, 2)
+    state, warnings = read(tmp_path / "checkpoints", target_of(small_state()))
+    assert warnings == [] and content_hash(state) == content_hash(small_state(2, seed=2))
+
+
+@pytest.mark.parametrize("damage", ["bit flipped", "data deleted"])
+def test_a_reader_changes_nothing(tmp_path, damage):
+    """Not a corrupt step, and not what looks like the rest of a kill: it may be a save that is just being written."""
+    save_steps(tmp_path, 1, 2)
+    folder = tmp_path / "checkpoints"
+    DAMAGES[damage](folder / "2")
+    shutil.copytree(folder / "1", folder / "3.orbax-checkpoint-tmp-17")
+    before = contents(tmp_path)
+    state, warnings = read(folder, target_of(small_state()))
+    assert int(state.step) == 1 and len(warnings) == 1 and "checkpoint 2 is corrupt" in warnings[0]
+    assert contents(tmp_path) == before
+
+
+def test_a_reader_that_a_training_overtakes_reads_the_newer_checkpoint(tmp_path, monkeypatch):
+    """Steps are deleted while they are read; that is no damage."""
+    save_steps(tmp_path, 1)
+    restore_step = checkpoint._restore_step
+
+    def overtaken(manager, step, target):
+        if step == 1:
+            save_steps(tmp_path, 2, keep=1)
+        return restore_step(manager, step, target)
+
+    monkeypatch.setattr(checkpoint, "_restore_step", overtaken)
+    state, warnings = read(tmp_path / "checkpoints", target_of(small_state()))
+    assert int(state.step) == 2 and warnings == []
+
+
+def test_damage_to_the_description_is_not_another_configuration(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    path = tmp_path / "checkpoints" / "2" / "meta" / "metadata"
+    path.write_text(path.read_text().replace("float32", "float33", 1))
+    state, warnings = reopened(tmp_path)
+    assert int(state.step) == 1 and "its description has changed" in warnings[0]
 
 
 # Other code
