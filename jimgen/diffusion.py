@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 Prediction = Literal["velocity", "data", "noise"]
-SMALLEST_TIME = 0.05  # divisors t and 1 - t are at least this (Li and He, Back to Basics (JiT), arXiv 2511.13720)
+SMALLEST_TIME = 0.05  # divisors in weights of the loss are at least this (Li and He, JiT, arXiv 2511.13720)
 
 
 def per_example(t: Array | float, x: Array) -> Array:
@@ -51,22 +51,21 @@ def score_of(x_t: Array, velocity: Array, t: Array | float) -> Array:
     return -noise_of(x_t, velocity, t) / per_example(t, x_t)
 
 
-def velocity_from(
-    prediction: Prediction, output: Array, x_t: Array, t: Array | float, smallest: float = SMALLEST_TIME
-) -> Array:
-    """The velocity that a prediction of v, x or eps implies at x_t.
+def velocity_from(prediction: Prediction, output: Array, x_t: Array, t: Array | float) -> Array:
+    """The velocity that a prediction of v, x or eps implies at x_t, exactly.
 
-    v = v, (x_t - x) / t or (eps - x_t) / (1 - t), with divisors of at least `smallest`.
+    v = v, (x_t - x) / t or (eps - x_t) / (1 - t). Where the divisor is 0, x_t itself is what the net predicts, and of
+    the other end of the path nothing is known but its prior mean, 0: v = -x_t from data at t = 0 and v = x_t from noise
+    at t = 1.
 
     Args:
       prediction: what the net predicts.
       output: [b, ...] float, its prediction.
       x_t: [b, ...] float.
       t: [b] or [], in [0, 1].
-      smallest: divisor, > 0.
 
     Returns:
-      v [b, ...].
+      v [b, ...], finite.
 
     Raises:
       ValueError: an unknown prediction, or times of another shape.
@@ -75,8 +74,8 @@ def velocity_from(
     if _known(prediction) == "velocity":
         return output
     if prediction == "data":
-        return (x_t - output) / jnp.maximum(t, smallest)
-    return (output - x_t) / jnp.maximum(1 - t, smallest)
+        return jnp.where(t > 0, (x_t - output) / jnp.where(t > 0, t, 1), -x_t)
+    return jnp.where(t < 1, (output - x_t) / jnp.where(t < 1, 1 - t, 1), x_t)
 
 
 def target_of(prediction: Prediction, x: Array, noise: Array) -> Array:
@@ -88,7 +87,8 @@ def loss_weight(prediction: Prediction, loss: Prediction, t: Array) -> Array:
     """w with ||loss-space error||^2 = w ||prediction error||^2: the nine pairings of prediction and loss.
 
     At a given x_t the three are affine in each other, so errors differ by a factor alone: e_v = e_x / t = e_eps /
-    (1 - t) up to sign. Divisors are SMALLEST_TIME at least, for prediction and target alike.
+    (1 - t) up to sign. Divisors are SMALLEST_TIME at least, for prediction and target alike, so that no example near an
+    end rules the batch; samplers divide by t itself (`velocity_from`).
 
     Args:
       prediction, loss: what the net predicts, and where its error is measured.

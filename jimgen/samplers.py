@@ -37,8 +37,9 @@ def euler(velocity: Velocity, x_1: Array, times: Array | np.ndarray, key: Array)
 def heun(velocity: Velocity, x_1: Array, times: Array | np.ndarray, key: Array, correct_last: bool = True) -> Array:
     """x' = x + (t' - t) (v + v') / 2, v' at Euler's x': order 2, two evaluations a step.
 
-    With `correct_last` false the last step is Euler's, as Karras et al. (arXiv 2206.00364, algorithm 1) have it: for
-    predictions whose velocity is not to be had at t = 0.
+    With `correct_last` false the last step is Euler's, as Karras et al. (arXiv 2206.00364, algorithm 1) have it: where
+    data lie on a manifold (pixels that are always black), an image without noise does not say which noise it lost, and
+    a correction by that velocity would leave half of the last step's noise in the image.
     """
 
     def step(x: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
@@ -138,7 +139,7 @@ def inpaint(
       velocity: as above.
       known: images [n, ...] float; what they hold where the mask is false is not read.
       mask: bool, in the shape of `known` but for axes of length 1; True = known.
-      times: as above, from t = 1.
+      times: as above; at the first, what is unknown is its noise alone.
       key: a PRNG key.
       rounds: times each step is taken, >= 1.
 
@@ -165,7 +166,7 @@ def inpaint(
         x = jnp.where(mask, interpolate(known, normal(number, 1), t_next), x)
         return jnp.where(back, renoise(x, t_next, t, normal(number, 2)), x), None
 
-    start = normal(0, 0)
+    start = interpolate(jnp.where(mask, known, 0), normal(0, 0), t[0])
     steps = numbers, jnp.repeat(t, rounds), jnp.repeat(t_next, rounds), back
     return jnp.where(mask, known, lax.scan(step, start, steps)[0])
 

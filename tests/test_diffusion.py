@@ -74,8 +74,19 @@ def test_weights_at_the_ends():
     np.testing.assert_allclose(diffusion.loss_weight("velocity", "data", t), t**2, rtol=1e-6)
     for prediction in PREDICTIONS:
         np.testing.assert_array_equal(diffusion.loss_weight(prediction, prediction, t), np.ones(4))
-    far = diffusion.velocity_from("data", jnp.zeros((1, 1)), jnp.ones((1, 1)), jnp.zeros(1))
-    assert float(far[0, 0]) == pytest.approx(20.0)
+
+
+def test_velocities_divide_by_the_time_itself_and_are_finite_at_the_ends():
+    """x = .5, eps = -1.5: v = -2 however close to an end; at the end itself the unknown end counts as 0."""
+    x, eps = jnp.full((4, 1), 0.5, jnp.float32), jnp.full((4, 1), -1.5)
+    t = jnp.asarray([0.0, 2**-9, 1 - 2**-9, 1.0])
+    x_t = diffusion.interpolate(x, eps, t)
+    from_data = jax.jit(lambda output: diffusion.velocity_from("data", output, x_t, t))
+    from_noise = jax.jit(lambda output: diffusion.velocity_from("noise", output, x_t, t))
+    np.testing.assert_allclose(from_data(x)[:, 0], [-0.5, -2, -2, -2], rtol=1e-4)
+    np.testing.assert_allclose(from_noise(eps)[:, 0], [-2, -2, -2, -1.5], rtol=1e-4)
+    for function, output in ((from_data, x), (from_noise, eps)):
+        assert np.isfinite(jax.grad(lambda o, f=function: f(o).sum())(output)).all()
 
 
 def test_logit_normal_times():

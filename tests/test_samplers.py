@@ -151,6 +151,23 @@ def test_inpainting_keeps_the_known_and_matches_it(rounds):
     assert len(np.unique(found[:, 1])) > n / 2
 
 
+def test_inpainting_starts_at_the_first_time():
+    """Where times start at .4, the first evaluation sees standard deviation .4, and known pixels at that level."""
+    seen = []
+
+    def field(z, t):
+        jax.debug.callback(lambda z, t: seen.append((float(t), np.asarray(z))), z, t)
+        return z / t
+
+    known, mask = jnp.full((4000, 2), 5.0), jnp.asarray([[True, False]])
+    samplers.inpaint(field, known, mask, np.asarray([0.4, 0.0], np.float32), jax.random.key(0))
+    jax.effects_barrier()
+    (t, z), *_ = seen
+    assert t == pytest.approx(0.4)
+    np.testing.assert_allclose(z.std(0), [0.4, 0.4], rtol=0.05)
+    np.testing.assert_allclose(z.mean(0), [0.6 * 5.0, 0.0], atol=0.03)
+
+
 def test_bad_input_is_named():
     x, key = jnp.zeros((1, 1)), jax.random.key(0)
     with pytest.raises(ValueError, match=r"expected times \[steps \+ 1\], at least two, got \[1\]"):

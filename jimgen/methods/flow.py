@@ -79,8 +79,8 @@ def flow(
     edm = prediction == "edm"
     mean, deviation = times or (EDM_TIMES if edm else (0.0, 1.0))
     points = edm_times(num_steps) if edm else uniform_times(num_steps)
-    if sampler is samplers.heun and prediction in ("data", "edm"):
-        sampler = partial(samplers.heun, correct_last=False)  # (x_t - x) / t has no good value at t = 0
+    if sampler is samplers.heun:
+        sampler = partial(samplers.heun, correct_last=False)  # images have no velocity at t = 0
 
     def init(key: Array, batch: Batch) -> Variables:
         return {"net": net.init(key, batch["image"], batch["image"][:, 0, 0, 0] * 0, batch["label"] * 0)}
@@ -117,8 +117,7 @@ def flow(
         if prediction == "edm":
             predict = lambda scaled, c_noise: run(variables, scaled, c_noise, labels)  # noqa: E731
             denoised, _ = edm_denoise(predict, x, each, sigma_data)
-            # Its error falls with t, so dividing by small t does no harm.
-            return velocity_from("data", denoised, x, t, smallest=1e-4)
+            return velocity_from("data", denoised, x, t)
         return velocity_from(prediction, run(variables, x, each, labels), x, t)
 
     def guided(variables: Variables, labels: Array) -> Velocity:
