@@ -105,7 +105,17 @@ def perplexity(counts: Array) -> Array:
 
     Counts may be of any scale; all zero gives 1.
     """
-    return jnp.exp(entr(counts / jnp.maximum(counts.sum(), 1e-30)).sum())
+    total = counts.sum()
+    return jnp.exp(entropy(counts / jnp.where(total > 0, total, 1)))
+
+
+def entropy(p: Array) -> Array:
+    """-sum p log p of all probabilities p, any shape -> [] nats. A zero among them adds nothing and gets no gradient.
+
+    The slope -log p - 1 is infinite at zero, and the slope of what underflowed to it is zero: their product would be
+    NaN, though its limit is zero.
+    """
+    return entr(jnp.maximum(p, jnp.finfo(p.dtype).tiny)).sum()
 
 
 def ema_codebook(codes: Array, counts: Array, new_counts: Array, new_sums: Array, decay: float) -> tuple[Array, Array]:
@@ -254,6 +264,9 @@ class FiniteScalarQuantiser(nn.Module):
         return _nan_where_unknown((digits - middle) / middle, tokens, self.num_codes)
 
 
+_SURE = 1e3  # a logit whose probability is 0 or 1 in float64 too
+
+
 def lfq_entropy(z: Array, temperature: float = 1.0, diversity: float = 1.0) -> Array:
     """H(p) - gamma H(E[p]), p(c|z) ~ exp(-||z - c||^2 / tau) over all c in {-1, 1}^d: sure places, diverse codes.
 
@@ -264,17 +277,23 @@ def lfq_entropy(z: Array, temperature: float = 1.0, diversity: float = 1.0) -> A
         z: [b, ..., d] float.
         temperature: tau > 0. diversity: gamma >= 0.
     Returns: [b] nats, summed over the n places of an example; the mean over the batch is n (E[H(p)] - gamma H(E[p])).
-        E couples the batch: it is over all places of the global batch in every mode.
+        E couples the batch: it is over all places of the global batch in every mode. Value and gradient are finite for
+        all finite z, however low the temperature.
+    Raises: ValueError where tau <= 0.
     References: Yu et al., Language Model Beats Diffusion: Tokenizer is Key to Visual Generation, arXiv:2310.05737,
         equation 5.
     """
-    logits = 4 * z / temperature
-    bit_entropy = softplus(logits) - logits * sigmoid(logits)
+    if not temperature > 0:
+        raise ValueError(f"expected temperature > 0, got {temperature}")
+    # Bits are sure long before the limit, which holds for what overflows.
+    logits = jnp.clip(4 * z / max(temperature, 1e-30), -_SURE, _SURE)
+    size = jnp.abs(logits)
+    bit_entropy = softplus(-size) + size * sigmoid(-size)  # the same at -logits; of this sign nothing cancels
     flat = logits.reshape(-1, z.shape[-1])
     halves = [_joint_probabilities(part) for part in jnp.split(flat, [(z.shape[-1] + 1) // 2], axis=1)]
     mean = mean_over_devices(jnp.matmul(halves[0].T, halves[1], precision="highest") / len(flat))
     places = flat.shape[0] // z.shape[0]
-    return bit_entropy.reshape(z.shape[0], -1).sum(1) - diversity * places * entr(mean).sum()
+    return bit_entropy.reshape(z.shape[0], -1).sum(1) - diversity * places * entropy(mean)
 
 
 def _joint_probabilities(logits: Array) -> Array:

@@ -15,6 +15,7 @@ from jimgen.nets.vq import (
     codebook_usage,
     count_tokens,
     ema_codebook,
+    entropy,
     lfq_entropy,
     nearest_code,
     perplexity,
@@ -395,6 +396,40 @@ def test_lfq_entropy_at_its_ends():
     corners = 200 * applied(LookupFreeQuantiser(3), {}, jnp.arange(8).reshape(1, 8), method="lookup")
     np.testing.assert_allclose(lfq_entropy(corners), [-8 * 3 * math.log(2)], rtol=1e-6)
     assert np.isfinite(jax.grad(lambda z: lfq_entropy(z).sum())(corners)).all()
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 0.01, 1.0])
+def test_lfq_entropy_has_finite_gradients_where_probabilities_underflow(temperature):
+    """All bits alike: but for z = 0 most of the 2^8 codes have probability 0 at low temperatures."""
+    alike = jnp.asarray([0.0, 1e-3, 3.0, -40.0, 1e30])
+    loss = jax.value_and_grad(lambda z: lfq_entropy(jnp.full((1, 2, 8), z), temperature).sum())
+    for found in jax.jit(jax.vmap(loss))(alike):
+        assert np.isfinite(found).all()
+
+
+def test_lfq_entropy_where_codes_underflow_has_the_gradient_of_float64():
+    z = np.asarray([[[3.0, -2, 0.02], [3, 2, 0.01]]])
+    slope = lambda z: jax.grad(lambda z: lfq_entropy(z, 0.05, 0.5).sum())(z)  # noqa: E731
+    found = slope(jnp.asarray(z, jnp.float32))
+    with jax.enable_x64(True):
+        expected = slope(jnp.asarray(z, jnp.float64))
+    assert float(jnp.abs(found).max()) > 1
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_lfq_temperature_must_be_positive():
+    for wrong in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="expected temperature > 0"):
+            lfq_entropy(jnp.ones((1, 2, 3)), wrong)
+
+
+def test_entropies_have_a_gradient_where_a_probability_is_zero():
+    """H(1, 0) = 0; the slope -log p - 1 at p = 1 is -1, and none at p = 0. Perplexities of empty counts, too."""
+    value, slope = jax.value_and_grad(entropy)(jnp.asarray([1.0, 0.0]))
+    assert float(value) == pytest.approx(0, abs=1e-30)
+    np.testing.assert_allclose(slope, [-1, 0])
+    assert np.isfinite(jax.grad(perplexity)(jnp.asarray([3.0, 1.0, 0.0]))).all()
+    assert np.isfinite(jax.grad(perplexity)(jnp.zeros(3))).all()
 
 
 def test_lfq_entropy_sees_all_devices(x64):
