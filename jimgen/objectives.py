@@ -4,9 +4,12 @@ Conventions, the same for every function here:
 
 - The first axis of an array is the batch. What comes back is one number an example, `[b]`; the mean is the caller's.
 - Data and latent dimensions are *summed*, logarithms are natural: likelihoods and divergences are nats an image.
-- Arrays are floating point and the arithmetic runs in their dtype: cast bfloat16 to float32 before calling.
+- Arithmetic runs in float32, or in float64 where the arrays are. Integers, booleans and 16-bit floats become float32
+  first, so that differences of uint8 do not wrap around and sums keep their digits.
 - Probabilities stay in log space: values and gradients are finite at logits of +-200.
-- Shapes that would broadcast by mistake, such as [b, 1] with [b], raise ValueError.
+- Log variances may have any value. Terms are exact where exponents are below 60; beyond, e^x goes on along its tangent
+  at 60, so that values and gradients stay finite and still point back (`_exp_then_linear`).
+- Shapes that would broadcast by mistake, such as [b, 1] with [b], raise ValueError; so do weights that are no scalars.
 """
 
 import math
@@ -21,11 +24,32 @@ from jax.nn import relu, softplus
 Scalar = Array | float
 
 
-def _require_same_shape(**arrays: Array) -> None:
+def _at_least_float32(array: Array) -> Array:
+    array = jnp.asarray(array)
+    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+
+
+def _of_one_shape(**arrays: Array) -> list[Array]:
+    """The arrays in float32 or more; ValueError where their shapes differ."""
     shapes = {name: jnp.shape(array) for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         raise ValueError(f"expected equal shapes, got {listed}")
+    return [_at_least_float32(array) for array in arrays.values()]
+
+
+def _require_scalar(**numbers: Scalar) -> None:
+    for name, number in numbers.items():
+        if jnp.shape(number) != ():
+            raise ValueError(f"expected {name} a scalar, got {list(jnp.shape(number))}")
+
+
+def _one_an_example(**arrays: Array) -> list[Array]:
+    """As `_of_one_shape`, and the shape is [b]."""
+    found = _of_one_shape(**arrays)
+    if found[0].ndim != 1:
+        raise ValueError(f"expected {', '.join(arrays)} [b], one number an example, got {list(found[0].shape)}")
+    return found
 
 
 def _sum_per_example(values: Array) -> Array:
@@ -59,7 +83,7 @@ def minimax_discriminator(real_logits: Array, fake_logits: Array) -> Array:
 
     References: Goodfellow et al., Generative Adversarial Networks, arXiv:1406.2661, equation 1.
     """
-    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return softplus(-real_logits) + softplus(fake_logits)
 
 
@@ -69,7 +93,7 @@ def minimax_generator(real_logits: Array, fake_logits: Array) -> Array:
     The original game. Its gradient -sigmoid(D) vanishes just where D rejects the fakes with confidence: it saturates.
     References as for `minimax_discriminator`.
     """
-    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return -softplus(fake_logits)
 
 
@@ -83,7 +107,7 @@ def non_saturating_generator(real_logits: Array, fake_logits: Array) -> Array:
 
     The fixed point of `minimax_generator`, its gradient largest where the fakes are worst (same paper, section 3).
     """
-    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return softplus(-fake_logits)
 
 
@@ -92,13 +116,13 @@ def hinge_discriminator(real_logits: Array, fake_logits: Array) -> Array:
 
     References: Lim and Ye, Geometric GAN, arXiv:1705.02894; Miyato et al., Spectral Normalization, arXiv:1802.05957.
     """
-    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return relu(1 - real_logits) + relu(1 + fake_logits)
 
 
 def hinge_generator(real_logits: Array, fake_logits: Array) -> Array:
     """-D(G(z)): [b] in units of the logits, unbounded. References as for `hinge_discriminator`."""
-    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return -fake_logits
 
 
@@ -107,13 +131,13 @@ def least_squares_discriminator(real_logits: Array, fake_logits: Array) -> Array
 
     References: Mao et al., Least Squares GAN, arXiv:1611.04076, equation 2 with a = 0 and b = c = 1.
     """
-    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return (jnp.square(real_logits - 1) + jnp.square(fake_logits)) / 2
 
 
 def least_squares_generator(real_logits: Array, fake_logits: Array) -> Array:
     """(D(G(z)) - 1)^2 / 2: [b] in squared units of D, >= 0. References as for `least_squares_discriminator`."""
-    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return jnp.square(fake_logits - 1) / 2
 
 
@@ -122,13 +146,13 @@ def wasserstein_discriminator(real_logits: Array, fake_logits: Array) -> Array:
 
     References: Arjovsky et al., Wasserstein GAN, arXiv:1701.07875. They maximise the negative of it and clip weights.
     """
-    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return fake_logits - real_logits
 
 
 def wasserstein_generator(real_logits: Array, fake_logits: Array) -> Array:
     """-D(G(z)): [b] in units of D, unbounded. References as for `wasserstein_discriminator`."""
-    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return -fake_logits
 
 
@@ -141,13 +165,13 @@ def relativistic_discriminator(real_logits: Array, fake_logits: Array) -> Array:
     References: Jolicoeur-Martineau, The relativistic discriminator, arXiv:1807.00734; Huang et al., The GAN is dead;
     long live the GAN! A Modern GAN Baseline (R3GAN), arXiv:2501.05441.
     """
-    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return softplus(fake_logits - real_logits)
 
 
 def relativistic_generator(real_logits: Array, fake_logits: Array) -> Array:
     """-log sigmoid(D(G(z)) - D(x)): [b] nats, >= 0. `relativistic_discriminator` with the roles exchanged."""
-    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return softplus(real_logits - fake_logits)
 
 
@@ -158,13 +182,13 @@ def relativistic_average_discriminator(real_logits: Array, fake_logits: Array) -
 
     References: Jolicoeur-Martineau, arXiv:1807.00734 (RaSGAN). The half is ours, to keep the scale of the paired loss.
     """
-    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return (softplus(jnp.mean(fake_logits) - real_logits) + softplus(fake_logits - jnp.mean(real_logits))) / 2
 
 
 def relativistic_average_generator(real_logits: Array, fake_logits: Array) -> Array:
     """`relativistic_average_discriminator` with the roles of real and fake exchanged: [b] nats, >= 0."""
-    _require_same_shape(real_logits=real_logits, fake_logits=fake_logits)
+    real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return relativistic_average_discriminator(fake_logits, real_logits)
 
 
@@ -207,8 +231,11 @@ def zero_centred_penalty(squared_norm: Array, gamma: Scalar) -> Array:
         squared_norm: [b] float, >= 0, from `squared_gradient_norm`.
         gamma: scalar, >= 0.
     Returns: [b], >= 0.
+    Raises: ValueError where squared_norm is not [b], or gamma not a scalar.
     References: Mescheder et al., Which Training Methods for GANs do actually Converge?, arXiv:1801.04406.
     """
+    (squared_norm,) = _one_an_example(squared_norm=squared_norm)
+    _require_scalar(gamma=gamma)
     return gamma / 2 * squared_norm
 
 
@@ -222,10 +249,10 @@ def interpolate_pairs(real: Array, fake: Array, alpha: Array) -> Array:
     Raises: ValueError where the shapes of the images differ, or alpha is not [b].
     References: Gulrajani et al., Improved Training of Wasserstein GANs, arXiv:1704.00028, section 4.
     """
-    _require_same_shape(real=real, fake=fake)
-    if alpha.shape != real.shape[:1]:
-        raise ValueError(f"expected alpha {list(real.shape[:1])}, one a pair, got {list(alpha.shape)}")
-    alpha = alpha.reshape(alpha.shape + (1,) * (real.ndim - 1))
+    real, fake = _of_one_shape(real=real, fake=fake)
+    if jnp.shape(alpha) != real.shape[:1]:
+        raise ValueError(f"expected alpha {list(real.shape[:1])}, one a pair, got {list(jnp.shape(alpha))}")
+    alpha = _at_least_float32(alpha).reshape(alpha.shape + (1,) * (real.ndim - 1))
     return alpha * real + (1 - alpha) * fake
 
 
@@ -238,8 +265,11 @@ def wgan_gp(squared_norm: Array, weight: Scalar = 10.0) -> Array:
         squared_norm: [b] float, >= 0, from `squared_gradient_norm` at `interpolate_pairs`.
         weight: scalar, >= 0.
     Returns: [b], >= 0.
+    Raises: ValueError where squared_norm is not [b], or weight not a scalar.
     References: Gulrajani et al., Improved Training of Wasserstein GANs, arXiv:1704.00028, equation 3.
     """
+    (squared_norm,) = _one_an_example(squared_norm=squared_norm)
+    _require_scalar(weight=weight)
     # sqrt must not see the zeros, even in the branch that where() drops: inf * 0 is NaN in the backward pass.
     positive = squared_norm > jnp.finfo(squared_norm.dtype).tiny
     norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squared_norm, 1)), 0)
@@ -253,11 +283,11 @@ def squared_error(x: Array, reconstruction: Array) -> Array:
     """||x - reconstruction||^2, summed over pixels.
 
     Args:
-        x, reconstruction: [b, ...] float.
+        x, reconstruction: [b, ...] float, or integers.
     Returns: [b], >= 0, in squared units of x.
     Raises: ValueError where the shapes differ.
     """
-    _require_same_shape(x=x, reconstruction=reconstruction)
+    x, reconstruction = _of_one_shape(x=x, reconstruction=reconstruction)
     return _sum_per_example(jnp.square(x - reconstruction))
 
 
@@ -265,11 +295,11 @@ def absolute_error(x: Array, reconstruction: Array) -> Array:
     """||x - reconstruction||_1, summed over pixels.
 
     Args:
-        x, reconstruction: [b, ...] float.
+        x, reconstruction: [b, ...] float, or integers.
     Returns: [b], >= 0, in units of x.
     Raises: ValueError where the shapes differ.
     """
-    _require_same_shape(x=x, reconstruction=reconstruction)
+    x, reconstruction = _of_one_shape(x=x, reconstruction=reconstruction)
     return _sum_per_example(jnp.abs(x - reconstruction))
 
 
@@ -285,7 +315,7 @@ def bernoulli_nll(logits: Array, x: Array) -> Array:
     Returns: [b] nats, >= 0.
     Raises: ValueError where the shapes differ.
     """
-    _require_same_shape(logits=logits, x=x)
+    logits, x = _of_one_shape(logits=logits, x=x)
     # The two-term form: softplus(l) - l x loses every digit where the decoder is right with confidence.
     return _sum_per_example(x * softplus(-logits) + (1 - x) * softplus(logits))
 
@@ -298,15 +328,16 @@ def gaussian_nll(x: Array, mean: Array, log_sigma: Scalar) -> Array:
 
     Args:
         x, mean: [b, ...] float.
-        log_sigma: log of the deviation, in units of x: one scalar (fixed, learned or `optimal_log_sigma`), or one for
-            each pixel, in the shape of x. Anything between does not broadcast. See `soft_lower_bound`.
-    Returns: [b] nats, unbounded below as sigma -> 0.
+        log_sigma: log of the deviation, any value, in units of x: one scalar (fixed, learned or `optimal_log_sigma`),
+            or one for each pixel, in the shape of x. Anything between does not broadcast. See `soft_lower_bound`.
+    Returns: [b] nats, unbounded below as sigma -> 0. Exact for log_sigma >= -30; below, 1 / sigma goes on linearly.
     Raises: ValueError where the shapes differ, or log_sigma is neither a scalar nor of the shape of x.
     """
-    _require_same_shape(x=x, mean=mean)
+    x, mean = _of_one_shape(x=x, mean=mean)
     if jnp.shape(log_sigma) not in ((), x.shape):
         raise ValueError(f"expected log_sigma a scalar or {list(x.shape)} as x, got {list(jnp.shape(log_sigma))}")
-    standardised = (x - mean) * jnp.exp(-log_sigma)
+    log_sigma = jnp.asarray(log_sigma, x.dtype)
+    standardised = (x - mean) * _exp_then_linear(-log_sigma, _LARGEST_EXPONENT / 2)  # is squared
     return _sum_per_example(jnp.square(standardised) / 2 + log_sigma + math.log(2 * math.pi) / 2)
 
 
@@ -317,12 +348,12 @@ def optimal_log_sigma(x: Array, reconstruction: Array) -> Array:
     perfect reconstruction gives a very negative number, not -inf; bound it by `soft_lower_bound`.
 
     Args:
-        x, reconstruction: [b, ...] float.
+        x, reconstruction: [b, ...] float, or integers.
     Returns: [], in log units of x.
     Raises: ValueError where the shapes differ.
     References: Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, arXiv:2006.13202.
     """
-    _require_same_shape(x=x, reconstruction=reconstruction)
+    x, reconstruction = _of_one_shape(x=x, reconstruction=reconstruction)
     variance = jnp.mean(jnp.square(x - reconstruction))
     return jnp.log(jnp.maximum(variance, jnp.finfo(variance.dtype).tiny)) / 2
 
@@ -336,9 +367,59 @@ def soft_lower_bound(log_sigma: Array, bound: Scalar = -6.0) -> Array:
         log_sigma: float, any shape and range.
         bound: scalar, the least log deviation.
     Returns: As log_sigma, >= bound.
+    Raises: ValueError where bound is not a scalar.
     References: Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, arXiv:2006.13202.
     """
+    log_sigma = _at_least_float32(log_sigma)
+    _require_scalar(bound=bound)
     return bound + softplus(log_sigma - bound)
+
+
+# Exponentials of log variances.
+
+_LARGEST_EXPONENT = 60.0  # e^60 = 1e26: times the square of 1e5 and summed over a million pixels it fits float32
+
+
+def _exp_then_linear(x: Array, limit: float = _LARGEST_EXPONENT) -> Array:
+    """e^x up to the limit, and its tangent there beyond: e^limit (1 + x - limit).
+
+    It is finite, convex and rising everywhere, so a loss that holds it in place of e^x keeps its minima below the limit
+    and gets no new ones, and its gradient neither overflows nor vanishes.
+
+    Args:
+        x: float, any shape and range.
+        limit: where the tangent begins.
+    Returns: As x, > 0 (0 where e^x underflows).
+    """
+    return jnp.exp(_at_most(x, limit)) + _beyond(x, limit)
+
+
+def _expm1_then_linear(x: Array) -> Array:
+    """`_exp_then_linear` minus 1, without cancellation near 0."""
+    return jnp.expm1(_at_most(x, _LARGEST_EXPONENT)) + _beyond(x, _LARGEST_EXPONENT)
+
+
+def _at_most(x: Array, limit: float) -> Array:
+    return jnp.where(x > limit, limit, x)
+
+
+def _beyond(x: Array, limit: float) -> Array:
+    return math.exp(limit) * relu(x - limit)
+
+
+def bounded_logvar(logvar: Array) -> Array:
+    """The log variance itself up to 40; above, 40 + e / (1 + e / 10) < 50, e being what exceeds 40.
+
+    A net that says more would draw z of infinite length. Every part of a loss must read the same bounded value, else
+    bounds on the likelihood are none. Below, no bound is needed: draws, divergences and likelihoods are exact there.
+
+    Args:
+        logvar: float, any shape and range.
+    Returns: As logvar, < 50, with a gradient > 0 everywhere.
+    """
+    logvar = _at_least_float32(logvar)
+    excess = relu(logvar - 40)
+    return _at_most(logvar, 40) + excess / (1 + excess / 10)
 
 
 # Divergences between the posterior q(z|x) and the prior p(z).
@@ -348,13 +429,13 @@ def gaussian_kl_per_dimension(mean: Array, logvar: Array) -> Array:
     """KL(N(mean, exp logvar) || N(0, 1)) = [mean^2 + exp logvar - 1 - logvar] / 2, of each latent dimension.
 
     Args:
-        mean, logvar: [b, ...] float; logvar = log sigma^2 below 88 in float32, where exp overflows.
-    Returns: [b, ...] nats, >= 0.
+        mean, logvar: [b, ...] float; logvar = log sigma^2 of any value.
+    Returns: [b, ...] nats, >= 0. Exact for logvar <= 60; above, exp logvar goes on linearly.
     Raises: ValueError where the shapes differ.
     References: Kingma and Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, appendix B.
     """
-    _require_same_shape(mean=mean, logvar=logvar)
-    return (jnp.square(mean) + jnp.expm1(logvar) - logvar) / 2
+    mean, logvar = _of_one_shape(mean=mean, logvar=logvar)
+    return (jnp.square(mean) + _expm1_then_linear(logvar) - logvar) / 2
 
 
 def gaussian_kl(mean: Array, logvar: Array) -> Array:
@@ -367,14 +448,17 @@ def gaussian_kl_between(mean: Array, logvar: Array, prior_mean: Array, prior_log
 
     Args:
         mean, logvar: [b, ...] float, of the posterior.
-        prior_mean, prior_logvar: [b, ...] float, of the prior.
-    Returns: [b] nats, >= 0.
+        prior_mean, prior_logvar: [b, ...] float, of the prior. Log variances may have any value.
+    Returns: [b] nats, >= 0; exactly 0 for equal Gaussians. Exact for v - v' <= 60 and v' >= -60; outside, exponentials
+        go on linearly.
     Raises: ValueError where the shapes differ.
     """
-    _require_same_shape(mean=mean, logvar=logvar, prior_mean=prior_mean, prior_logvar=prior_logvar)
+    mean, logvar, prior_mean, prior_logvar = _of_one_shape(
+        mean=mean, logvar=logvar, prior_mean=prior_mean, prior_logvar=prior_logvar
+    )
     log_ratio = logvar - prior_logvar
-    squared_distance = jnp.square(mean - prior_mean) * jnp.exp(-prior_logvar)
-    return _sum_per_example(jnp.expm1(log_ratio) - log_ratio + squared_distance) / 2
+    squared_distance = jnp.square(mean - prior_mean) * _exp_then_linear(-prior_logvar)
+    return _sum_per_example(_expm1_then_linear(log_ratio) - log_ratio + squared_distance) / 2
 
 
 def free_bits(kl_per_dimension: Array, floor: Scalar) -> Array:
@@ -394,6 +478,7 @@ def free_bits(kl_per_dimension: Array, floor: Scalar) -> Array:
     shape, floor_shape = jnp.shape(kl_per_dimension), jnp.shape(floor)
     if len(shape) != 2 or floor_shape not in ((), shape[1:]):
         raise ValueError(f"expected kl_per_dimension [b, g], floor [] or [g], got {list(shape)}, {list(floor_shape)}")
+    kl_per_dimension = _at_least_float32(kl_per_dimension)
     floors = jnp.broadcast_to(floor, (1, shape[1]))
     above = jnp.mean(kl_per_dimension, axis=0, keepdims=True) > floors
     return jnp.sum(jnp.where(above, kl_per_dimension, floors), axis=1)
@@ -408,10 +493,10 @@ def negative_elbo(nll: Array, kl: Array) -> Array:
     Args:
         nll, kl: [b] nats; the first such as `bernoulli_nll` or `gaussian_nll` at one z ~ q(z|x).
     Returns: [b] nats.
-    Raises: ValueError where the shapes differ.
+    Raises: ValueError where the two are not [b].
     References: Kingma and Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, equation 3.
     """
-    _require_same_shape(nll=nll, kl=kl)
+    nll, kl = _one_an_example(nll=nll, kl=kl)
     return nll + kl
 
 
@@ -429,11 +514,12 @@ def beta_vae_loss(squared_error: Array, kl: Array, kl_weight: Scalar) -> Array:
         kl: [b] nats, from `gaussian_kl` or `free_bits`.
         kl_weight: lambda, a scalar > 0 in squared units of x.
     Returns: [b] in squared units of x, >= 0.
-    Raises: ValueError where the shapes differ.
+    Raises: ValueError where the two are not [b], or kl_weight not a scalar.
     References: Higgins et al., beta-VAE, ICLR 2017. Their beta weighs the KL against a likelihood in nats: over a
         Gaussian decoder of deviation s it is lambda = 2 s^2 beta.
     """
-    _require_same_shape(squared_error=squared_error, kl=kl)
+    squared_error, kl = _one_an_example(squared_error=squared_error, kl=kl)
+    _require_scalar(kl_weight=kl_weight)
     return squared_error + kl_weight * kl
 
 
@@ -454,8 +540,9 @@ def bits_per_dim(nats: Array, num_dims: int) -> Array:
         nats: [b] nats an image, of a *discrete* likelihood if it is to be compared (see `gaussian_nll`).
         num_dims: h w c, >= 1.
     Returns: [b] bits a dimension.
-    Raises: ValueError where num_dims < 1.
+    Raises: ValueError where num_dims is not a scalar, or < 1.
     """
+    _require_scalar(num_dims=num_dims)
     if num_dims < 1:
         raise ValueError(f"expected num_dims >= 1, got {num_dims}")
-    return nats / (num_dims * math.log(2))
+    return _at_least_float32(nats) / (num_dims * math.log(2))

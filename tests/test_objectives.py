@@ -5,6 +5,7 @@ To add an objective: a function in objectives.py and a row here, in ADVERSARIAL 
 
 import inspect
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -311,6 +312,12 @@ PER_EXAMPLE = {
         [-6.0 + math.log(2), 4.0000454, -6.0, 200.0],
         (EXTREME,),
     ),
+    "bounded_logvar": Row(
+        objectives.bounded_logvar,
+        (jnp.array([-200.0, 40.0, 50.0, 130.0]),),
+        [-200.0, 40.0, 45.0, 49.0],
+        (1e6 * EXTREME,),
+    ),
     "gaussian_kl_per_dimension": Row(
         objectives.gaussian_kl_per_dimension,
         (jnp.array([[1.0, -0.5]]), jnp.array([[0.0, math.log(4)]])),
@@ -423,15 +430,61 @@ def test_refuses_shapes_that_would_broadcast(row: Row) -> None:
         row.function(*row.mismatched)
 
 
+PUBLIC = {
+    name: function
+    for name, function in inspect.getmembers(objectives, inspect.isfunction)
+    if function.__module__ == objectives.__name__ and not name.startswith("_") and name != "squared_gradient_norm"
+}
+ANY_SHAPE = ("soft_lower_bound", "bits_per_dim")  # of their first argument; the second is a scalar
+
+
+def plain_arguments(function: Callable, array: Array) -> dict[str, Any]:
+    """The array for each parameter that is one, and 1 for each scalar."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: array if p.annotation is Array else 1 for p in parameters}
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if len(inspect.signature(PUBLIC[name]).parameters) > 1])
+def test_no_argument_broadcasts(name: str) -> None:
+    """Each in turn as a column, a row, a single number or of another batch, beside others of the right shape."""
+    array = jnp.ones((4, 3)) if name == "free_bits" else jnp.ones(4)
+    right = plain_arguments(PUBLIC[name], array)
+    num_arrays = sum(isinstance(value, Array) for value in right.values())
+    with jax.numpy_rank_promotion("allow"):  # as it is for users
+        PUBLIC[name](**right)
+        for parameter, value in right.items():
+            if name in ANY_SHAPE and isinstance(value, Array):
+                continue
+            shapes = [(4, 1), (1, 4, 1), (4, 3, 1)]
+            if num_arrays > 1 or not isinstance(value, Array):
+                shapes += [(1,), (5,), (1, 3)]
+            for shape in shapes:
+                if parameter == "kl_per_dimension" and len(shape) == 2:
+                    continue  # [b, g]
+                with pytest.raises(ValueError, match=re.escape(str(list(shape)))):
+                    PUBLIC[name](**{**right, parameter: jnp.ones(shape)})
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name != "kl_weight_from_sigma"])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bfloat16"])
+def test_integers_and_halves_are_taken_for_floats(name: str, dtype: str) -> None:
+    """Differences of uint8 would wrap around at 256, and their squares; the loss is that of the same numbers."""
+    rng = np.random.default_rng(0)
+    shape = (4, 3) if name == "free_bits" else (4,)
+    found, expected = (plain_arguments(PUBLIC[name], jnp.ones(())) for _ in range(2))
+    for parameter, value in found.items():
+        if isinstance(value, Array):
+            numbers = rng.integers(0, 20, shape)
+            found[parameter], expected[parameter] = jnp.asarray(numbers, dtype), jnp.asarray(numbers, jnp.float32)
+    loss = PUBLIC[name](**found)
+    assert loss.dtype == jnp.float32
+    np.testing.assert_array_equal(loss, PUBLIC[name](**expected))
+
+
 def test_every_objective_has_a_row() -> None:
     """A function that is in no table, or a pair in no constant, is one that nobody has tested."""
     tested = {row.function.__name__ for row in PER_EXAMPLE.values()} | set(PLAYERS) | {"squared_gradient_norm"}
-    public = {
-        name
-        for name, function in inspect.getmembers(objectives, inspect.isfunction)
-        if function.__module__ == objectives.__name__ and not name.startswith("_")
-    }
-    assert public == tested
+    assert {*PUBLIC, "squared_gradient_norm"} == tested
     assert {row.loss for row in ADVERSARIAL.values()} == {
         value for value in vars(objectives).values() if isinstance(value, AdversarialLoss)
     }
@@ -626,6 +679,60 @@ def test_kl_is_zero_and_flat_where_the_two_are_equal() -> None:
     value, slopes = value_and_slopes(objectives.gaussian_kl_between, mean, logvar, mean, logvar)
     close(value, np.zeros(3))
     close(slopes, np.zeros((4, 3, 4)))
+
+
+LOG_VARIANCES = jnp.asarray([-1e4, -200, -90, -44, -30, 0, 30, 44, 90, 200, 1e4], jnp.float32)
+
+
+def test_gaussian_terms_are_finite_at_every_log_variance() -> None:
+    """And so are their gradients, for every pair of log variances, also where the means differ much."""
+    v, w = (x.reshape(-1, 1) for x in jnp.meshgrid(LOG_VARIANCES, LOG_VARIANCES))
+    for distance in (0.0, 1e-3, 100.0):
+        mean = jnp.full_like(v, distance)
+        for function, args in (
+            (objectives.gaussian_kl_between, (mean, v, jnp.zeros_like(v), w)),
+            (objectives.gaussian_nll, (mean, jnp.zeros_like(v), v)),
+            (objectives.gaussian_kl, (mean, v)),
+        ):
+            for leaf in jax.tree.leaves(value_and_slopes(function, *args)):
+                assert np.isfinite(leaf).all(), function
+
+
+def test_gaussian_terms_are_exact_where_float32_holds_them() -> None:
+    """Against float64, for log variances from -60 to 60 and, at equal means, to -1e4."""
+    rng = np.random.default_rng(0)
+    v, w = rng.uniform(-60, 30, (2, 50, 1))
+    w = np.minimum(w + 0 * v, v + 59)
+    w = np.maximum(w, v - 59)
+    x, y = rng.normal(size=(2, 50, 1))
+    kl = (np.exp(v - w) - 1 - (v - w) + (x - y) ** 2 * np.exp(-w)) / 2
+    single = [jnp.asarray(a, jnp.float32) for a in (x, v, y, w)]
+    close(jax.jit(objectives.gaussian_kl_between)(*single), kl[:, 0], rtol=1e-4)
+    nll = ((x - y) * np.exp(-v / 2)) ** 2 / 2 + v / 2 + math.log(2 * math.pi) / 2
+    close(jax.jit(objectives.gaussian_nll)(single[0], single[2], single[1] / 2), nll[:, 0], rtol=1e-4)
+    low = jnp.asarray([[-60.0], [-200.0], [-1e4]])
+    close(objectives.gaussian_nll(low, low, low / 2), low[:, 0] / 2 + math.log(2 * math.pi) / 2, rtol=1e-6)
+    close(objectives.gaussian_kl(0 * low, low), (-low[:, 0] - 1) / 2, rtol=1e-6)
+
+
+def test_a_gaussian_has_no_divergence_from_itself_at_any_log_variance() -> None:
+    v = LOG_VARIANCES[:, None]
+    mean = jnp.full_like(v, 0.3)
+    value, slopes = value_and_slopes(objectives.gaussian_kl_between, mean, v, mean, v)
+    np.testing.assert_array_equal(value, np.zeros(len(v)))
+    np.testing.assert_array_equal(slopes, np.zeros((4, len(v), 1)))
+
+
+def test_log_variances_beyond_the_range_still_pull_back() -> None:
+    """A deviation that is far too small grows, one that is far too large shrinks."""
+    ones, zeros = jnp.ones((1, 1)), jnp.zeros((1, 1))
+    for far in (70.0, 1e3):
+        _, slopes = value_and_slopes(objectives.gaussian_nll, ones, zeros, -far * ones)
+        assert float(slopes[2][0, 0]) < -1e26
+        _, slopes = value_and_slopes(objectives.gaussian_kl, zeros, far * ones)
+        assert float(slopes[1][0, 0]) > 1e25
+        _, slopes = value_and_slopes(objectives.bounded_logvar, far * ones)
+        assert float(slopes[0][0, 0]) > 0
 
 
 def test_kl_keeps_its_digits_near_the_prior() -> None:

@@ -12,7 +12,14 @@ from jax import Array
 from jimgen import noise
 from jimgen.methods.method import Method
 from jimgen.metrics.likelihood import LikelihoodProtocol, importance_weighted_bound
-from jimgen.objectives import bernoulli_nll, bits_per_dim, gaussian_kl, gaussian_nll, soft_lower_bound
+from jimgen.objectives import (
+    bernoulli_nll,
+    bits_per_dim,
+    bounded_logvar,
+    gaussian_kl,
+    gaussian_nll,
+    soft_lower_bound,
+)
 from jimgen.train_step import Aux, Batch, Phase, Variables
 
 
@@ -80,7 +87,8 @@ def vae(
     """A VAE: one phase that trains encoder, decoder and the likelihood's parameters; sampler, encoder, decoder, ELBO.
 
     Args:
-      encoder: net (images [b, h, w, c] in [-1, 1], labels [b]) -> mean, logvar of q(z|x), [b, latent_dim] each.
+      encoder: net (images [b, h, w, c] in [-1, 1], labels [b]) -> mean, logvar of q(z|x), [b, latent_dim] each. Log
+        variances above 40 are bent to less than 50 (`bounded_logvar`), for draws and losses alike.
       decoder: net (z [b, latent_dim], labels [b]) -> what the likelihood reads, [b, h, w, c].
       latent_dim: of z, whose prior is N(0, I).
       tx: the optimiser.
@@ -111,7 +119,8 @@ def vae(
         return variables
 
     def encode(variables: Variables, images: Array, labels: Array) -> tuple[Array, Array]:
-        return encoder.apply(variables["encoder"], images, labels)  # pyright: ignore[reportReturnType]
+        mean, logvar = encoder.apply(variables["encoder"], images, labels)
+        return mean, bounded_logvar(logvar)  # pyright: ignore[reportReturnType, reportArgumentType]
 
     def output_of(variables: Variables, z: Array, labels: Array) -> Array:
         return decoder.apply(variables["decoder"], z, labels)  # pyright: ignore[reportReturnType]
@@ -125,8 +134,10 @@ def vae(
         x = likelihood.observe(jax.random.fold_in(key, 1), batch["index"], batch["image"])
         return x, *encode(variables, likelihood.as_images(x), batch["label"])
 
-    def draw(mean: Array, logvar: Array, batch: Batch, key: Array) -> Array:
-        return mean + jnp.exp(logvar / 2) * noise.normal(key, batch["index"], (latent_dim,))
+    def draw(mean: Array, logvar: Array, batch: Batch, key: Array) -> tuple[Array, Array]:
+        """z ~ q(z|x), and its standard normal noise."""
+        eps = noise.normal(key, batch["index"], (latent_dim,))
+        return mean + jnp.exp(logvar / 2) * eps, eps
 
     def nll(variables: Variables, x: Array, z: Array, labels: Array) -> Array:
         params = variables["likelihood"]["params"] if likelihood.params else {}
@@ -134,7 +145,7 @@ def vae(
 
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
         x, mean, logvar = posterior(variables, batch, key)
-        reconstruction = nll(variables, x, draw(mean, logvar, batch, key), batch["label"])
+        reconstruction = nll(variables, x, draw(mean, logvar, batch, key)[0], batch["label"])
         kl = gaussian_kl(mean, logvar)
         parts = {"reconstruction_nats": reconstruction, "kl_nats": kl, "neg_elbo_nats": reconstruction + kl}
         return (reconstruction + kl_weight * kl).mean(), Aux({name: part.mean() for name, part in parts.items()})
@@ -143,11 +154,13 @@ def vae(
         x, mean, logvar = posterior(variables, batch, key)
 
         def log_weight(sample_key: Array) -> Array:
-            z = draw(mean, logvar, batch, sample_key)
-            log_ratio = gaussian_nll(z, mean, logvar / 2) - gaussian_nll(z, jnp.zeros_like(z), 0.0)
+            z, eps = draw(mean, logvar, batch, sample_key)
+            zeros = jnp.zeros_like(z)
+            # -log q(z|x) from the noise itself: z - mean has lost it to rounding where the deviation is small.
+            log_ratio = gaussian_nll(eps, zeros, 0.0) + logvar.sum(1) / 2 - gaussian_nll(z, zeros, 0.0)
             return log_ratio - nll(variables, x, z, batch["label"])
 
-        reconstruction = nll(variables, x, draw(mean, logvar, batch, key), batch["label"])
+        reconstruction = nll(variables, x, draw(mean, logvar, batch, key)[0], batch["label"])
         kl = gaussian_kl(mean, logvar)
         bounds = {"ELBO": reconstruction + kl}
         if importance_samples:

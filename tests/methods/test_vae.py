@@ -236,6 +236,24 @@ def test_importance_samples_tighten_the_bound(off, x64):
         np.testing.assert_allclose(gaps, 0, atol=1e-9)
 
 
+@pytest.mark.parametrize("logvar", [-400.0, -90.0, -44.0, 44.0, 90.0, 1e4])
+def test_importance_samples_never_loosen_the_bound_at_any_log_variance(logvar):
+    """z = mean + tiny noise rounds to the mean; log q(z|x) must still hold the noise."""
+    encoder = LinearEncoder(1.0, logvar)
+    method = vae(
+        *(encoder, LinearDecoder(1e-3)),
+        latent_dim=1,
+        tx=optax.sgd(0.0),
+        likelihood=gaussian(0.5),
+        importance_samples=16,
+    )
+    index = jnp.arange(500, dtype=jnp.int32)
+    batch = {"image": jnp.full((500, 1, 1, 1), 0.9), "label": 0 * index, "index": index}
+    figures = jax.jit(method.evaluate)({"encoder": {}, "decoder": {}}, batch, jax.random.key(0))
+    assert all(np.isfinite(values).all() for values in figures.values())
+    assert float(figures["neg_iwae-16_nats"].mean()) < float(figures["neg_elbo_nats"].mean())
+
+
 def test_importance_samples_are_figures_of_binarised_images(variables):
     """Named by k; never above the ELBO on the mean of many images; a negative number is refused."""
     figures = tiny_vae(importance_samples=8).evaluate(variables, tiny_batch(64), jax.random.key(KEY))
