@@ -9,6 +9,9 @@ Result: of the second, Fashion-MNIST 32x32, seed 0, all ten classes are recognis
 cores that had other work as well (AMD EPYC, 2026-11-23); 640 to 690 images/s while they had none.
 """
 
+from jimgen.experiment import RunConfig, main
+
+# isort: split
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +19,6 @@ import optax
 
 from jimgen import objectives
 from jimgen.data.dataset import DataSpec
-from jimgen.experiment import RunConfig, main
 from jimgen.methods.gan import gan
 from jimgen.methods.method import Method
 from jimgen.nets.dcgan import Discriminator, Generator

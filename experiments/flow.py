@@ -16,6 +16,9 @@ that had other work as well (AMD EPYC, 2026-11-23). With --prediction velocity -
 The others: not run to the end yet.
 """
 
+from jimgen.experiment import RunConfig, main
+
+# isort: split
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +27,6 @@ import optax
 from jimgen import samplers
 from jimgen.data.dataset import DataSpec
 from jimgen.diffusion import Guidance
-from jimgen.experiment import RunConfig, main
 from jimgen.methods.flow import flow
 from jimgen.methods.method import Method
 from jimgen.nets.diffusion_transformer import DiffusionTransformer

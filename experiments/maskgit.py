@@ -20,13 +20,15 @@ tokenizer and 3359 s, each on one core that had much other work (AMD EPYC, 2026-
 docs/results.md. The others: see experiments/token_transformer.py for the first, the last was not run yet.
 """
 
+from jimgen.experiment import RunConfig, main
+
+# isort: split
 from dataclasses import dataclass
 from typing import Literal
 
 import optax
 
 from jimgen.data.dataset import DataSpec
-from jimgen.experiment import RunConfig, main
 from jimgen.methods.masked import masked
 from jimgen.methods.method import Method
 from jimgen.nets.masked_transformer import MaskedTransformer

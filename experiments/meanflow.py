@@ -14,13 +14,15 @@ Result: of the first, seed 0: test squared error of the average velocities 0.377
 step are recognisable, after 225 s on one core that had much other work (AMD EPYC, 2026-11-23). The others: not run yet.
 """
 
+from jimgen.experiment import RunConfig, main
+
+# isort: split
 from dataclasses import dataclass
 from typing import Literal
 
 import optax
 
 from jimgen.data.dataset import DataSpec
-from jimgen.experiment import RunConfig, main
 from jimgen.methods.meanflow import mean_flow
 from jimgen.methods.method import Method
 from jimgen.nets.diffusion_transformer import DiffusionTransformer

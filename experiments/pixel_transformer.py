@@ -18,6 +18,9 @@ Result: of the first, seed 0: 1.89 bits per dimension of the test digits after 4
 yet.
 """
 
+from jimgen.experiment import RunConfig, main
+
+# isort: split
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +28,6 @@ import jax
 import optax
 
 from jimgen.data.dataset import DataSpec
-from jimgen.experiment import RunConfig, main
 from jimgen.methods.autoregressive import Autoregressive, pixel_autoregressive
 from jimgen.methods.method import Method
 from jimgen.nets.pixel_transformer import PixelTransformer

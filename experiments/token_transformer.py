@@ -22,13 +22,15 @@ classes recognisable, Frechet distances in docs/results.md. Each on one core tha
 2026-11-23). The third: not run yet.
 """
 
+from jimgen.experiment import RunConfig, main
+
+# isort: split
 from dataclasses import dataclass
 from typing import Literal
 
 import optax
 
 from jimgen.data.dataset import DataSpec
-from jimgen.experiment import RunConfig, main
 from jimgen.methods.autoregressive import token_autoregressive
 from jimgen.methods.method import Method
 from jimgen.nets.token_transformer import TokenTransformer

@@ -19,6 +19,9 @@ a token, all codes in use, perplexity 188, after 539 s. Each on one core that ha
 2026-11-23). The others: not run yet.
 """
 
+from jimgen.experiment import RunConfig, main
+
+# isort: split
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +29,6 @@ import optax
 
 from jimgen import objectives
 from jimgen.data.dataset import DataSpec
-from jimgen.experiment import RunConfig, main
 from jimgen.methods.method import Method
 from jimgen.methods.tokenizer import CROSS_ENTROPY, L1, L2, Adversary, Tokenizer, tokenizer
 from jimgen.nets.dcgan import Discriminator

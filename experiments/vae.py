@@ -12,6 +12,9 @@ test -ELBO of 234.1 nats (reconstruction 218.2, KL 15.9) in 263 s, on a machine 
 convolutional one (third) 233.8 nats (214.8, 18.9) in 249 s.
 """
 
+from jimgen.experiment import RunConfig, main
+
+# isort: split
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +22,6 @@ import flax.linen as nn
 import optax
 
 from jimgen.data.dataset import DataSpec
-from jimgen.experiment import RunConfig, main
 from jimgen.methods.method import Method
 from jimgen.methods.vae import bernoulli, gaussian, vae
 from jimgen.nets.layers import num_halvings

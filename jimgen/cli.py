@@ -15,6 +15,7 @@ from jimgen.commands.begin import started_jax
 from jimgen.commands.figures import compare, evaluate, reference
 from jimgen.commands.images import inpaint, interpolate, reconstruct, sample
 from jimgen.errors import UserError
+from jimgen.interrupts import end_at_once
 
 
 def main() -> None:
@@ -33,10 +34,11 @@ def main() -> None:
         "doctor": doctor,
     }
     try:
-        if sys.argv[1:2] == ["train"] and len(sys.argv) > 2 and not sys.argv[2].startswith("-"):
-            train(sys.argv[2], *sys.argv[3:])  # its flags are the experiment's own
-        else:
-            tyro.extras.subcommand_cli_from_dict(commands, prog="jimgen", description=__doc__)
+        with end_at_once("SIGINT", "SIGPIPE"):  # what a command writes is whole or not there
+            if sys.argv[1:2] == ["train"] and len(sys.argv) > 2 and not sys.argv[2].startswith("-"):
+                train(sys.argv[2], *sys.argv[3:])  # its flags are the experiment's own
+            else:
+                tyro.extras.subcommand_cli_from_dict(commands, prog="jimgen", description=__doc__)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

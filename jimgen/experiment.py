@@ -1,5 +1,8 @@
 """What turns a file of experiments/ into a command, and a run's folder back into a method with its weights."""
 
+import jimgen.libraries  # noqa: F401
+
+# isort: split
 import dataclasses
 import difflib
 import importlib.util
@@ -8,6 +11,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,16 +26,18 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import tyro
-from rich.console import Console
 
 from jimgen import checkpoint, data, loop, report
 from jimgen.cpu import keep_freed_memory
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
 from jimgen.files import disk_errors, write_atomically
+from jimgen.interrupts import end_at_once
+from jimgen.lock import only_training
 from jimgen.loop import RunConfig
 from jimgen.methods.method import Method
 from jimgen.metrics.extractors import load_extractor
+from jimgen.output import Output
 from jimgen.quality import check_quality, extractor_name
 from jimgen.train_step import TrainState
 
@@ -60,17 +66,20 @@ def main(config_class: type[Config], build: Build, arguments: Sequence[str] | No
     """
     source = Path(inspect.getfile(build))
     description = (inspect.getmodule(build) or build).__doc__
+    output = Output()
     try:
-        parse = partial(tyro.cli, config_class, args=arguments, prog=source.name, description=description)
-        config = parse()
-        if saved := _saved_config(config_class, _folder(config, source)):
-            config = parse(default=saved)  # what is not said again stays as it was
-        run(config, build)
+        with end_at_once("SIGINT", "SIGPIPE"):
+            parse = partial(tyro.cli, config_class, args=arguments, prog=source.name, description=description)
+            config = parse()
+            if saved := _saved_config(config_class, _folder(config, source)):
+                config = parse(default=saved)  # what is not said again stays as it was
+        with end_at_once("SIGINT"):  # while the loop runs, it saves first
+            run(config, build, output)
     except UserError as error:
         sys.exit(_report(error))
     except loop.Interrupted as stop:
-        command = " ".join(["python", *sys.argv]) if arguments is None else f"python {source}"
-        print(f"\nsaved at step {stop.step} after {signal.Signals(stop.signum).name}; to resume: {command}")
+        command = shlex.join(["python", *(sys.argv if arguments is None else [str(source)])])
+        output.print(f"\nsaved at step {stop.step} after {signal.Signals(stop.signum).name}; to resume: {command}")
         sys.exit(128 + stop.signum)
 
 
@@ -79,8 +88,9 @@ def _report(error: UserError) -> int:
     return 2
 
 
-def run(config: RunConfig, build: Build) -> TrainState | None:
+def run(config: RunConfig, build: Build, output: Output | None = None) -> TrainState | None:
     """Trains as the config says, in its workdir; returns the last state, or None after a dry run."""
+    output = output or Output()
     check(config)
     keep_freed_memory()
     source = Path(inspect.getfile(build))
@@ -95,30 +105,31 @@ def run(config: RunConfig, build: Build) -> TrainState | None:
         data_dir=config.data_dir,
         download=config.download,
     )
-    console = Console(soft_wrap=True)
     if dataset.skipped:
-        console.print(f"[yellow]{len(dataset.skipped)} corrupt image(s) left out, the first: {dataset.skipped[0]}")
+        left_out = f"{len(dataset.skipped)} corrupt image(s) left out, the first: {dataset.skipped[0]}"
+        output.print(left_out, style="yellow")
     method = build_method(config, build, dataset.spec)
     if config.dry_run:
-        loop.describe(method, dataset.spec, config, console)
+        loop.describe(method, dataset.spec, config, output)
         return None
     if config.quality_every:
         check_quality(config.quality_metric, config.quality_num, dataset)
         load_extractor(extractor_name(config.quality_extractor, config.data))  # what is missing is told now
     _require_same_data(dataset.spec, folder, config.override)
     loop.prepare(method, dataset.spec, config)  # a batch that does not fit is told before anything is written
-    _write_run_files(config, source, dataset.spec, folder)
-    began = time.perf_counter()
-    console.print(f"{source.stem} on {dataset.spec.name} {list(dataset.spec.shape)}: {folder}", highlight=False)
-    state = loop.train(method, dataset, config, folder, console)
-    page = report.write_report([folder], folder / "report.html")
-    console.print(f"done in {time.perf_counter() - began:.0f} s: {page}", highlight=False)
+    with only_training(folder):
+        _write_run_files(config, source, dataset.spec, folder)
+        began = time.perf_counter()
+        output.print(f"{source.stem} on {dataset.spec.name} {list(dataset.spec.shape)}: {folder}")
+        state = loop.train(method, dataset, config, folder, output)
+        page = report.write_report([folder], folder / "report.html")
+    output.print(f"done in {time.perf_counter() - began:.0f} s: {page}")
     return state
 
 
 def _folder(config: RunConfig, source: Path) -> Path:
     name = f"{source.stem}-{config.data.replace(':', '-').replace('/', '_')}"
-    folder = Path(config.workdir or Path("runs") / name)
+    folder = Path(config.workdir or Path("runs") / name).expanduser()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir {folder} is a file: give a folder, or one that does not exist yet")
     return folder

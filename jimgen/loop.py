@@ -5,7 +5,6 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jimgen import checkpoint
@@ -25,8 +22,10 @@ from jimgen.data.batches import batches, test_batches
 from jimgen.data.dataset import Dataset, DataSpec, read_rows
 from jimgen.errors import UserError
 from jimgen.files import disk_errors, write_atomically
+from jimgen.interrupts import stop_requests
 from jimgen.methods.method import Method
 from jimgen.metrics.evaluation import is_better
+from jimgen.output import Output
 from jimgen.pictures import grid, save_png, to_uint8
 from jimgen.quality import best_so_far, measure_quality
 from jimgen.train_step import (
@@ -160,14 +159,14 @@ def prepare(method: Method, spec: DataSpec, config: RunConfig) -> CompiledStep:
     return compiled
 
 
-def describe(method: Method, spec: DataSpec, config: RunConfig, console: Console) -> None:
+def describe(method: Method, spec: DataSpec, config: RunConfig, output: Output) -> None:
     """The dry run: parameters and shapes of each net, FLOPs and memory of one step, as the compiler counts them."""
     state = jax.eval_shape(partial(initialise, method, spec, config.seed))
     for net, variables in state.variables.items():
         leaves = jax.tree_util.tree_leaves_with_path(variables.get("params", {}))
-        console.print(f"[bold]{net}[/]: {sum(math.prod(leaf.shape) for _, leaf in leaves):,} parameters")
+        output.print(f"{net}: {sum(math.prod(leaf.shape) for _, leaf in leaves):,} parameters")
         for path, leaf in leaves:
-            console.print(f"  {jax.tree_util.keystr(path, simple=True, separator='/'):40} {list(leaf.shape)}")
+            output.print(f"  {jax.tree_util.keystr(path, simple=True, separator='/'):40} {list(leaf.shape)}")
     batch = {
         "image": jax.ShapeDtypeStruct((config.batch_size, *spec.shape), jnp.uint8),
         "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
@@ -179,21 +178,22 @@ def describe(method: Method, spec: DataSpec, config: RunConfig, console: Console
     compiled = compile_step(step, "jit").run.lower(state, batch, jax.eval_shape(lambda: jax.random.key(0))).compile()  # pyright: ignore[reportFunctionMemberAccess]
     flops = (compiled.cost_analysis() or {}).get("flops", math.nan)
     memory = compiled.memory_analysis()
-    console.print(f"one step on {config.batch_size} images of {spec.shape}: {flops / 1e9:.2f} GFLOP")
+    output.print(f"one step on {config.batch_size} images of {spec.shape}: {flops / 1e9:.2f} GFLOP")
     if memory is not None:
         sizes = (memory.argument_size_in_bytes, memory.temp_size_in_bytes)
-        console.print(
+        output.print(
             f"memory on one device: {sizes[0] / 2**20:.1f} MiB state and batch, {sizes[1] / 2**20:.1f} MiB work"
         )
 
 
-def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, console: Console) -> TrainState:
+def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, output: Output) -> TrainState:
     """Trains to `config.steps`, from the newest good checkpoint in the folder or from the start.
 
     Writes metrics.jsonl, samples/, checkpoints/ and report.html into the folder, which exists.
 
     Raises:
-      Interrupted: SIGINT or SIGTERM arrived; everything is saved. A second signal ends the process at once.
+      Interrupted: SIGINT, SIGTERM or SIGHUP arrived, or nobody reads the output any more; everything is saved. A second
+        signal ends the process at once.
       UserError: a batch that does not fit the devices, a checkpoint of other code, a full disk, a loss that stays NaN.
     """
     spec = dataset.spec
@@ -204,12 +204,12 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, con
     target = jax.eval_shape(partial(initialise, method, spec, config.seed))
     state, warnings = checkpoint.restore(manager, _placed(target, compiled.state_sharding))
     for warning in warnings:
-        console.print(f"[yellow]{warning}")
+        output.print(warning, style="yellow")
     if state is None:
         initial = jax.jit(partial(initialise, method, spec, config.seed), out_shardings=compiled.state_sharding)
         state = initial()
     else:
-        console.print(f"resuming at step {int(state.step)} of {config.steps}")
+        output.print(f"resuming at step {int(state.step)} of {config.steps}")
     start = int(state.step)
     best = checkpoint.open_checkpoints(folder / "best", 1) if config.quality_every else None
     log_path = folder / "metrics.jsonl"
@@ -220,8 +220,8 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, con
     if start == 0 and writer:
         save_png(folder / "samples" / "real.png", _real_grid(dataset))
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context(_logger(log_path, start, config, console)) if writer else _silent
-        stop = stack.enter_context(_stop_signals())
+        log = stack.enter_context(_logger(log_path, start, config, output)) if writer else _silent
+        requests = stack.enter_context(stop_requests(output))
         record = best_so_far(read_metrics(log_path), config.quality_metric) if best and start else None
         feed = batches(
             dataset.train,
@@ -236,11 +236,12 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, con
                 row = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 log(number, row)
                 _stop_if_not_finite(row, config.max_skipped, number, manager)
+            stop = requests[0] if requests else signal.SIGPIPE if output.lost else None
             if stop or number == config.steps or number % config.save_every == 0:
                 checkpoint.save(manager, state)
             if stop:
                 checkpoint.finish(manager)
-                raise Interrupted(stop[0], number)
+                raise Interrupted(stop, number)
             if number % sample_every == 0 or number == config.steps:
                 draw(state)
             if best and (number % config.quality_every == 0 or number == config.steps):
@@ -327,38 +328,19 @@ def pairs_grid(images: np.ndarray, reconstructions: np.ndarray, columns: int) ->
     return grid(rows.reshape(-1, *images.shape[1:]), columns=columns)
 
 
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that the first SIGINT or SIGTERM is put into. The second one does what it would do without us."""
-    received: list[int] = []
-    before = {}
-
-    def note(signum: int, frame: Any) -> None:
-        received.append(signum)
-        for name in before:
-            signal.signal(name, signal.SIG_DFL)
-
-    for name in (signal.SIGINT, signal.SIGTERM):
-        before[name] = signal.signal(name, note)
-    try:
-        yield received
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
 def _silent(step: int, row: dict[str, float]) -> None:
     """The log of processes other than the first."""
 
 
 @contextlib.contextmanager
-def _logger(path: Path, start: int, config: RunConfig, console: Console):
+def _logger(path: Path, start: int, config: RunConfig, output: Output):
     """A function (step, metrics) that writes a line of metrics.jsonl and shows progress."""
     seconds = _forget_after(path, start)
     began = last_time = time.perf_counter()
     last_step = start
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-    bar = Progress(*columns, TextColumn("{task.fields[figures]}"), console=console, disable=not console.is_terminal)
+    figures = TextColumn("{task.fields[figures]}", markup=False)  # names hold brackets
+    bar = Progress(*columns, figures, console=output, disable=not output.is_terminal)
     with bar, path.open("ab", buffering=0) as file:  # a buffer would be written once more when it is closed
         task = bar.add_task("training", total=config.steps, completed=start, figures="compiling")
 
@@ -373,11 +355,11 @@ def _logger(path: Path, start: int, config: RunConfig, console: Console):
             with disk_errors(path.parent):
                 file.write(json.dumps(row | metrics).encode() + b"\n")
             shown = {**({"images/s": row["images_per_s"]} if "images_per_s" in row else {}), **_headline(metrics)}
-            figures = escape("  ".join(f"{name} {value:.4g}" for name, value in shown.items()))  # names hold brackets
+            figures = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
             bar.update(task, completed=step, figures=figures)
-            if not console.is_terminal:
+            if not output.is_terminal:
                 left = (config.steps - step) * (now - began) / max(1, step - start)
-                console.print(f"step {step}/{config.steps}  eta {left:.0f}s  {figures}", highlight=False)
+                output.print(f"step {step}/{config.steps}  eta {left:.0f}s  {figures}")
 
         yield log
 

@@ -253,7 +253,7 @@ def test_a_longer_run_in_another_mode_needs_no_override(copy, monkeypatch):
     """How a run is carried out may change; all that is not said again stays as it was."""
     asked = []
 
-    def train(method, dataset, config, folder, console):
+    def train(method, dataset, config, folder, output):
         asked.append(config)
 
     monkeypatch.setattr(loop, "train", train)

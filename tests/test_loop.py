@@ -3,7 +3,6 @@
 import io
 import itertools
 import math
-import os
 import shutil
 import signal
 from pathlib import Path
@@ -14,7 +13,6 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
-from rich.console import Console
 from runs import assert_equal_trees, figures_of, rows_of, saved_steps, signal_before
 from tiny import SHAPE, largest_difference, tiny_gan, tiny_vae
 
@@ -25,6 +23,7 @@ from jimgen.data.dataset import Arrays, Dataset, DataSpec, Stream, read_rows
 from jimgen.errors import UserError
 from jimgen.loop import Interrupted, RunConfig
 from jimgen.methods.vae import gaussian
+from jimgen.output import Output
 from jimgen.train_step import Aux, Phase
 
 NUM_TRAIN, NUM_TEST = 30, 13  # neither is a multiple of the batch
@@ -45,10 +44,10 @@ def config(**options) -> RunConfig:
     return RunConfig(**{"steps": 12, "batch_size": 8, "mode": "jit", "log_every": 1, "sample_every": 100} | options)
 
 
-def train(method, folder: Path, console: Console | None = None, **options):
+def train(method, folder: Path, console: Output | None = None, **options):
     """The last state of a run in a folder, on the host."""
     folder.mkdir(parents=True, exist_ok=True)
-    console = console or Console(file=io.StringIO(), soft_wrap=True)
+    console = console or Output(io.StringIO())
     return jax.device_get(loop.train(method, dataset(), config(**options), folder, console))
 
 
@@ -92,19 +91,6 @@ def test_stopping_and_resuming_changes_no_bit(whole, tmp_path, monkeypatch, sign
     assert figures_of(tmp_path) == figures_of(folder)
     for name in ("real.png", "step_00000012.png"):
         assert (tmp_path / "samples" / name).read_bytes() == (folder / "samples" / name).read_bytes()
-
-
-def test_the_second_signal_is_nobody_s_but_the_system_s(tmp_path, monkeypatch):
-    """After the first signal both have their default action again; after the run, the handlers of before."""
-    before = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
-    seen = []
-    with loop._stop_signals() as stop:
-        assert not stop
-        os.kill(os.getpid(), signal.SIGTERM)
-        seen = [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)]
-        assert stop == [signal.SIGTERM]
-    assert seen == [signal.SIG_DFL, signal.SIG_DFL]
-    assert [signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 @pytest.mark.parametrize("name", ["gan", pytest.param("vae", marks=pytest.mark.slow)])
@@ -167,7 +153,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_used(tmp_path):
     method = tiny_vae()
     train(method, tmp_path, steps=6, save_every=3)
     (tmp_path / "checkpoints" / "6" / "state" / "_METADATA").write_text("{")
-    console = Console(file=io.StringIO(), soft_wrap=True)
+    console = Output(io.StringIO())
     state = train(method, tmp_path, console, steps=8, save_every=3)
     said = console.file.getvalue()
     assert "checkpoint 6 is corrupt" in said and "resuming at step 3 of 8" in said
@@ -345,7 +331,7 @@ def test_pairs_alternate_rows():
 
 
 def test_dry_run_counts_parameters_flops_and_memory():
-    console, method = Console(file=io.StringIO(), width=200), tiny_vae()
+    console, method = Output(io.StringIO()), tiny_vae()
     loop.describe(method, dataset().spec, config(), console)
     said = console.file.getvalue()
     variables = jax.eval_shape(lambda: loop.initialise(method, dataset().spec, 0)).variables

@@ -1,0 +1,56 @@
+"""Signals: Ctrl-C, a request to end, a closed terminal, a pipe that nobody reads any more."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from jimgen.output import Output
+
+SIGHUP = getattr(signal, "SIGHUP", None)  # a closed terminal; Windows has none
+STOP_SIGNALS = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, SIGHUP)))  # ask a training to save and stop
+
+
+@contextlib.contextmanager
+def end_at_once(*names: str) -> Iterator[None]:
+    """Within the block these signals ("SIGINT", "SIGPIPE") end the process without a word.
+
+    That is their default action, but Python turns them into exceptions, with a traceback. In the middle of an import a
+    KeyboardInterrupt can also be swallowed or crash a library. Does nothing outside the main thread.
+    """
+    before = {}
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for name in names:
+            if number := getattr(signal, name, None):
+                before[number] = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stop_requests(output: Output) -> Iterator[list[int]]:
+    """A list that the first of STOP_SIGNALS is put into. The second one ends the process.
+
+    A SIGHUP that is ignored, as by nohup, stays so. One that arrives silences the output: its terminal is gone.
+    """
+    received: list[int] = []
+    before = {}
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        if number == SIGHUP:
+            output.ends()
+        for name in before:
+            signal.signal(name, signal.SIG_DFL)
+
+    for number in STOP_SIGNALS:
+        if number != SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,73 @@
+"""Signals, and pipes that nobody reads."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from jimgen.interrupts import STOP_SIGNALS, stop_requests
+from jimgen.output import Output
+
+
+@pytest.mark.parametrize("signum", STOP_SIGNALS)
+def test_the_second_signal_ends_the_process(signum):
+    """After the first signal all have their default action again; after the block, the handlers of before."""
+    before = [signal.getsignal(name) for name in STOP_SIGNALS]
+    with stop_requests(Output(io.StringIO())) as requests:
+        assert requests == []
+        stdout = os.dup(1)  # SIGHUP points stdout elsewhere
+        os.kill(os.getpid(), signum)
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        assert [signal.getsignal(name) for name in STOP_SIGNALS] == [signal.SIG_DFL] * len(STOP_SIGNALS)
+        assert requests == [signum]
+    assert [signal.getsignal(name) for name in STOP_SIGNALS] == before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with stop_requests(Output(io.StringIO())) as requests:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert requests == []
+    assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGPIPE"])
+def test_a_process_ends_at_once_and_without_a_word(name):
+    """And only within the block: before and after it, Python's own handlers are there."""
+    code = (
+        "import os, signal; from jimgen.interrupts import end_at_once\n"
+        f"before = signal.getsignal(signal.{name})\n"
+        f"with end_at_once({name!r}): pass\n"
+        f"assert signal.getsignal(signal.{name}) is before\n"
+        f"with end_at_once({name!r}): os.kill(os.getpid(), signal.{name})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-getattr(signal, name), "", "")
+
+
+def test_output_falls_silent_when_nobody_reads_it():
+    code = (
+        "from jimgen.output import Output\n"
+        "import sys, time; output = Output(); output.print('first'); sys.stdin.read()\n"
+        "for _ in range(3): output.print('more')\n"
+        "assert output.lost; sys.exit(7)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin and process.stdout and process.stderr
+        assert process.stdout.readline() == "first\n"
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 7
+
+
+def test_output_takes_brackets_and_names_as_they_are():
+    file = io.StringIO()
+    Output(file).print("runs/exp[/b] [final] :smile: 3.5 'x'")
+    assert file.getvalue() == "runs/exp[/b] [final] :smile: 3.5 'x'\n"
