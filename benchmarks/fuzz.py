@@ -1,0 +1,260 @@
+"""Reads damaged files of every kind that jimgen reads, and checks what comes of each.
+
+    python benchmarks/fuzz.py --minutes 10
+
+Each input ends in the right result or in a UserError. A finding is anything else: another exception, more than 10 s,
+more than 4 GiB of memory, a wrong result, a file that reading has changed. Inputs depend on --seed, kind and number
+alone; with each finding stands the command that tries it again. Exits with 1 if there are findings.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tyro
+
+SECONDS = 10  # that one input may take
+MEMORY = 4 * 2**30  # that one input may take, in bytes beyond what the process holds already
+GRACE = 30  # seconds after which a process that does not answer to its alarm is killed
+LONGEST_MESSAGE = 1000  # characters of a UserError that people still read
+
+
+@dataclass(frozen=True)
+class Args:
+    minutes: float = 10.0
+    """time to stop at"""
+    inputs: int = 10_000
+    """number of inputs to stop at"""
+    seed: int = 0
+    """random seed for the inputs"""
+    kinds: tuple[str, ...] = ()
+    """kinds of input; all by default"""
+    first: int = 0
+    """number of the first input"""
+    processes: int = 2
+    """worker processes"""
+    save: Path | None = None
+    """folder that the files of findings are copied to"""
+
+
+class Outcome(NamedTuple):
+    """What came of one input. `ending` is "right", "UserError" or a finding: "exception", "hang", "memory", ..."""
+
+    kind: str
+    number: int
+    ending: str
+    detail: str = ""
+    seconds: float = 0.0
+
+
+class Hang(BaseException):
+    """Raised by the alarm. Not an Exception, as readers may catch those of their libraries."""
+
+
+def main(args: Args) -> int:
+    from fuzz_kinds import KINDS
+
+    if unknown := [kind for kind in args.kinds if kind not in KINDS]:
+        sys.exit(f"error: unknown kinds {', '.join(unknown)}: there are {', '.join(KINDS)}")
+    outcomes, began = [], time.monotonic()
+    for outcome in _all_outcomes(args, began + 60 * args.minutes):
+        outcomes.append(outcome)
+        if outcome.ending not in ("right", "UserError"):
+            again = f"--seed {args.seed} --kinds {outcome.kind} --first {outcome.number} --inputs 1 --processes 1"
+            print(
+                f"\n{outcome.kind}: {outcome.ending}\n{outcome.detail.rstrip()}\npython {__file__} {again}", flush=True
+            )
+    print(f"\n{_table(outcomes)}\n{len(outcomes)} inputs in {time.monotonic() - began:.0f} s, seed {args.seed}")
+    return int(any(outcome.ending not in ("right", "UserError") for outcome in outcomes))
+
+
+def try_input(kind: str, number: int, seed: int, work: Path, save: Path | None = None) -> Outcome:
+    """Makes one input in a folder below `work`, reads it and judges the result."""
+    from fuzz_kinds import KINDS
+
+    rng = np.random.default_rng([seed, zlib.crc32(kind.encode()), number])
+    folder = work / f"{kind}-{number}"
+    folder.mkdir(parents=True)
+    trial = KINDS[kind].make(folder, rng)
+    began = time.monotonic()
+    before = _contents(folder)
+    _forget_peak_memory()
+    held = _peak_memory()
+    try:
+        with _alarm(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ending, detail = _judged(trial)
+    except Hang:
+        ending, detail = "hang", traceback.format_exc(limit=-4)
+    if (taken := _peak_memory() - held) > MEMORY:
+        ending, detail = "memory", f"{taken / 2**30:.1f} GiB. {ending}: {detail}"
+    if changed := _changes(before, _contents(folder)):
+        ending, detail = "changed", f"reading changed {', '.join(changed[:5])}. {ending}: {detail}"
+    if save is not None and ending not in ("right", "UserError"):
+        shutil.copytree(folder, save / folder.name, dirs_exist_ok=True)
+    shutil.rmtree(folder)
+    return Outcome(kind, number, ending, detail, time.monotonic() - began)
+
+
+def _judged(trial) -> tuple[str, str]:
+    from fuzz_trial import Wrong
+
+    from jimgen.errors import UserError
+
+    try:
+        trial.check(trial.read())
+    except UserError as error:
+        message = str(error)
+        if trial.must_read:
+            return "refused", f"nothing that counts was damaged: {message}"
+        if not message.strip() or len(message) > LONGEST_MESSAGE:
+            return "message", f"a message of {len(message)} characters: {message[:300]}"
+        return "UserError", message
+    except Wrong as error:
+        return "wrong", str(error)
+    except (Exception, SystemExit):
+        return "exception", traceback.format_exc(limit=-6)
+    return "right", ""
+
+
+def _schedule(kinds: Mapping[str, int]) -> list[str]:
+    """Kinds in turn, each as often as its weight says, spread evenly."""
+    places = [((turn + 0.5) / weight, name) for name, weight in kinds.items() for turn in range(weight)]
+    return [name for _, name in sorted(places)]
+
+
+def _all_outcomes(args: Args, stop: float) -> Iterator[Outcome]:
+    """Outcomes as they come from the worker processes. One that dies or hangs is replaced."""
+    from fuzz_kinds import KINDS
+
+    schedule = _schedule({name: KINDS[name].weight for name in args.kinds or KINDS})
+    context = multiprocessing.get_context("spawn")
+    last = args.first + args.inputs
+
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as work:
+        workers = {}
+
+        def start(number: int) -> None:
+            ours, theirs = context.Pipe(duplex=False)
+            options = (theirs, schedule, range(number, last, args.processes), args.seed, Path(work), args.save, stop)
+            process = context.Process(target=_work, args=options, daemon=True)
+            process.start()
+            theirs.close()
+            workers[ours] = [process, number, time.monotonic()]
+
+        for i in range(min(args.processes, args.inputs)):
+            start(args.first + i)
+        while workers:
+            for connection in wait(list(workers), timeout=1):
+                assert isinstance(connection, Connection)
+                process, number, _ = workers[connection]
+                try:
+                    outcome = connection.recv()
+                except EOFError:
+                    process.join()
+                    del workers[connection]
+                    if process.exitcode:
+                        last_words = (Path(work) / f"stderr-{process.pid}").read_text(errors="replace")[-2000:]
+                        detail = f"exit code {process.exitcode}\n{last_words}"
+                        yield Outcome(schedule[number % len(schedule)], number, "death", detail)
+                        start(number + args.processes)
+                    continue
+                workers[connection][1:] = [outcome.number + args.processes, time.monotonic()]
+                yield outcome
+            for process, number, since in list(workers.values()):
+                if time.monotonic() - since > GRACE + (120 if number < args.first + args.processes else 0):
+                    process.kill()
+
+
+def _work(
+    outcomes: Connection, schedule: list[str], numbers: range, seed: int, work: Path, save: Path | None, stop: float
+) -> None:
+    """What a worker process does. What libraries say on stderr goes into a file."""
+    log = os.open(work / f"stderr-{os.getpid()}", os.O_CREAT | os.O_WRONLY)
+    os.dup2(log, sys.stderr.fileno())
+    os.environ["JIMGEN_CACHE"] = str(work / f"cache-{os.getpid()}")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    import fuzz_kinds  # noqa: F401, what it imports takes memory
+
+    _limit_memory()
+    for number in numbers:
+        if time.monotonic() > stop:
+            break
+        outcomes.send(try_input(schedule[number % len(schedule)], number, seed, work, save))
+
+
+def _limit_memory() -> None:
+    """A net below: what asks for far more than is allowed gets a MemoryError instead of the whole machine."""
+    held = int(_status("VmData").split()[0]) * 1024
+    resource.setrlimit(resource.RLIMIT_DATA, (held + MEMORY + 2**30, resource.RLIM_INFINITY))
+
+
+def _status(field: str) -> str:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(line.partition(":")[2].strip() for line in lines if line.startswith(field))
+
+
+def _peak_memory() -> int:
+    """The largest resident memory in bytes since `_forget_peak_memory`."""
+    return int(_status("VmHWM").split()[0]) * 1024
+
+
+def _forget_peak_memory() -> None:
+    with contextlib.suppress(OSError):  # where the kernel does not let us, the peak is that of all inputs
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+@contextlib.contextmanager
+def _alarm() -> Iterator[None]:
+    def ring(signum: int, frame: object) -> None:
+        raise Hang
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+def _changes(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+
+
+def _table(outcomes: list[Outcome]) -> str:
+    """Inputs, right results, UserErrors and findings of each kind, and its slowest input."""
+    lines = ["kind                   inputs   right  UserError  findings  slowest"]
+    for kind in [*dict.fromkeys(outcome.kind for outcome in outcomes), "all"]:
+        of_kind = [outcome for outcome in outcomes if kind in (outcome.kind, "all")]
+        endings = Counter(outcome.ending for outcome in of_kind)
+        right, refused = endings["right"], endings["UserError"]
+        slowest = max((outcome.seconds for outcome in of_kind), default=0)
+        findings = len(of_kind) - right - refused
+        lines.append(f"{kind:22} {len(of_kind):6}  {right:6}  {refused:9}  {findings:8}  {slowest:5.1f} s")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(tyro.cli(Args, description=__doc__)))
