@@ -4,6 +4,7 @@ import io
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,10 +21,10 @@ PALETTE = ("#2f6db3", "#cc5a3b", "#3f8f5f", "#8759a8", "#b4861d", "#3a97a6")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, in file order; NaN and Infinity are read as floats.
+    """The rows of a metrics.jsonl, in file order: numbers by name, NaN and Infinity among them.
 
     A kill in mid-write tears the last line, and a resumed run then writes on behind the tear: lines that cannot be read
-    are left out wherever they stand, and so are rows without a "step".
+    are left out wherever they stand, and so are rows without a "step" of 0 or more, and values that are not numbers.
 
     Raises:
         UserError: no such file, or a file of several lines with no row among them.
@@ -36,17 +37,20 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for line in lines:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and _is_number(row.get("step")):
-            rows.append(row)
+        if isinstance(row, dict) and is_number(row.get("step")) and 0 <= row["step"] < math.inf:
+            rows.append({name: value for name, value in row.items() if is_number(value)})
     if len(lines) > 1 and not rows:
         raise UserError(f'{path} holds no metrics. Each line should be a JSON object with a "step".')
     return rows
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def is_number(value: object) -> bool:
+    """Whether a value from a JSON file is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) <= sys.float_info.max
 
 
 class Series(NamedTuple):
@@ -66,7 +70,7 @@ def series_of(metrics: Metrics) -> dict[str, Series]:
     points: dict[str, dict[float, float]] = {}
     for row in reversed(kept):
         for name, value in row.items():
-            if name != "step" and _is_number(value):
+            if name != "step" and is_number(value):
                 points.setdefault(name, {})[row["step"]] = value
     return {name: Series(np.array(list(at), float), np.array(list(at.values()), float)) for name, at in points.items()}
 

@@ -20,6 +20,32 @@ def test_read_metrics_skips_torn_lines(tmp_path):
     assert curves.read_metrics(path) == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,  # deeper than Python's parser goes
+        '{"step": 2, "a": ' * 50_000,
+        '{"step": Infinity, "a": 1}',
+        '{"step": -1, "a": 1}',
+        '{"step": 1%s, "a": 1}' % ("0" * 400),
+        '{"step": true, "a": 1}',
+    ],
+)
+def test_lines_that_no_training_wrote_are_left_out(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("\n".join(['{"step": 1, "a": 2.5}', line, '{"step": 3, "a": NaN}']))
+    rows = curves.read_metrics(path)
+    assert [row["step"] for row in rows] == [1, 3] and rows[0] == {"step": 1, "a": 2.5}
+
+
+def test_values_that_are_no_numbers_are_left_out(tmp_path):
+    """An integer of 400 digits is none: no float can hold it."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "a": "x", "b": [1], "c": null, "d": true, "e": 1%s, "f": 2}\n' % ("0" * 400))
+    assert curves.read_metrics(path) == [{"step": 1, "f": 2}]
+    assert list(curves.series_of([{"step": 1, "e": 10**400, "f": 2}])) == ["f"]
+
+
 def test_read_metrics_refuses(tmp_path):
     with pytest.raises(UserError, match="Cannot read"):
         curves.read_metrics(tmp_path / "none.jsonl")
