@@ -6,7 +6,9 @@ and refuses every other. It reads both formats of torch.save: the zip archive, a
 
 import hashlib
 import io
+import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -145,9 +147,9 @@ def folded_params(tensors: Mapping[str, np.ndarray], *, epsilon: float) -> dict[
 
 def _read_legacy(file: io.BytesIO) -> dict[str, np.ndarray]:
     """Five pickles (magic number, version, machine, the object, the keys of storages), then the storages in turn."""
-    if (_Unpickler(file).load(), _Unpickler(file).load()) != (MAGIC, PROTOCOL):
+    if (_unpickled(file), _unpickled(file)) != (MAGIC, PROTOCOL):
         raise ValueError("unknown format")
-    machine, state, keys = (_Unpickler(file).load() for _ in range(3))
+    machine, state, keys = (_unpickled(file) for _ in range(3))
     if not machine["little_endian"]:
         raise _Refused("it was written on a big-endian machine")
     content, start, places = file.getbuffer(), file.tell(), {}
@@ -180,7 +182,17 @@ def _read_zip(file: io.BytesIO) -> dict[str, np.ndarray]:
                 raise ValueError(f"storage {storage.key} has {entry.file_size} bytes")
             return np.frombuffer(archive.read(entry), storage.dtype)
 
-        return _materialised(_Unpickler(io.BytesIO(archive.read(pickled))).load(), read_storage)
+        return _materialised(_unpickled(io.BytesIO(archive.read(pickled))), read_storage)
+
+
+def _unpickled(file: io.BytesIO) -> Any:
+    """The next object of a file."""
+    start = file.tell()
+    for opcode, index, _ in pickletools.genops(file):  # the unpickler makes a list as long as the largest index
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(index or 0) > file.getbuffer().nbytes:
+            raise ValueError(f"an object is remembered at place {index}")
+    file.seek(start)
+    return _Unpickler(file).load()
 
 
 def _named_tensors(state: Any) -> dict[str, _Tensor]:
@@ -200,6 +212,8 @@ def _materialised(state: Any, read_storage: Callable[[_Storage], np.ndarray]) ->
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if min(offset, *shape, *strides, 0) < 0 or (0 not in shape and last >= len(numbers)):
             raise ValueError(f"{name} lies outside its storage")  # as_strided would read foreign memory
+        if math.prod(shape) > len(numbers):  # strides of zero make any number of elements out of one
+            raise ValueError(f"{name} has more elements than its storage")
         steps = [stride * numbers.itemsize for stride in strides]
         arrays[name] = np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps).copy()
     return arrays

@@ -99,6 +99,19 @@ def test_reads_what_pytorch_wrote(name, tmp_path):
     assert sha256 == hashlib.sha256(FILES[name]).hexdigest()
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        pickled_tensor(0, (10**6, 10**6), (0, 0), 1),  # a number repeated by strides of zero
+        b"\x80\x02}r" + (2**28).to_bytes(4, "little") + b".",  # an index for which pickle would make a list of 4 GB
+        b"}p%d\n." % 2**28,
+    ],
+)
+def test_a_small_file_does_not_take_gigabytes(state, tmp_path):
+    with pytest.raises(UserError, match="more elements than its storage|remembered at place"):
+        read(tmp_path, legacy(state))
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_every_cut_is_refused(name, tmp_path):
     for length in range(0, len(FILES[name]) - 1, 23):
