@@ -2,13 +2,15 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jimgen.curves import is_number
 from jimgen.errors import UserError
+from jimgen.files import read_json
 
 NOT_COMPARED = ("seed", "workdir", "devices", "mode", "log_every", "sample_every", "save_every", "eval_every", "keep")
 
@@ -80,25 +82,53 @@ def compare(runs: Sequence[Path]) -> tuple[list[Group], dict[str, dict[str, floa
     return groups, beside
 
 
+def read_evaluation(path: Path) -> dict[str, Any] | None:
+    """The evaluation.json that `jimgen evaluate` wrote, None where there is none.
+
+    Raises:
+      UserError: it is damaged, or something else.
+    """
+    fix = "run `jimgen evaluate` again"
+    found = read_json(path, fix)
+    if found is not None and not _is_evaluation(found):
+        raise UserError(f"{path} is damaged (parts are missing or of another kind): {fix}")
+    return found
+
+
+def _is_evaluation(found: Mapping[str, Any]) -> bool:
+    """Whether all that is read from an evaluation is there, and of its kind."""
+    try:
+        counts, figures, classes = found["num_real"], found["figures"].values(), found.get("per_class") or []
+        numbers = [found["num"], counts["train"], counts["test"], *(row["value"] for row in figures)]
+        texts = [found["data"]["name"], *(net["weights_hash"] for net in found["extractors"].values())]
+        texts += [row["class"] for row in classes]
+        optional = [value for row in figures for value in row.values()]
+        optional += [value for row in classes for name, value in row.items() if name != "class" and value is not None]
+        changes = found.get("subject", {}).get("changes", [])
+    except (KeyError, TypeError, AttributeError):
+        return False
+    of_kind = all(map(is_number, numbers + optional)) and all(isinstance(text, str) for text in texts)
+    return of_kind and isinstance(changes, list)
+
+
 def _evaluation(run: Path) -> dict[str, Any]:
     for path in (run / "evaluation" / "evaluation.json", run / "evaluation.json"):
-        if path.exists():
-            try:
-                return json.loads(path.read_text())
-            except ValueError as error:
-                raise UserError(f"{path} is damaged ({error}): run `jimgen evaluate` again") from error
+        if found := read_evaluation(path):
+            return found
     raise UserError(f"{run} has no evaluation yet: run `jimgen evaluate {run}`")
 
 
 def _identity(run: Path, evaluation: dict[str, Any]) -> str:
     """What a run is and how it was drawn from, seed aside; a set of images is itself."""
-    path = run / "config.json"
-    if not path.exists():
+    fix = "restore it from a copy, or compare without this run"
+    saved = read_json(run / "config.json", fix)
+    if saved is None:
         return str(run)
-    saved = json.loads(path.read_text())
+    if not isinstance(saved.get("config"), dict):
+        raise UserError(f"{run / 'config.json'} is damaged (it has no config): {fix}")
     config = {name: value for name, value in saved["config"].items() if name not in NOT_COMPARED}
     changes = evaluation.get("subject", {}).get("changes", [])
-    return json.dumps([saved["experiment"], config, changes], sort_keys=True)
+    return json.dumps([saved.get("experiment"), config, changes], sort_keys=True)
 
 
 def _short(value: Any) -> str:

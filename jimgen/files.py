@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -53,3 +54,26 @@ def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = False) 
     content = io.BytesIO()
     (np.savez_compressed if compress else np.savez)(content, **arrays)
     write_atomically(path, content.getvalue())
+
+
+def read_json(path: Path, fix: str) -> dict[str, Any] | None:
+    """The object in a JSON file, None where there is no such file.
+
+    Args:
+      path: of the file.
+      fix: what to do about a damaged file, as the end of a message: "run `jimgen evaluate` again".
+
+    Raises:
+      UserError: it cannot be read, is not JSON or something else than an object.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): {fix}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (it holds no object): {fix}")
+    return content

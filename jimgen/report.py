@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from jimgen.compare import read_evaluation
 from jimgen.curves import Series, draw_curves, read_metrics, readable, series_of
 from jimgen.errors import UserError
-from jimgen.files import write_atomically
+from jimgen.files import read_json, write_atomically
 from jimgen.pictures import GAP_COLOUR, Picture, encode_png
 
 STRIP_FRAMES, STRIP_WIDTH = 6, 160  # samples over training: how many, and CSS pixels of one
@@ -70,7 +71,7 @@ def write_report(run_folders: Sequence[Path], out: Path, title: str | None = Non
 <body>{header}<main>{sections}</main></body>
 </html>
 """
-    write_atomically(out, page.encode())
+    write_atomically(out, page.encode(errors="backslashreplace"))  # half characters of a damaged config
     return Path(out)
 
 
@@ -79,6 +80,8 @@ def _read_run(folder: Path) -> Run:
         missing = "holds no run (no config.json, metrics.jsonl or samples/)" if folder.is_dir() else "is not a folder"
         raise UserError(f"{folder} {missing}. Give the folder that --workdir named in training.")
     saved, path = _read_json(folder / "config.json"), folder / "metrics.jsonl"
+    if not all(isinstance(saved.get(part, {}), dict) for part in ("config", "changed")):
+        raise UserError(f"{folder / 'config.json'} is damaged (config and changed are no objects): restore it")
     metrics = read_metrics(path) if path.exists() else []
     return Run(
         folder=folder,
@@ -93,13 +96,7 @@ def _read_run(folder: Path) -> Run:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}). Mend it, or remove it and the report goes without.") from error
-    return content if isinstance(content, dict) else {}
+    return read_json(path, "restore it from a copy, or remove it and the report goes without") or {}
 
 
 def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -197,7 +194,7 @@ def _figure(picture: Picture, alt: str, caption: str = "", room: int = 520, dens
 
 def _evaluation(folder: Path) -> str:
     """What `jimgen evaluate` found: figures beside those of real images and of Gaussians, pictures, a row a class."""
-    found = _read_json(folder / "evaluation.json")
+    found = read_evaluation(folder / "evaluation.json")
     if not found:
         return ""
     counts = found["num_real"]

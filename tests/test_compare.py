@@ -7,6 +7,7 @@ import pytest
 
 from jimgen.compare import compare, confidence_interval
 from jimgen.errors import UserError
+from jimgen.report import write_report
 
 
 def write(folder, value, seed=0, experiment="dcgan", width=64, num=1000):
@@ -14,7 +15,8 @@ def write(folder, value, seed=0, experiment="dcgan", width=64, num=1000):
     (folder / "evaluation").mkdir(parents=True)
     config = {"seed": seed, "width": width, "workdir": str(folder)}
     (folder / "config.json").write_text(json.dumps({"experiment": experiment, "config": config}))
-    found = {"data": {"name": "digits"}, "num": num, "num_real": {"train": num}, "extractors": {"tiny@8": {}}}
+    found = {"data": {"name": "digits"}, "num": num, "num_real": {"train": num, "test": num}}
+    found["extractors"] = {"tiny@8": {"weights_hash": "0" * 64}}
     found["figures"] = {"fd[tiny@8]": {"value": value, "real": 1.0, "gaussian": 9.0}}
     (folder / "evaluation" / "evaluation.json").write_text(json.dumps(found))
     return folder
@@ -38,6 +40,45 @@ def test_runs_that_differ_in_their_seed_are_one_group(tmp_path):
     assert [len(group.runs) for group in groups] == [3, 1]
     assert groups[0].figures["fd[tiny@8]"].mean == 2 and groups[1].figures["fd[tiny@8]"].mean == 7
     assert beside == {"fd[tiny@8]": {"real": 1.0, "gaussian": 9.0}}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num": None},
+        {"num_real": {"train": 10}},
+        {"data": {}},
+        {"extractors": {"tiny@8": {}}},
+        {"extractors": [1]},
+        {"figures": {"fd[tiny@8]": {"real": 1.0}}},
+        {"figures": {"fd[tiny@8]": {"value": "x"}}},
+        {"figures": {"fd[tiny@8]": {"value": 1.0, "real": None}}},
+        {"figures": {"fd[tiny@8]": {"value": 10**400}}},
+        {"per_class": [{"share": 0.5}]},
+        {"per_class": [{"class": "0", "share": "x"}]},
+        {"subject": {"changes": 3}},
+        {"subject": []},
+    ],
+)
+def test_an_evaluation_whose_parts_are_damaged_is_named(tmp_path, changed):
+    """By `compare` and by the page, which read the same parts."""
+    run = write(tmp_path / "run", 1.0)
+    path = run / "evaluation" / "evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(UserError, match="evaluation.json is damaged.*`jimgen evaluate` again"):
+        compare([run])
+    with pytest.raises(UserError, match="evaluation.json is damaged"):
+        write_report([run], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "null", "[]", "[" * 100_000, "\ud800", '{"config": 3}', '{"experiment": "x"}']
+)
+def test_a_damaged_config_is_named(tmp_path, text):
+    run = write(tmp_path / "run", 1.0)
+    (run / "config.json").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(UserError, match="config.json is damaged"):
+        compare([run])
 
 
 def test_what_may_not_stand_side_by_side(tmp_path):

@@ -67,3 +67,29 @@ def test_arrays_come_back(tmp_path, compress):
         np.testing.assert_array_equal(found["x"], arrays["x"])
         assert str(found["text"]) == "gr\u00fcn"
     assert os.listdir(tmp_path / "deep") == ["file.npz"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "Expecting value"),
+        (b"[]", "no object"),
+        (b"null", "no object"),
+        (b"\xff\xfe{", "decode"),
+        (b'{"a": ' * 100_000, "recursion"),
+        (b'{"a": %s}' % (b"1" * 5000), "digits"),
+        (b'\xef\xbb\xbf{"a": 1}', "BOM"),
+    ],
+)
+def test_json_that_is_damaged_is_named_with_the_fix(tmp_path, content, reason):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=f"a.json is damaged .*{reason}.*: make it again"):
+        files.read_json(tmp_path / "a.json", "make it again")
+
+
+def test_json_that_is_not_there_is_none(tmp_path):
+    (tmp_path / "file").write_text('{"a": [1.5]}')
+    assert files.read_json(tmp_path / "file", "") == {"a": [1.5]}
+    assert files.read_json(tmp_path / "none.json", "") is files.read_json(tmp_path / "file" / "a.json", "") is None
+    with pytest.raises(UserError, match="cannot read"):
+        files.read_json(tmp_path, "")

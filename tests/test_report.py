@@ -104,7 +104,7 @@ def test_page_refuses_what_is_no_run(tmp_path):
             report.write_report(folders, tmp_path / "report.html")
     run = make_run(tmp_path / "run")
     (run / "config.json").write_text("{")
-    with pytest.raises(UserError, match="config.json is not JSON"):
+    with pytest.raises(UserError, match="config.json is damaged"):
         report.write_report([run], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
 
