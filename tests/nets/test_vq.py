@@ -87,8 +87,9 @@ def test_every_code_has_its_own_token(name):
     assert len(np.unique(np.asarray(codes[0]), axis=0)) == quantiser.num_codes
     if name == "fsq":  # z is what the bounding maps to the code
         levels = np.asarray(quantiser.levels)
-        half, offset = (levels - 1) * 1.001 / 2, np.where(levels % 2, 0, 0.5)
-        codes = np.arctanh((np.asarray(codes) * (levels // 2) + offset) / half) - np.arctanh(offset / half)
+        half, offset = (levels - 1) * 0.999 / 2, np.where(levels % 2, 0, 0.5)
+        inside = np.clip((np.asarray(codes) * (levels // 2) + offset) / half, -0.999, 0.999)
+        codes = np.arctanh(inside) - np.tan(offset / half)
         codes = jnp.asarray(codes, jnp.float32)
     np.testing.assert_array_equal(applied(quantiser, variables, codes, train=False).tokens, tokens)
 
@@ -350,9 +351,23 @@ def test_fsq_gradient_is_that_of_the_bounding():
     """d z_q / d z = h (1 - tanh^2(z + s)) / floor(L / 2), as if nothing were rounded."""
     z = vectors(1, 2, 2, 2)
     found = jax.grad(lambda z: applied(FiniteScalarQuantiser((8, 5)), {}, z, train=True).z_q.sum())(z)
-    half, offset, width = np.asarray([3.5035, 2.002]), np.asarray([0.5, 0]), np.asarray([4, 2])
-    tanh = np.tanh(np.asarray(z) + np.arctanh(offset / half))
+    half, offset, width = np.asarray([3.4965, 1.998]), np.asarray([0.5, 0]), np.asarray([4, 2])
+    tanh = np.tanh(np.asarray(z) + np.tan(offset / half))
     np.testing.assert_allclose(found, half * (1 - tanh**2) / width, rtol=1e-4)
+
+
+def test_fsq_of_two_levels_learns_from_the_start():
+    """Its gradient at z = 0 is .4995 (1 - tanh^2(tan(.5 / .4995))) = .0808, not a thousandth."""
+    found = jax.grad(lambda z: applied(FiniteScalarQuantiser((2,)), {}, z, train=True).z_q.sum())(jnp.zeros((1, 1, 1)))
+    assert float(found[0, 0, 0]) == pytest.approx(0.0808, abs=5e-5)
+
+
+@pytest.mark.parametrize("level", range(2, 10))
+def test_fsq_reaches_its_levels_and_no_others(level):
+    z = jnp.linspace(-50.0, 50.0, 2001).reshape(1, -1, 1)
+    found = applied(FiniteScalarQuantiser((level,)), {}, z, train=False)
+    assert np.unique(found.tokens).tolist() == list(range(level))
+    np.testing.assert_allclose(np.unique(found.z_q), (np.arange(level) - level // 2) / (level // 2), atol=1e-6)
 
 
 def test_fsq_reaches_every_token():
