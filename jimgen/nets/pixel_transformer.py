@@ -129,12 +129,14 @@ class PixelTransformer(nn.Module):
           Logits [b, levels], and what decoding place i + 1 takes.
         """
         patch, place = i // self.places_per_patch, i % self.places_per_patch
-        # Not lax.cond: flax's own keeps the parameters in sight.
+        # Not lax.cond: flax's own keeps the parameters in sight. The decoding is an operand, so that the branch that is
+        # not taken sees an unknown number of tokens outside jit too: a full cache has no room, and needs none.
         given, cache = nn.cond(
             place == 0,
-            lambda net: net._next_patch(decoding.cache, levels, patch, labels),
-            lambda net: (decoding.given, decoding.cache),
+            lambda net, before: net._next_patch(before.cache, levels, patch, labels),
+            lambda net, before: (before.given, before.cache),
             self,
+            decoding,
         )
         logits = self._head(given[:, place], self._window(levels, patch, place))
         return logits, Decoding(cache, given)

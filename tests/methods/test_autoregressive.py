@@ -107,6 +107,21 @@ def test_cached_decoding_is_the_full_pass(model, variables):
         np.testing.assert_allclose(logits, full[:, i], atol=1e-5)
 
 
+def test_cached_decoding_outside_jit_is_that_within():
+    """Two patches of four places: the first of each runs the trunk, and the last of all finds its cache full."""
+    net = tiny_net((2, 4, 1), 2, num_classes=0, levels=3)
+    levels, labels = jnp.asarray([[0, 2, 1, 1, 2, 0, 0, 1]], jnp.int32), jnp.zeros(1, jnp.int32)
+    variables = moved(jax.jit(net.init)(jax.random.key(0), levels, labels), 1.0)
+    eager = lambda *args: net.apply(variables, *args, method="decode")  # noqa: E731
+    found, expected = net.empty(1), net.empty(1)
+    compiled = jax.jit(eager)
+    for i in (0, 4, 7):
+        logits, found = eager(found, levels, jnp.asarray(i, jnp.int32), labels)
+        same, expected = compiled(expected, levels, jnp.asarray(i, jnp.int32), labels)
+        np.testing.assert_allclose(logits, same, atol=1e-5)
+    assert int(found.cache.index) == found.cache.num_places == 2
+
+
 def test_likelihoods_of_all_images_sum_to_one():
     """Of three levels: all 3^6 of 2x3 pixels in patches of one, all 3^4 of 2x2 in one patch."""
     for patch, shape in ((1, (2, 3, 1)), (2, (2, 2, 1))):
