@@ -113,7 +113,8 @@ def mean_flow(
 def adaptive_loss(squared: Array, power: float = 1.0, constant: float = 0.01) -> Array:
     """||e||^2 / sg(||e||^2 + c)^p: [b] (Geng et al., arXiv 2505.13447, eq. 22).
 
-    At p = 0 the squared error; at p = 1 every example pulls alike, whatever its error.
+    At p = 0 the squared error. The gradient with respect to e is 2 e / (||e||^2 + c)^p: at p = 1 it has norm 2 / ||e||
+    where ||e||^2 is well above c, so the larger an error is, the less it pulls, and at p = 1/2 about 2 for all.
 
     Args:
       squared: [b] float, ||e||^2 >= 0, summed over dimensions.

@@ -93,6 +93,17 @@ def test_the_adaptive_loss_by_hand():
     assert float(adaptive_loss(jnp.zeros(()))) == 0.0
 
 
+@pytest.mark.parametrize(
+    "power, norms",
+    [(1.0, (10, 1.980198, 0.19998, 0.02)), (0.5, (1.414214, 1.990074, 1.9999, 2)), (0.0, (0.2, 2, 20, 200))],
+)
+def test_at_power_one_large_errors_pull_less(power, norms):
+    """Norms of the gradient for errors of .1, 1, 10 and 100: 2 e / (e^2 + .01)^p."""
+    errors = jnp.asarray([0.1, 1.0, 10.0, 100.0])
+    gradient = jax.grad(lambda e: adaptive_loss(jnp.square(e), power).sum())(errors)
+    np.testing.assert_allclose(gradient, norms, rtol=1e-5)
+
+
 def test_the_error_of_a_net_that_says_zero():
     """1 + E[x^2] a dimension, for every share of equal times."""
     batch = tiny_batch(256)
