@@ -21,6 +21,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import relu, softplus
 
+from jimgen.parallel import mean_over_devices
+
 Scalar = Array | float
 
 
@@ -178,12 +180,13 @@ def relativistic_generator(real_logits: Array, fake_logits: Array) -> Array:
 def relativistic_average_discriminator(real_logits: Array, fake_logits: Array) -> Array:
     """[-log sigmoid(D(x) - mean D(G(z))) - log(1 - sigmoid(D(G(z)) - mean D(x)))] / 2: [b] nats, >= 0.
 
-    The means couple the batch: they are over the device's own examples under pmap, over all under jit, sharded or not.
+    The means couple the batch: they are over the global batch in every mode, and over a microbatch of accumulation.
 
     References: Jolicoeur-Martineau, arXiv:1807.00734 (RaSGAN). The half is ours, to keep the scale of the paired loss.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
-    return (softplus(jnp.mean(fake_logits) - real_logits) + softplus(fake_logits - jnp.mean(real_logits))) / 2
+    real_mean, fake_mean = mean_over_devices((jnp.mean(real_logits), jnp.mean(fake_logits)))
+    return (softplus(fake_mean - real_logits) + softplus(fake_logits - real_mean)) / 2
 
 
 def relativistic_average_generator(real_logits: Array, fake_logits: Array) -> Array:
@@ -466,7 +469,7 @@ def free_bits(kl_per_dimension: Array, floor: Scalar) -> Array:
 
     Example b gets KL_bg where the batch mean of group g passes the floor, and the floor itself elsewhere. That has the
     value and the gradient of the formula above and is still one number an example. The mean couples the batch: it is
-    over the device's own examples under pmap, over all under jit, sharded or not. Report the plain KL beside it.
+    over the global batch in every mode, and over a microbatch of accumulation. Report the plain KL beside it.
 
     Args:
         kl_per_dimension: [b, g] nats, >= 0; g latent dimensions, or groups of them.
@@ -480,7 +483,7 @@ def free_bits(kl_per_dimension: Array, floor: Scalar) -> Array:
         raise ValueError(f"expected kl_per_dimension [b, g], floor [] or [g], got {list(shape)}, {list(floor_shape)}")
     kl_per_dimension = _at_least_float32(kl_per_dimension)
     floors = jnp.broadcast_to(floor, (1, shape[1]))
-    above = jnp.mean(kl_per_dimension, axis=0, keepdims=True) > floors
+    above = mean_over_devices(jnp.mean(kl_per_dimension, axis=0, keepdims=True)) > floors
     return jnp.sum(jnp.where(above, kl_per_dimension, floors), axis=1)
 
 

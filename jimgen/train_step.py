@@ -101,7 +101,8 @@ def make_train_step(
       ema_ramp: the half-life is at most this times the images seen, so that the average forgets the random start
         (Karras et al., arXiv 2006.06676, official settings); 0 for no ramp.
       accumulate: microbatches whose gradients are averaged before one update. It divides the batch. Terms that couple
-        the batch (BatchNorm) see a microbatch at a time.
+        the batch (BatchNorm, means of relativistic average losses, free bits, the entropy of codes) see a microbatch
+        at a time.
 
     Returns:
       The step. Metrics are float32 scalars named `phase/metric`; each phase adds loss, grad_norm, skipped (total) and

@@ -19,6 +19,7 @@ from scipy import integrate, stats
 
 from jimgen import objectives
 from jimgen.objectives import AdversarialLoss
+from jimgen.parallel import DEVICE_AXIS, mean_over_devices
 
 Reference = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -225,6 +226,32 @@ def test_relativistic_pairs_by_index() -> None:
     losses = objectives.relativistic_discriminator(real, fake)
     close(objectives.relativistic_discriminator(real[order], fake[order]), losses[order])
     assert not np.allclose(objectives.relativistic_discriminator(real, fake[order]).mean(), losses.mean())
+
+
+COUPLED = {
+    "relativistic_average_discriminator": (objectives.relativistic_average_discriminator, (8,)),
+    "relativistic_average_generator": (objectives.relativistic_average_generator, (8,)),
+    "free_bits": (lambda a, b: objectives.free_bits(jnp.square(a * b), 0.5), (8, 3)),
+}
+
+
+@pytest.mark.parametrize("name", COUPLED)
+def test_means_over_the_batch_are_over_all_devices_of_a_pmap(name: str, x64: None) -> None:
+    """The mean loss and its gradient with respect to what all devices share, as of the whole batch at once."""
+    function, shape = COUPLED[name]
+    a, b = normal(8, *shape).astype(jnp.float64), 2 + normal(9, *shape).astype(jnp.float64)
+
+    def loss(shared: Array, a: Array, b: Array) -> Array:
+        return mean_over_devices(function(shared * a, b + shared).mean())
+
+    def one_device(shared: Array, a: Array, b: Array) -> tuple[Array, Array]:
+        return mean_over_devices(jax.value_and_grad(loss)(shared, a, b))
+
+    shared = jnp.asarray(0.7)
+    over_four = jax.pmap(one_device, DEVICE_AXIS, in_axes=(None, 0, 0), devices=jax.devices()[:4])
+    found = over_four(shared, a.reshape(4, 2, *shape[1:]), b.reshape(4, 2, *shape[1:]))
+    for ours, whole in zip(found, jax.jit(one_device)(shared, a, b), strict=True):
+        np.testing.assert_allclose(ours, np.full(4, whole), rtol=1e-10)
 
 
 # Everything else that maps arrays to one number an example.
