@@ -10,6 +10,7 @@ import optax
 from jax import Array
 
 from jimgen import noise
+from jimgen.arcs import arc_between, turned
 from jimgen.methods.method import Method
 from jimgen.objectives import (
     NON_SATURATING,
@@ -131,15 +132,15 @@ def slerp(start: Array, end: Array, t: Array) -> Array:
     """Spherical interpolation [n, d], [n, d], t [steps] -> [n, steps, d] (White, arXiv 1609.04468).
 
     Angle and length go from one end to the other evenly, so that the points between look like draws of N(0, I),
-    which those on a straight line do not: they are too short.
+    which those on a straight line do not: they are too short. Between opposite ends, which have many arcs, it is one of
+    them; in one dimension there is none, and the path is a straight line.
     """
-    lengths = [jnp.linalg.norm(z, axis=-1, keepdims=True) for z in (start, end)]
-    unit_start, unit_end = start / lengths[0], end / lengths[1]
-    cosine = jnp.clip((unit_start * unit_end).sum(-1), -1.0, 1.0)[:, None, None]
-    angle = jnp.maximum(jnp.arccos(cosine), 1e-6)
     t = t[None, :, None]
-    direction = jnp.sin((1 - t) * angle) * unit_start[:, None] + jnp.sin(t * angle) * unit_end[:, None]
-    return direction / jnp.sin(angle) * ((1 - t) * lengths[0][:, None] + t * lengths[1][:, None])
+    if start.shape[-1] == 1:
+        return (1 - t) * start[:, None] + t * end[:, None]
+    arc = arc_between(start[:, None], end[:, None])
+    direction = jnp.cos(t * arc.angle) * arc.first + turned(arc, t) * arc.across
+    return ((1 - t) * arc.start_length + t * arc.end_length) * direction
 
 
 def _apply(net: nn.Module, variables: Mapping[str, Any], *args: Array) -> tuple[Array, dict[str, Any]]:

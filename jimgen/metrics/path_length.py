@@ -7,16 +7,21 @@ import numpy as np
 from jax import Array
 from numpy.typing import ArrayLike
 
+from jimgen.arcs import arc_between, turned
+
 
 def slerp(z_start: Array, z_end: Array, t: Array) -> Array:
     """Spherical interpolation, [sin((1 - t) w) z_start + sin(t w) z_end] / sin w, w the angle between the two.
 
-    Vectors along one line have no arc, and are interpolated along it.
+    Vectors that point nearly in opposite directions, w > 3 pi / 4, are met by few pairs of many dimensions. There the
+    formula gives lengths out of all bounds if the ends' differ, so length and angle go evenly from one to the other;
+    opposite vectors have many arcs, of which it follows one. Parallel vectors, a zero vector and vectors of one
+    dimension have no arc, and are interpolated along a straight line.
 
     Args:
         z_start, z_end: [n, d] float.
         t: [n], 0 to 1.
-    Returns: [n, d]. Between vectors of one length, of that length.
+    Returns: [n, d]. Between vectors of one length, of that length (but for d = 1).
     Raises: ValueError for other shapes.
     References: Shoemake, Animating Rotation with Quaternion Curves, 1985; White, Sampling Generative Networks,
         arXiv:1609.04468.
@@ -25,13 +30,15 @@ def slerp(z_start: Array, z_end: Array, t: Array) -> Array:
         shapes = [list(array.shape) for array in (z_start, z_end, t)]
         raise ValueError(f"expected z_start and z_end [n, d] and t [n], got {shapes}")
     t = t[:, None]
-    norms = jnp.linalg.norm(z_start, axis=1, keepdims=True) * jnp.linalg.norm(z_end, axis=1, keepdims=True)
-    cosine = jnp.sum(z_start * z_end, axis=1, keepdims=True) / jnp.where(norms > 0, norms, 1)
-    sine_squared = 1 - jnp.square(jnp.clip(cosine, -1, 1))
-    on_a_line = (norms == 0) | (sine_squared < 4 * jnp.finfo(z_start.dtype).eps)
-    angle = jnp.arccos(jnp.where(on_a_line, 0, cosine))
-    along_arc = (jnp.sin((1 - t) * angle) * z_start + jnp.sin(t * angle) * z_end) / jnp.sin(angle)
-    return jnp.where(on_a_line, (1 - t) * z_start + t * z_end, along_arc)
+    if z_start.shape[1] == 1:
+        return (1 - t) * z_start + t * z_end
+    arc = arc_between(z_start, z_end)
+    turn, longer = turned(arc, t), arc.end_length - arc.start_length
+    # z_end / |z_end| = cos w first + across, and sin((1 - t) w) = sin w cos(t w) - cos w sin(t w).
+    along = arc.start_length * jnp.cos(t * arc.angle) + longer * turn * jnp.cos(arc.angle)
+    plain = along * arc.first + arc.end_length * turn * arc.across
+    even = (arc.start_length + t * longer) * (jnp.cos(t * arc.angle) * arc.first + turn * arc.across)
+    return jnp.where(arc.angle > 0.75 * jnp.pi, even, plain)
 
 
 def path_length(
