@@ -12,8 +12,6 @@ import hashlib
 import io
 import json
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -202,6 +200,8 @@ def load_weights(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
         content = Path(path).read_bytes()
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             meta = json.loads(str(arrays["meta"]))
+            if not isinstance(meta, dict):
+                raise ValueError("meta is no object")
             for name in arrays.files:
                 *groups, leaf = name.split("/")
                 if groups:
@@ -209,7 +209,9 @@ def load_weights(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
                     for part in groups:
                         group = group.setdefault(part, {})
                     group[leaf] = arrays[name].astype(np.float32)
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+                    if not np.isfinite(group[leaf]).all():
+                        raise ValueError(f"{name} is not finite")
+    except Exception as error:  # a damaged zip can raise nearly anything
         raise UserError(
             f"{path}: cannot read these weights ({error}). Make them anew: python -m jimgen.metrics.classifier --help"
         ) from error

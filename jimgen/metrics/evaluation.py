@@ -4,6 +4,7 @@ Beside each figure stand two others: that of as many real test images, the best 
 one Gaussian per class, the line that it must beat.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -11,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jimgen.curves import is_number
 from jimgen.data.dataset import Dataset, cache_dir, num_rows, read_rows
 from jimgen.errors import UserError
-from jimgen.files import write_atomically, write_npz
+from jimgen.files import read_json, write_atomically, write_npz
 from jimgen.metrics import copying, frechet, inception_score, mmd
 from jimgen.metrics.baseline import gaussian_per_class
 from jimgen.metrics.classifier import classification_accuracy_score
@@ -119,10 +121,10 @@ def compared_with(
     """
     wanted = [FORMAT, dataset.spec.hash, [identity(e) for e in extractors], sorted(metrics), count, seed]
     path = cache_dir() / "baselines" / f"{_hash_of(wanted)}.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        pass  # not there, or torn: measured again
+    with contextlib.suppress(UserError):  # torn: measured again
+        remembered = read_json(path, fix="remove it")
+        if remembered is not None and _are_figures(remembered):
+            return remembered
     others = [metric for metric in metrics if metric != "cas"]
     train = read_rows(dataset.train, chosen_rows(num_rows(dataset.train), min(count, num_rows(dataset.train))))
     test = read_rows(dataset.test, chosen_rows(num_rows(dataset.test), min(count, num_rows(dataset.test))))
@@ -137,6 +139,12 @@ def compared_with(
     }
     write_atomically(path, json.dumps(found))
     return found
+
+
+def _are_figures(found: dict[str, Any]) -> bool:
+    """Whether this is what `compared_with` remembers."""
+    sets = [found.get("real"), found.get("gaussian")]
+    return all(isinstance(figures, dict) and all(map(is_number, figures.values())) for figures in sets)
 
 
 def is_better(name: str, value: float, than: float) -> bool:

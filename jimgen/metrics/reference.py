@@ -124,12 +124,11 @@ def load_reference(path: Path) -> Reference:
         written = source.pop("format")
         if written != FORMAT:
             raise ValueError(f"format {written}, this version reads {FORMAT}")
+        read = Source(**{**source, "shape": tuple(source["shape"])})
+        _check_parts(read, mean, half, features)
         covariance = np.zeros((len(mean), len(mean)))
         covariance[np.triu_indices(len(mean))] = half
         covariance += np.triu(covariance, 1).T
-        read = Source(**{**source, "shape": tuple(source["shape"])})
-        if not np.isfinite(covariance).all() or features is not None and len(features) != read.count:
-            raise ValueError("its arrays do not fit together")
     except FileNotFoundError as error:
         raise UserError(f"there is no reference {path}: make it with `jimgen reference DATA --out {path}`") from error
     except Exception as error:  # a damaged zip can raise nearly anything
@@ -137,6 +136,25 @@ def load_reference(path: Path) -> Reference:
             f"{path} is damaged or no reference ({error}): make it again with `jimgen reference`"
         ) from error
     return Reference(read, Moments(read.count, mean, covariance), features)
+
+
+def _check_parts(source: Source, mean: np.ndarray, half: np.ndarray, features: np.ndarray | None) -> None:
+    """Raises ValueError unless they are of their kinds, and fit together."""
+    texts = (source.data, source.data_hash, source.split)
+    if not (all(isinstance(text, str) for text in texts) and isinstance(source.extractor, dict)):
+        raise ValueError("its source is not text")
+    if type(source.count) is not int or not all(type(side) is int for side in source.shape):
+        raise ValueError("its counts are not whole numbers")
+    width = mean.size
+    wanted: list[tuple[np.ndarray, type, tuple[int, ...]]] = [
+        (mean, np.float64, (width,)),
+        (half, np.float64, (width * (width + 1) // 2,)),
+    ]
+    if features is not None:
+        wanted.append((features, np.float32, (source.count, width)))
+    for array, dtype, shape in wanted:
+        if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
+            raise ValueError("its arrays do not fit together")
 
 
 def require_match(reference: Reference, wanted: Source) -> None:

@@ -135,6 +135,34 @@ def test_weights_come_back_in_half_precision(tmp_path, trained):
         classifier.load_weights(tmp_path / "nothing.npz")
 
 
+@pytest.mark.parametrize(
+    ("members", "what"),
+    [
+        ({"meta": "[1]"}, "no object"),
+        ({"meta": "[" * 100_000}, "recursion"),
+        ({"meta": "{}", "params/a": np.array([np.nan], np.float16)}, "not finite"),
+        ({"meta": "{}", "params/a": np.zeros(1), "params/a/b": np.zeros(1)}, ""),  # an array where a group should be
+        ({"meta": "{}", "params/a": np.array(["x"])}, "could not convert"),
+    ],
+)
+def test_weights_of_another_kind_are_refused(tmp_path, members, what):
+    np.savez(tmp_path / "weights.npz", **members)
+    with pytest.raises(UserError, match=f"cannot read these weights .*{what}"):
+        classifier.load_weights(tmp_path / "weights.npz")
+
+
+@pytest.mark.parametrize(("place", "value"), [(6, 1), (8, 9)])
+def test_archives_that_python_cannot_unpack_are_refused(tmp_path, place, value):
+    """Encrypted members, and those that are packed by deflate64: both headers of a member say so."""
+    np.savez(tmp_path / "weights.npz", meta="{}", **{"params/a": np.zeros(1)})
+    content = bytearray((tmp_path / "weights.npz").read_bytes())
+    for signature, offset in ((b"PK\x03\x04", place), (b"PK\x01\x02", place + 2)):
+        content[content.index(signature) + offset] = value
+    (tmp_path / "weights.npz").write_bytes(content)
+    with pytest.raises(UserError, match="cannot read these weights"):
+        classifier.load_weights(tmp_path / "weights.npz")
+
+
 def test_the_command_writes_weights_that_load(tmp_path, capsys, optimised):
     args = classifier.Args(data="digits", out=tmp_path / "digits.npz", size=8, steps=2)
     classifier.main(args)

@@ -131,6 +131,19 @@ def test_real_images_stand_beside_and_are_remembered(digits, monkeypatch):
     assert compared_with(digits, [extractor], metrics, count=300) == first
 
 
+@pytest.mark.parametrize(
+    "text", ["", "[]", "[" * 100_000, "{}", '{"real": {"fd": "x"}, "gaussian": {}}', '{"real": 3}']
+)
+def test_what_was_remembered_and_is_damaged_is_measured_again(digits, tmp_path, monkeypatch, text):
+    monkeypatch.setenv("JIMGEN_CACHE", str(tmp_path))
+    first = compared_with(digits, [tiny_extractor()], ("fd",), count=50)
+    (remembered,) = (tmp_path / "baselines").iterdir()
+    whole = remembered.read_text()
+    remembered.write_text(text)
+    assert compared_with(digits, [tiny_extractor()], ("fd",), count=50) == first
+    assert remembered.read_text() == whole
+
+
 def test_an_evaluation_writes_what_it_returns(digits, tmp_path, monkeypatch):
     """Figures with their identities, a row a class, two pictures."""
     monkeypatch.setattr("jimgen.evaluate.load_extractor", lambda name: tiny_extractor())

@@ -1,5 +1,7 @@
 """Reference statistics: what a file holds, and which files are refused."""
 
+import json
+
 import numpy as np
 import pytest
 from tiny import tiny_extractor
@@ -107,4 +109,34 @@ def test_files_that_are_no_references(digits, tmp_path):
         load_reference(path)
     np.savez(path, images=np.zeros(3))
     with pytest.raises(UserError, match="no reference"):
+        load_reference(path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"mean": np.full(6, np.nan)},
+        {"mean": np.zeros(6, np.float32)},
+        {"mean": np.array(["0"] * 6)},
+        {"mean": np.zeros((2, 3))},
+        {"covariance": np.ones(1)},  # numpy would repeat it
+        {"covariance": np.full(21, np.inf)},
+        {"features": np.zeros((100, 5), np.float32)},
+        {"features": np.full((100, 6), np.nan, np.float32)},
+        {"source": {"count": "100"}},
+        {"source": {"count": 99}},
+        {"source": {"shape": [8.5, 8, 1]}},
+        {"source": {"extractor": None}},
+        {"source": {"data": 3}},
+    ],
+)
+def test_a_reference_whose_parts_are_damaged_is_refused(digits, tmp_path, changed):
+    path = tmp_path / "reference.npz"
+    save_reference(path, make_reference(digits, tiny_extractor(), split="test", count=100))
+    with np.load(path) as saved:
+        arrays = dict(saved)
+    if "source" in changed:
+        changed = {"source": json.dumps(json.loads(str(arrays["source"])) | changed["source"])}
+    np.savez(path, **{**arrays, **changed})
+    with pytest.raises(UserError, match="damaged or no reference"):
         load_reference(path)
