@@ -5,7 +5,7 @@ import errno
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,50 @@ def disk_errors(folder: Path) -> Iterator[None]:
         raise UserError(f"cannot write to {folder}: {error.strerror or error}. Choose another folder.") from error
 
 
+@contextlib.contextmanager
+def read_errors(path: Path | str) -> Iterator[None]:
+    """Turns what the system says while a file or folder is read into a UserError that names it, with the fix."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            fix = "Give yourself the right to read it (chmod u+rX), or use another"
+        elif error.errno in (errno.EMFILE, errno.ENFILE):
+            fix = "Raise the limit of open files (ulimit -n)"
+        else:
+            fix = "Check the path and the disk"
+        raise UserError(f"cannot read {shown(path)}: {error.strerror or error}. {fix}.") from error
+
+
+def status(path: Path | str) -> os.stat_result | None:
+    """What the system knows of a path, links followed; None where there is nothing.
+
+    Raises:
+      UserError: it cannot be told: a folder above may not be read, the name is too long, ...
+    """
+    try:
+        with read_errors(path):
+            return os.stat(path)
+    except ValueError:  # a zero byte
+        return None
+    except UserError as error:
+        if isinstance(error.__cause__, (FileNotFoundError, NotADirectoryError)):
+            return None
+        raise
+
+
+def shown(path: Path | str | Any) -> str:
+    """A name as text that can be printed and stored: bytes that are not UTF-8 as \\xNN."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def some_of(names: Iterable[str], most: int = 5) -> str:
+    """The first few of many names, for a message."""
+    names = [shown(name)[:100] for name in names]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file beside its place and moves it there; makes the folder. A kill or a full disk leaves the old file.
 
@@ -34,7 +78,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
       UserError: the disk is full or refuses.
     """
     path = Path(path)
-    content = content.encode() if isinstance(content, str) else content
+    content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the same folder: os.replace must not cross disks
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)

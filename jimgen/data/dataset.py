@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,33 +35,60 @@ class Arrays(NamedTuple):
     labels: np.ndarray  # int32 [n]
 
 
+class Row(NamedTuple):
+    """What is known of a picture file before it is decoded."""
+
+    name: str  # relative to the data set
+    where: str  # what messages call it
+    num_bytes: int
+    size: tuple[int, int]  # (height, width)
+    label: int
+    stamp: str  # differs where the content may differ: path, size, time
+
+
 @dataclass(frozen=True)
 class Stream:
     """A split too large for memory: a row is decoded when it is asked for.
 
     `read` takes a row in [0, num_rows) and returns (uint8 [h, w, c], int label). Several threads may call it at once.
     `identity` names the rows; it stands for their content in the data hash.
-    `files` is None where every row is sure to be readable. Else it names these very files, with path and time: `load`
-    then reads each row once, leaves out those that turn out to be unreadable, and remembers which.
+    `rows` is None where every row is sure to be readable. Else it tells of each: `load` then reads it once, leaves out
+    those that turn out to be unreadable, and remembers which.
     """
 
     read: Callable[[int], tuple[np.ndarray, int]]
     num_rows: int
     identity: str
-    files: str | None = None
+    rows: tuple[Row, ...] | None = None
 
     def __len__(self) -> int:
         return self.num_rows
 
 
+def stream_of(rows: Sequence[Row], read: Callable[[int], tuple[np.ndarray, int]]) -> Stream:
+    """The stream of picture files; their identity is their names, sizes in bytes and labels."""
+    return Stream(read, len(rows), "\n".join(f"{row.name}\t{row.num_bytes}\t{row.label}" for row in rows), tuple(rows))
+
+
+def select(stream: Stream, chosen: Sequence[int]) -> Stream:
+    """Some rows of a stream of picture files, as if there were no others."""
+    assert stream.rows is not None
+    chosen = tuple(chosen)
+    return stream_of([stream.rows[row] for row in chosen], lambda row: stream.read(chosen[row]))
+
+
 class Source(NamedTuple):
-    """What a source hands to `load`: rows as stored. A Stream of a Source may yield pictures of several sizes."""
+    """What a source hands to `load`: rows as stored. A Stream of a Source may yield pictures of several sizes.
+
+    Without `test`, `load` splits `train` (a stream with `rows`) by `layout.held_out`, after leaving out what cannot be
+    read."""
 
     train: Arrays | Stream
-    test: Arrays | Stream
+    test: Arrays | Stream | None
     class_names: tuple[str, ...]
     shape: tuple[int | None, int | None, int]  # None where the pictures differ
     skipped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Dataset(NamedTuple):
@@ -69,6 +96,7 @@ class Dataset(NamedTuple):
     train: Arrays | Stream
     test: Arrays | Stream
     skipped: tuple[str, ...] = ()  # unreadable files that were left out, each with the reason
+    notes: tuple[str, ...] = ()  # what else the user should know: folders or labels that are not used
 
 
 def num_rows(split: Arrays | Stream) -> int:
@@ -96,7 +124,7 @@ def data_hash(train: Arrays | Stream, test: Arrays | Stream) -> str:
     for split in (train, test):
         for part in split if isinstance(split, Arrays) else (split.identity,):
             if isinstance(part, str):
-                digest.update(part.encode())
+                digest.update(part.encode(errors="surrogateescape"))
             else:
                 digest.update(f"{part.shape} {part.dtype}".encode())
                 digest.update(np.ascontiguousarray(part).data)
@@ -117,8 +145,12 @@ def cache_dir() -> Path:
     return path
 
 
-def read_all(stream: Stream, shape: tuple[int, int, int]) -> tuple[Arrays, list[str]]:
-    """Decodes a whole stream of pictures of one shape, in threads. Returns it with the faults of the rows left out."""
+def read_all(stream: Stream, shape: tuple[int, int, int]) -> tuple[Arrays, dict[int, str]]:
+    """Decodes a whole stream of pictures of one shape, in threads.
+
+    Returns:
+      All rows, where unreadable ones hold nothing of meaning; and the faults of these by their number.
+    """
     images = np.empty((len(stream), *shape), np.uint8)
     labels = np.empty(len(stream), np.int32)
     faults = {}
@@ -127,9 +159,7 @@ def read_all(stream: Stream, shape: tuple[int, int, int]) -> tuple[Arrays, list[
             faults[row] = str(result)
         else:
             images[row], labels[row] = result
-    if faults:
-        images, labels = (np.delete(array, list(faults), axis=0) for array in (images, labels))
-    return Arrays(images, labels), list(faults.values())
+    return Arrays(images, labels), faults
 
 
 def read_in_threads(stream: Stream) -> Iterator[tuple[np.ndarray, int] | pictures.UnreadableImage]:

@@ -152,6 +152,6 @@ def _builder_without_tensorflow() -> Any:
 def _decode(source: Source) -> tuple[Arrays, Arrays]:
     assert isinstance(source.train, Stream) and isinstance(source.test, Stream)
     (train, train_faults), (test, test_faults) = read_all(source.train, SHAPE), read_all(source.test, SHAPE)
-    if faults := train_faults + test_faults:
+    if faults := [*train_faults.values(), *test_faults.values()]:
         raise UserError(f"fashion_mnist as TFDS prepared it is broken: {faults[0]}")
     return train, test

@@ -1,150 +1,276 @@
-"""A folder of pictures, with a subfolder per class or without."""
+"""A folder of pictures, or a zip archive of them: with a subfolder per class or without."""
 
-import difflib
-import hashlib
+import json
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jimgen.data import images as pictures
-from jimgen.data.dataset import UNLABELLED, Source, Stream
+from jimgen.data import labels as numbers
+from jimgen.data.dataset import UNLABELLED, Row, Source, Stream, stream_of
+from jimgen.data.layout import TEST_NAMES, class_of, class_order, require_one_kind, split_of
+from jimgen.data.members import Member, list_members
+from jimgen.data.paths import find, not_there
 from jimgen.errors import UserError
+from jimgen.files import read_errors, shown, some_of
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-TEST_NAMES = ("test", "val", "validation")
-
-
-class Picture(NamedTuple):
-    path: Path
-    name: str  # relative to the data set's folder, with forward slashes
-    label: int
+LABEL_FILE = "dataset.json"  # StyleGAN's: {"labels": [["00000/img00000000.png", 6], ...]}
 
 
-def open_folder(path: str) -> Source:
+class Layout(NamedTuple):
+    """Which files are train and which are test, and what was decided on the way."""
+
+    train: list[Member]
+    test: list[Member] | None  # None: train is to be split
+    below: str = ""  # the folder of train, with a slash
+    test_below: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Labels(NamedTuple):
+    of: dict[str, int]  # by a file's name
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def open_folder(path: str, *, bits: int | None = None) -> Source:
     """The pictures under `path`, as streams, in the order of their names.
 
-    Classes are the subfolders that hold pictures (at any depth), sorted by name; pictures directly in `path` are one
-    class. `train/` and `test/` (else `val/`, else `validation/`) are honoured; without the latter a tenth is
-    test, by sha1 of the relative name, so that adding pictures moves none from one split to the other. Hidden files and
-    folders, and files without a picture's suffix, are not looked at. A file whose header cannot be read is left out
-    here; `load` finds those that are broken further on.
+    Classes are the subfolders that hold pictures (at any depth), in natural order: 2 before 10. Pictures directly in
+    `path` are one class. Splits are honoured by the names of their folders, in upper or lower case: `train` or
+    `training` beside the first of `test`, `testing`, `val`, `valid`, `validation`, `dev`, `eval`, `evaluation` that has
+    classes as train has, or none as train; other folders beside them are not read, and `notes` names them. Without such
+    a folder `load` makes a tenth test, by sha1 of the relative name.
+
+    A zip archive is read in place, by the same rules; one folder around all of its content does not count. A
+    `dataset.json` as StyleGAN writes it says the labels, in place of folders.
+
+    Hidden files and folders, and files without a picture's suffix, are not looked at; pictures of a kind that is not
+    read here are named in `skipped`. So is a file whose header cannot be read; `load` finds those that are broken
+    further on.
+
+    Args:
+      path: of a folder, or of a zip archive.
+      bits: see `images.decode`.
 
     Raises:
-      UserError: no such folder, not a folder, no pictures, fewer than two, pictures beside class folders, a test class
-        that train lacks, no readable header.
+      UserError: no such folder, one that may not be read, no pictures, pictures beside class folders, splits without
+        train, a test split without labels where train has them, a test class that train lacks, no readable header.
     """
-    root = Path(path).expanduser()
-    _check_is_folder(root, path)
-    test_root = next((root / name for name in TEST_NAMES if (root / name).is_dir()), None)
-    if (root / "train").is_dir() and test_root:
-        train_names = _by_class(root / "train")
-        class_names = tuple(sorted(train_names))
-        test_names = _by_class(test_root)
-        if unknown := sorted(set(test_names) - set(class_names)):
-            raise UserError(f"folder:{path}: {test_root.name}/ has a class that train/ lacks: {unknown[0]!r}")
-        train, test = (_listed(names, class_names, root) for names in (train_names, test_names))
-    else:
-        names = _by_class(root)
-        if list(names) == ["train"]:  # train/ without test/: its subfolders are the classes
-            names = _by_class(root / "train")
-        class_names = tuple(sorted(names))
-        train, test = _split(_listed(names, class_names, root))
-    if not train or not test:
-        raise UserError(f"folder:{path} has {len(train)} pictures for train and {len(test)} for test; each needs one")
-
+    where, root = f"folder:{shown(path)}", _root(path)
+    members = list_members(root)
+    if not root.is_dir():
+        members = _without_wrapper(members)
+    layout = _layout(pictures_of(members, where), where)
+    labels = _labels(layout, members, where)
     skipped, shapes, streams = [], set(), []
-    for split in (train, test):
+    for split in (layout.train, layout.test or []):
         readable = []
-        for picture, shape in zip(split, _read_shapes(split), strict=True):
+        for file, shape in zip(split, _read_shapes(split), strict=True):
             if isinstance(shape, pictures.UnreadableImage):
                 skipped.append(str(shape))
             else:
-                readable.append(picture)
+                readable.append((file, shape))
                 shapes.add(shape)
-        streams.append(_stream(readable))
+        streams.append(_stream(readable, labels.of, bits))
+    train, test = streams
     if not shapes:
-        raise UserError(f"folder:{path}: none of the {len(skipped)} pictures can be read; the first: {skipped[0]}")
-
+        raise UserError(f"{where}: none of the {len(skipped)} pictures can be read; the first: {skipped[0]}")
     heights, widths, channels = zip(*shapes, strict=True)
     height, width = (heights[0], widths[0]) if len(set(zip(heights, widths, strict=True))) == 1 else (None, None)
-    return Source(*streams, class_names=class_names, shape=(height, width, max(channels)), skipped=tuple(skipped))
+    return Source(
+        train=train,
+        test=None if layout.test is None else test,
+        class_names=labels.class_names,
+        shape=(height, width, max(channels)),
+        skipped=tuple(skipped),
+        notes=layout.notes + labels.notes,
+    )
 
 
-def _check_is_folder(root: Path, path: str) -> None:
-    if root.is_dir():
-        return
-    if root.exists():
-        mend = f"npz:{path}" if root.suffix == ".npz" else f"folder:{root.parent}"
-        raise UserError(f"folder:{path} is a file, not a folder; did you mean {mend}?")
-    siblings = [entry.name for entry in root.parent.iterdir() if entry.is_dir()] if root.parent.is_dir() else []
-    nearest = difflib.get_close_matches(root.name, siblings, n=1)
-    guess = f"; did you mean folder:{root.parent / nearest[0]}?" if nearest else f" (looked in {root.parent.resolve()})"
-    raise UserError(f"folder:{path}: there is no such folder{guess}")
+def _root(path: str) -> Path:
+    root = find(path, "folder")
+    if root is None:
+        raise not_there(path, "folder")
+    if root.is_dir() or root.suffix.lower() == ".zip":
+        return root
+    fix = f"npz:{path}" if root.suffix == ".npz" else f"folder:{root.parent}"
+    raise UserError(f"folder:{shown(path)} is a file, not a folder or a .zip; did you mean {shown(fix)}?")
 
 
-def _by_class(folder: Path) -> dict[str, list[Path]]:
-    """Picture files by class name."""
-    by_class = {entry.name: _picture_files(entry, "**/*") for entry in folder.iterdir() if _is_class_folder(entry)}
-    by_class = {name: files for name, files in by_class.items() if files}
-    loose = _picture_files(folder, "*")
-    if loose and by_class:
+def pictures_of(members: Sequence[Member], where: str) -> list[Member]:
+    """The members that are pictures by their names, those that are not read here included.
+
+    Raises:
+      UserError: there are none.
+    """
+    found = [member for member in members if _suffix(member) in pictures.picture_suffixes() | pictures.FOREIGN_SUFFIXES]
+    if not found:
+        others = f"; other files: {some_of([member.name for member in members])}" if members else ""
+        raise UserError(f"{where} holds no pictures (looked for .png, .jpg, .webp, .tif and other formats{others})")
+    return found
+
+
+def _suffix(member: Member) -> str:
+    return PurePosixPath(member.name).suffix.lower()
+
+
+def _without_wrapper(members: list[Member]) -> list[Member]:
+    """Members of an archive without the one folder that holds all pictures, where folders or labels are in it."""
+    tops = {class_of(member.name) for member in members if _suffix(member) in pictures.picture_suffixes()}
+    top = tops.pop() if len(tops) == 1 else None
+    if top is None or split_of(top):
+        return members
+    within = [m._replace(name=m.name.removeprefix(f"{top}/")) for m in members if class_of(m.name) == top]
+    worth = any(class_of(member.name) or member.name == LABEL_FILE for member in within)
+    return within if worth else members
+
+
+def _layout(files: list[Member], where: str) -> Layout:
+    """Train and test by the names of the folders at the top."""
+    tops = class_order(top for file in files if (top := class_of(file.name)))
+    within = {top: [file for file in files if class_of(file.name) == top] for top in tops}
+    splits: dict[str, list[str]] = {}
+    for top in tops:
+        if kind := split_of(top):
+            splits.setdefault(kind, []).append(top)
+    is_split = "train" in splits and (len(splits) > 1 or list(tops) == splits["train"])
+    if not is_split:
+        _require_classes(within, splits, where)
+        return Layout(files, None)
+    if twice := next((folders for folders in splits.values() if len(folders) > 1), None):
+        raise UserError(f"{where} has both {twice[0]}/ and {twice[1]}/: keep one of them")
+    (train,) = splits["train"]
+    if len(splits) == 1:
+        return Layout(within[train], None, below=f"{train}/")
+    tests = [splits[kind][0] for kind in TEST_NAMES if kind in splits]
+    labelled = _has_classes(within[train], train)
+    test = next((top for top in tests if _has_classes(within[top], top) == labelled), None)
+    if test is None:
+        has, lacks = (train, tests[0]) if labelled else (tests[0], train)
         raise UserError(
-            f"{folder} holds both pictures ({loose[0].name}) and folders of pictures ({min(by_class)}/); "
-            "move the loose pictures into a class folder"
+            f"{where}: {shown(has)}/ has a folder for each class, {shown(lacks)}/ has pictures without: sort them into "
+            f"class folders, or move {shown(tests[0])}/ elsewhere (without it a tenth of {shown(train)}/ is test)"
         )
-    if not loose and not by_class:
-        raise UserError(f"{folder} holds no pictures (looked for {' '.join(SUFFIXES)})")
-    return by_class or {UNLABELLED[0]: loose}
+    unread = [f"{top}/" for top in tops if top not in (train, test)]
+    unread += [file.name for file in files if class_of(file.name) is None]
+    notes = (f"{where}: train is {train}/, test is {test}/; not read: {some_of(unread)}",) if unread else ()
+    return Layout(within[train], within[test], f"{train}/", f"{test}/", notes)
 
 
-def _is_class_folder(entry: Path) -> bool:
-    return entry.is_dir() and not entry.name.startswith((".", "__"))  # __MACOSX and the like
+def _has_classes(files: Sequence[Member], top: str) -> bool:
+    return any(class_of(file.name.removeprefix(f"{top}/")) for file in files)
 
 
-def _picture_files(folder: Path, pattern: str) -> list[Path]:
-    files = (entry for entry in folder.glob(pattern) if entry.suffix.lower() in SUFFIXES and entry.is_file())
-    return [file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+def _require_classes(within: Mapping[str, list[Member]], splits: Mapping[str, Sequence[str]], where: str) -> None:
+    """Refuses folders that are taken for classes, and are splits."""
+    if within and sum(len(tops) for tops in splits.values()) == len(within):
+        some = next(iter(within))
+        raise UserError(
+            f"{where} has {some_of(f'{top}/' for top in within)}, but no train/: rename one, or give the path of one "
+            f"({where}/{shown(some)}) and a tenth of it is test"
+        )
+    classes = {top: {class_of(file.name.removeprefix(f"{top}/")) for file in files} for top, files in within.items()}
+    if len(within) == 1:
+        ((top, folders),) = classes.items()
+        if "train" in (kinds := {split_of(folder) for folder in folders if folder}) and kinds - {None, "train"}:
+            raise UserError(f"{where} holds {shown(top)}/ alone, which is split; did you mean {where}/{shown(top)}?")
+    for kind, (top, *_) in splits.items():
+        others = [other for other in within if other != top and classes[other] == classes[top] != {None}]
+        if others:
+            raise UserError(
+                f"{where}: {shown(top)}/ and {shown(others[0])}/ hold the same class folders; if they are splits, "
+                f"rename {shown(others[0])}/ to {'test' if kind == 'train' else 'train'}/"
+            )
 
 
-def _listed(by_class: dict[str, list[Path]], class_names: tuple[str, ...], root: Path) -> list[Picture]:
-    listed = [
-        Picture(file, file.relative_to(root).as_posix(), class_names.index(class_name))
-        for class_name, files in by_class.items()
-        for file in files
-    ]
-    return sorted(listed, key=lambda picture: picture.name)
+def _labels(layout: Layout, members: Sequence[Member], where: str) -> Labels:
+    """Labels by LABEL_FILE, else by folders.
+
+    Raises:
+      UserError: pictures beside class folders, a test class that train lacks; see `_told_labels`.
+    """
+    files = [*layout.train, *(layout.test or ())]
+    told = next((told for member in members if member.name == LABEL_FILE and (told := _label_file(member))), None)
+    if told is not None:
+        return _told_labels(told["labels"], files, f"{where}: {LABEL_FILE}")
+    folders = []
+    for split, below in ((layout.train, layout.below), (layout.test or (), layout.test_below)):
+        names = [file.name.removeprefix(below) for file in split]
+        require_one_kind(names, f"{where}/{shown(below)}" if below else where)
+        folders.append([class_of(name) or UNLABELLED[0] for name in names])
+    class_names = class_order(folders[0])
+    if unknown := class_order(set(folders[1]) - set(class_names)):
+        raise UserError(
+            f"{where}: {shown(layout.test_below)} has a class that {shown(layout.below)} lacks: {shown(unknown[0])!r}"
+        )
+    number = {name: i for i, name in enumerate(class_names)}
+    of = {file.name: number[folder] for file, folder in zip(files, folders[0] + folders[1], strict=True)}
+    return Labels(of, tuple(shown(name) for name in class_names))
 
 
-def _split(listed: list[Picture]) -> tuple[list[Picture], list[Picture]]:
-    digests = [int(hashlib.sha1(picture.name.encode()).hexdigest(), 16) for picture in listed]
-    is_test = [digest % 10 == 0 for digest in digests]
-    if len(listed) > 1 and len(set(is_test)) == 1:  # a tiny folder: one picture goes to the side that is empty
-        is_test[digests.index(min(digests))] ^= True
-    train = [picture for picture, held_out in zip(listed, is_test, strict=True) if not held_out]
-    test = [picture for picture, held_out in zip(listed, is_test, strict=True) if held_out]
-    return train, test
-
-
-def _read_shapes(split: list[Picture]) -> list[tuple[int, int, int] | pictures.UnreadableImage]:
-    def read(picture: Picture) -> tuple[int, int, int] | pictures.UnreadableImage:
+def _label_file(member: Member) -> dict[str, Any] | None:
+    """A dataset.json of StyleGAN's kind; None for another."""
+    with read_errors(member.where):
         try:
-            return pictures.read_shape(picture.path)
+            with member.content() if callable(member.content) else member.content.open("rb") as file:
+                told = json.load(file)
+        except ValueError:
+            return None
+    return told if isinstance(told, dict) and isinstance(told.get("labels", 0), list | None) else None
+
+
+def _told_labels(told: list[Any] | None, files: Sequence[Member], where: str) -> Labels:
+    """Raises:
+    UserError: a picture without label; labels that are neither integers nor vectors of one length, or leave gaps.
+    """
+    unlabelled = Labels({file.name: 0 for file in files}, UNLABELLED)
+    if told is None:
+        return unlabelled
+    try:
+        by_name = {str(name): label for name, label in told}
+        values = np.asarray([by_name[file.name] for file in files])
+    except KeyError as error:
+        raise UserError(f"{where} has no label for {shown(error.args[0])}: add it, or remove the picture") from error
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: expected [[name, label], ...] with labels that are all alike") from error
+    if values.ndim not in (1, 2) or values.dtype.kind not in ("iu" if values.ndim == 1 else "iuf"):
+        raise UserError(f"{where}: labels must be integers from 0 on, or one-hot vectors")
+    if (labels := numbers.flat(values)) is None:
+        return unlabelled._replace(notes=(f"{where} has several labels for a picture: taken as unlabelled",))
+    class_names = numbers.class_names(labels, f"{where}: labels")
+    return Labels({file.name: int(label) for file, label in zip(files, labels, strict=True)}, class_names)
+
+
+def _read_shapes(files: Sequence[Member]) -> list[tuple[int, int, int] | pictures.UnreadableImage]:
+    def read(file: Member) -> tuple[int, int, int] | pictures.UnreadableImage:
+        if _suffix(file) not in pictures.picture_suffixes():
+            return pictures.UnreadableImage(
+                f"{file.where}: {_suffix(file)} is not read here; convert it to PNG or JPEG"
+            )
+        try:
+            return pictures.read_shape(file.content, name=file.where)
         except pictures.UnreadableImage as error:
             return error
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(read, split))
+        return list(pool.map(read, files))
 
 
-def _stream(split: list[Picture]) -> Stream:
+def _stream(
+    readable: Sequence[tuple[Member, tuple[int, int, int]]], label_of: Mapping[str, int], bits: int | None
+) -> Stream:
+    rows = [
+        Row(file.name, file.where, file.num_bytes, shape[:2], label_of[file.name], f"{file.stamp}\t{bits}")
+        for file, shape in readable
+    ]
+
     def read(row: int) -> tuple[np.ndarray, int]:
-        return pictures.decode(split[row].path), split[row].label
+        file = readable[row][0]
+        return pictures.decode(file.content, name=file.where, bits=bits), rows[row].label
 
-    stats = [picture.path.stat() for picture in split]
-    pairs = list(zip(split, stats, strict=True))
-    identity = "\n".join(f"{picture.name}\t{stat.st_size}\t{picture.label}" for picture, stat in pairs)
-    files = [f"{picture.path.resolve()}\t{stat.st_size}\t{stat.st_mtime_ns}" for picture, stat in pairs]
-    return Stream(read, len(split), identity, "\n".join(files))
+    return stream_of(rows, read)

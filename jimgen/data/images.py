@@ -1,44 +1,92 @@
 """Pictures as arrays: decoding every mode of a file to uint8, and fitting to a size and a number of channels."""
 
+import contextlib
+import errno
+import functools
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from jimgen.errors import UserError
+from jimgen.files import read_errors, shown
 
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, what JPEG and Pillow's mode L use
 MAX_ENLARGEMENT = 8  # beyond this a picture holds next to nothing but interpolation: surely a mistake
 
+# Formats that Pillow opens and that are no pictures: documents (EPS would even run another program), films, containers
+# of data. They are not decoded whatever a file's name says.
+NOT_PICTURES = frozenset({"EPS", "PDF", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "IPTC"})
+# Pictures that Pillow does not read, or only with a plugin: they are named instead of overlooked.
+FOREIGN_SUFFIXES = frozenset(
+    (
+        *(".heic", ".heif", ".hif", ".avif", ".webp", ".jp2", ".jxl", ".jxr", ".wdp"),
+        *(".svg", ".svgz", ".eps", ".wmf", ".emf", ".xcf", ".exr", ".hdr", ".fit", ".fits", ".dcm"),
+        *(".raw", ".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw", ".3fr"),
+    )
+)
+
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TURNED = (5, 6, 7, 8)  # the orientations that swap height and width
+_TIFF_PHOTOMETRIC, _TIFF_WHITE_IS_ZERO = 262, 0
+# What a system says when it cannot read a file, whatever the file holds.
+_SYSTEM_FAULTS = (
+    *(errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENODEV),
+    *(errno.ETIMEDOUT, errno.ENOTCONN),
+)
 
 
 class UnreadableImage(UserError):
     """A file that is not a picture, is cut off, or is of a kind that cannot be had in 8 bits. The message names it."""
 
 
-def read_shape(path: Path) -> tuple[int, int, int]:
+class Stored(NamedTuple):
+    """What a file's header says of its pixels."""
+
+    is_grey: bool
+    bits: int  # of a 16-bit grey picture: how many are used
+    inverted: bool  # 0 is white, and Pillow leaves it so
+    transparent: (
+        Any  # the level, colour or palette entries that are transparent, in the range of Pillow's pixels; or None
+    )
+
+
+@functools.cache
+def picture_suffixes() -> frozenset[str]:
+    """The endings of the pictures that Pillow opens here, in lower case: .bmp, .jfif, .jpg, .png, .tiff, ...
+
+    Its build, and plugins that were imported before, decide on some, such as .avif and .heic.
+    """
+    endings = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, kind in endings if kind in Image.OPEN and kind not in NOT_PICTURES)
+
+
+def read_shape(file: Path | BinaryIO | Callable[[], BinaryIO], *, name: str | None = None) -> tuple[int, int, int]:
     """(height, width, channels) that `decode` will give, from the file's header alone.
 
     Raises:
       UnreadableImage: not a picture.
+      UserError: as `decode`.
     """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            if image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED:
-                width, height = height, width
-            return height, width, 1 if image.mode in GREY_MODES else 3
-    except Exception as error:  # a broken file can raise nearly anything out of a decoder
-        raise UnreadableImage(f"{path}: {_reason(error)}") from error
+    with _opened(file, name) as image:
+        width, height = image.size
+        if image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED and not _is_turned_by_pillow(image):
+            width, height = height, width
+        return height, width, 1 if _stored(image).is_grey else 3
 
 
-def decode(file: Path | BinaryIO, *, name: str | None = None, background: int = 0) -> np.ndarray:
-    """A picture file as uint8 [h, w, 1] if its mode is grey, else uint8 [h, w, 3].
+def decode(
+    file: Path | BinaryIO | Callable[[], BinaryIO],
+    *,
+    name: str | None = None,
+    background: int = 0,
+    bits: int | None = None,
+) -> np.ndarray:
+    """A picture file as uint8 [h, w, 1] if it is grey, else uint8 [h, w, 3].
 
     The picture is turned as its EXIF orientation says. Transparent pixels are composited over `background`, a grey
     level in [0, 255], here and thus before any resizing: the colour under full transparency must never bleed in. 16
@@ -46,15 +94,23 @@ def decode(file: Path | BinaryIO, *, name: str | None = None, background: int = 
     RGB and 16-bit transparent files are reduced by Pillow itself, which drops the low byte.) Of an animation, the first
     frame.
 
+    Args:
+      file: a path, an open file, or what opens one: what that raises counts as a fault of the file too.
+      name: of the picture in messages; by default the path.
+      background: level under transparent pixels, in [0, 255].
+      bits: of a file with 16 bits a pixel, how many are used, 8 to 16: levels reach 2**bits - 1 (cameras and scanners
+        write 10, 12 or 14). None takes what the header says, else 16.
+
     Raises:
-      UnreadableImage: not a picture, cut off, or values outside those ranges. The message opens with `name`, by default
-        the path.
+      UnreadableImage: not a picture, cut off, larger than Pillow's limit (about 90 million pixels), or values outside
+        those ranges. The message opens with the name.
+      UserError: the file may not be read, or memory is short: nothing that the file's content is to blame for.
     """
-    try:
-        with Image.open(file) as image:
-            return _pixels(ImageOps.exif_transpose(image), background)
-    except Exception as error:  # a broken file can raise nearly anything out of a decoder
-        raise UnreadableImage(f"{name or file}: {_reason(error)}") from error
+    with _opened(file, name) as image:
+        stored = _stored(image)
+        if bits not in (None, 16) and not stored.is_grey and ";16" in _rawmode(image):
+            raise ValueError("16 bits a channel in colour: Pillow reads the upper 8 of them; save it with 8 bits")
+        return _pixels(ImageOps.exif_transpose(image), stored, background, bits)
 
 
 def fit_images(
@@ -74,6 +130,17 @@ def fit_images(
     return images
 
 
+def misfit(height: int, width: int, size: int | None, fit: Literal["resize", "pad"]) -> str | None:
+    """Why a picture of height x width cannot be brought to `size`, with the fix; None where it can."""
+    if size is None or (height, width) == (size, size):
+        return None
+    if fit == "pad" and max(height, width) > size:
+        return f"a picture of {height}x{width} does not fit into size {size}: choose a larger size, or fit 'resize'"
+    if fit == "resize" and size > MAX_ENLARGEMENT * min(height, width):
+        return f"a picture of {height}x{width} is too small for size {size}: choose a smaller size, or fit 'pad'"
+    return None
+
+
 def resize(images: np.ndarray, size: int) -> np.ndarray:
     """Stretches uint8 [..., h, w, c] to uint8 [..., size, size, c]; the aspect ratio is not kept.
 
@@ -84,10 +151,8 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
       UserError: a picture would be enlarged more than 8 times.
     """
     height, width = images.shape[-3:-1]
-    if size > MAX_ENLARGEMENT * min(height, width):
-        raise UserError(
-            f"a picture of {height}x{width} is too small for size {size}: choose a smaller size, or fit 'pad'"
-        )
+    if reason := misfit(height, width, size, "resize"):
+        raise UserError(reason)
     planes = np.moveaxis(images, -1, -3).astype(np.float32)  # [..., c, h, w]
     planes = _stretch_rows(planes, size).swapaxes(-1, -2)
     planes = _stretch_rows(planes, size).swapaxes(-1, -2)
@@ -101,10 +166,8 @@ def pad(images: np.ndarray, size: int, background: int = 0) -> np.ndarray:
       UserError: a picture is larger than `size`.
     """
     height, width = images.shape[-3:-1]
-    if max(height, width) > size:
-        raise UserError(
-            f"a picture of {height}x{width} does not fit into size {size}: choose a larger size, or fit 'resize'"
-        )
+    if reason := misfit(height, width, size, "pad"):
+        raise UserError(reason)
     top, left = (size - height) // 2, (size - width) // 2
     out = np.full((*images.shape[:-3], size, size, images.shape[-1]), background, np.uint8)
     out[..., top : top + height, left : left + width, :] = images
@@ -118,27 +181,91 @@ def _stretch_rows(values: np.ndarray, width: int) -> np.ndarray:
     return np.asarray(stretched).reshape(*values.shape[:-1], width)
 
 
-def _pixels(image: Image.Image, background: int) -> np.ndarray:
-    if image.mode == "F":
-        return _to_uint8(np.asarray(image), largest=1)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return _to_uint8(np.asarray(image), largest=65535)
+@contextlib.contextmanager
+def _opened(file: Path | BinaryIO | Callable[[], BinaryIO], name: str | None) -> Iterator[Image.Image]:
+    """A picture file, opened. Whatever its content makes a decoder raise is an UnreadableImage."""
+    name = shown(name or file)
+    try:
+        with Image.open(file() if callable(file) else file) as image:
+            if image.format in NOT_PICTURES:  # Pillow looks at the content, whatever the file is called
+                raise ValueError(f"{image.format}, not a picture")
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or np.inf):
+                raise ValueError(f"{image.height}x{image.width} pixels are too many: make it smaller")
+            yield image
+    except MemoryError as error:
+        raise UserError(f"too little memory to decode {name}: make it smaller, or run where there is more") from error
+    except UserError:  # what holds the file has told: a folder that may not be read, a damaged archive
+        raise
+    except Exception as error:  # a broken file can raise nearly anything out of a decoder
+        if isinstance(error, OSError) and error.errno in _SYSTEM_FAULTS:
+            with read_errors(name):
+                raise
+        raise UnreadableImage(f"{name}: {_reason(error)}") from error
 
-    grey = image.mode in GREY_MODES
+
+def _stored(image: Image.Image) -> Stored:
+    rawmode = _rawmode(image)
+    is_grey = image.mode in GREY_MODES or rawmode.startswith("LA")  # 16-bit grey with alpha opens as RGBA
+    tags = getattr(image, "tag_v2", {})
+    inverted = image.mode.startswith("I;16") and tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int) and rawmode in ("L;2", "L;4"):  # Pillow scales the pixels, and not this level
+        transparent = transparent * 255 // (2 ** int(rawmode[2:]) - 1)
+    if isinstance(transparent, tuple) and ";16" in rawmode:
+        transparent = tuple(level >> 8 for level in transparent)  # as Pillow reduces the pixels
+    return Stored(is_grey, 12 if rawmode == "I;12" else 16, inverted, transparent)
+
+
+def _rawmode(image: Image.Image) -> str:
+    """How the file lays out its pixels, in Pillow's words: "RGB;16B", "L;2", ...; known until they are decoded."""
+    tiles = getattr(image, "tile", None)
+    args = tiles[0].args if tiles else ""
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
+
+
+def _is_turned_by_pillow(image: Image.Image) -> bool:
+    """TIFF alone gives the size after turning, where its own tag asks for it; XMP may ask too, and is left to us."""
+    return getattr(image, "tag_v2", {}).get(_EXIF_ORIENTATION) in _EXIF_TURNED
+
+
+def _pixels(image: Image.Image, stored: Stored, background: int, bits: int | None) -> np.ndarray:
+    if image.mode == "F":
+        return _float_to_uint8(np.asarray(image))
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        levels = _integers_to_uint8(values, bits or stored.bits)
+        levels = 255 - levels if stored.inverted else levels
+        if stored.transparent is not None:
+            levels[values == stored.transparent] = background
+        return levels[..., None]
+
+    if stored.transparent is not None:
+        image.info["transparency"] = stored.transparent
     if image.mode in ALPHA_MODES or "transparency" in image.info:
         if image.mode == "La":  # premultiplied; Pillow undoes that only on the way to LA
             image = image.convert("LA")
-        rgba = np.asarray(image.convert("RGBA"), np.float32)
-        alpha = rgba[..., 3:] / 255
-        rgb = np.rint(rgba[..., :3] * alpha + background * (1 - alpha)).astype(np.uint8)
-        return rgb[..., :1] if grey else rgb
-    return np.asarray(image.convert("L"))[..., None] if grey else np.asarray(image.convert("RGB"))
+        rgba = np.asarray(image.convert("RGBA"))
+        alpha = rgba[..., 3:].astype(np.float32) / 255
+        colours = rgba[..., :1] if stored.is_grey else rgba[..., :3]
+        return np.rint(colours * alpha + background * (1 - alpha)).astype(np.uint8)
+    return np.asarray(image.convert("L"))[..., None] if stored.is_grey else np.asarray(image.convert("RGB"))
 
 
-def _to_uint8(values: np.ndarray, largest: int) -> np.ndarray:
-    if not (values.min() >= 0 and values.max() <= largest):  # so written, NaN fails too
-        raise ValueError(f"values from {values.min()} to {values.max()}, expected 0 to {largest}; save it with 8 bits")
-    return np.rint(values.astype(np.float64) * (255 / largest)).astype(np.uint8)[..., None]
+def _integers_to_uint8(values: np.ndarray, bits: int) -> np.ndarray:
+    """Integers [h, w] in [0, 2**bits - 1] as uint8 [h, w], in proportion."""
+    largest = 2**bits - 1
+    if values.min() < 0 or values.max() > largest:
+        advice = "give more --bits" if bits < 16 else "save it with 8 bits"
+        raise ValueError(f"values from {values.min()} to {values.max()}, expected 0 to {largest}; {advice}")
+    return np.rint(np.arange(largest + 1) * (255 / largest)).astype(np.uint8)[values]
+
+
+def _float_to_uint8(values: np.ndarray) -> np.ndarray:
+    """Floats [h, w] in [0, 1] as uint8 [h, w, 1]."""
+    if not (values.min() >= 0 and values.max() <= 1):  # so written, NaN fails too
+        raise ValueError(f"values from {values.min()} to {values.max()}, expected 0 to 1; save it with 8 bits")
+    return np.rint(values * np.float32(255)).astype(np.uint8)[..., None]
 
 
 def _reason(error: Exception) -> str:

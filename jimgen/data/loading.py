@@ -8,10 +8,8 @@ import difflib
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -28,8 +26,12 @@ from jimgen.data.dataset import (
     read_all,
     read_in_threads,
     runs,
+    select,
 )
+from jimgen.data.layout import held_out
+from jimgen.data.paths import find
 from jimgen.errors import UserError
+from jimgen.files import shown, write_atomically
 
 NAMES = ("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH")
 
@@ -40,6 +42,7 @@ def load(
     size: int | None = None,
     fit: Literal["resize", "pad"] = "resize",
     channels: Literal[1, 3] | None = None,
+    bits: int | None = None,
     strict: bool = False,
     data_dir: str | None = None,
     download: bool = False,
@@ -49,10 +52,13 @@ def load(
 
     Args:
       name: `digits` (scikit-learn, 8x8 grey), `fashion_mnist` (28x28 grey), `tfds:NAME` (a prepared TFDS set of
-        images), `folder:PATH` (pictures, a subfolder per class), `npz:PATH` (arrays, MedMNIST's field names).
+        images), `folder:PATH` (pictures, a subfolder per class; PATH may be a .zip), `npz:PATH` (arrays, MedMNIST's
+        field names).
       size: height and width of every picture; None keeps the stored size, which must then be the same for all.
       fit: "resize" stretches to size x size by bicubic interpolation; "pad" centres the picture, unscaled, on black.
       channels: 1 converts to luma, 3 repeats grey; None keeps 1 if every picture is grey, else 3.
+      bits: of folders: how many bits a grey picture of 16 uses, 8 to 16; None as its header says, else 16. Pictures of
+        12 bits in 16 are nearly black without.
       strict: an unreadable picture is an error, instead of being left out and listed in `skipped`.
       data_dir: where TFDS keeps its prepared sets. Default: TFDS_DATA_DIR, else ~/tensorflow_datasets.
       download: let TFDS download and prepare a set that is missing.
@@ -72,36 +78,36 @@ def load(
         raise UserError(f"fit is {fit!r}: choose 'resize' or 'pad'")
     if channels not in (None, 1, 3):
         raise UserError(f"channels is {channels}: choose 1 (grey) or 3 (RGB), or leave it out")
+    if bits is not None and not 8 <= bits <= 16:
+        raise UserError(f"bits is {bits}: choose 8 to 16, or leave it out")
 
-    source = _open(name, data_dir=data_dir, download=download)
+    source = _open(name, data_dir=data_dir, download=download, bits=bits)
     shape = _fitted_shape(name, source.shape, size, channels)
-    fit_images = functools.partial(pictures.fit_images, size=size, fit=fit, channels=shape[2])
-    num_bytes = (num_rows(source.train) + num_rows(source.test)) * int(np.prod(shape))
-    skipped = list(source.skipped)
-
-    def fitted(split: Arrays | Stream) -> Arrays | Stream:
-        if isinstance(split, Arrays):
-            parts = runs(range(len(split.images)), 2048)  # resizing works in float32: not on all at once
-            images = np.concatenate([fit_images(split.images[run.start : run.stop]) for run in parts])
-            return Arrays(images, split.labels.astype(np.int32))
-        stream = _fit_stream(split, fit_images, f"{shape} {fit}")
-        if num_bytes <= resident_bytes:
-            split, unreadable = read_all(stream, shape)
-        else:
-            split, unreadable = _leave_out_unreadable(stream)
-        skipped.extend(unreadable)
-        if num_rows(split) == 0:
-            raise UserError(f"{name}: no readable picture is left in a split; the first fault: {skipped[0]}")
-        return split
-
-    train, test = fitted(source.train), fitted(source.test)
+    _require_fit(name, source, size, fit)
+    fitting = _Fitting(shape, fit, bits, functools.partial(pictures.fit_images, size=size, fit=fit, channels=shape[2]))
+    stored = [split for split in (source.train, source.test) if split is not None]
+    resident = sum(num_rows(split) for split in stored) * int(np.prod(shape)) <= resident_bytes
+    parts = [_readable(split, fitting, resident) for split in stored]
+    skipped = [*source.skipped, *(fault for part in parts for fault in part.faults)]
     if strict and skipped:
         raise UserError(
             f"{name}: unreadable pictures: {len(skipped)}; the first is {skipped[0]}\n"
             "Mend or remove them, or leave out strict to go on without them"
         )
+    _require_every_class(name, parts[0], source.class_names)
+    splits = [part.split for part in parts]
+    if source.test is None:
+        is_test = np.array(held_out(parts[0].names), bool)
+        splits = [_take(splits[0], np.flatnonzero(rows)) for rows in (~is_test, is_test)]
+    train, test = (_fit_stream(split, fitting) if isinstance(split, Stream) else split for split in splits)
+    if not num_rows(train) or not num_rows(test):
+        first = f"; the first that cannot be read: {skipped[0]}" if skipped else ""
+        raise UserError(
+            f"{name} has {num_rows(train)} readable pictures for train and {num_rows(test)} for test; each needs one"
+            + first
+        )
     spec = DataSpec(
-        name=name,
+        name=shown(name),
         shape=shape,
         num_classes=len(source.class_names),
         class_names=source.class_names,
@@ -109,10 +115,10 @@ def load(
         num_test=num_rows(test),
         hash=data_hash(train, test),
     )
-    return Dataset(spec, train, test, tuple(skipped))
+    return Dataset(spec, train, test, tuple(skipped), source.notes)
 
 
-def _open(name: str, *, data_dir: str | None, download: bool) -> Source:
+def _open(name: str, *, data_dir: str | None, download: bool, bits: int | None) -> Source:
     # Each source imports its own library, so that a run on one does not wait for the others'.
     kind, _, argument = name.partition(":")
     if name == "digits":
@@ -130,19 +136,19 @@ def _open(name: str, *, data_dir: str | None, download: bool) -> Source:
     if kind == "folder" and argument:
         from jimgen.data.folder import open_folder
 
-        return open_folder(argument)
+        return open_folder(argument, bits=bits)
     if kind == "npz" and argument:
         from jimgen.data.npz import open_npz
 
         return open_npz(argument)
 
-    if Path(name).expanduser().exists():
+    if find(name, "folder"):
         nearest = f"npz:{name}" if name.endswith(".npz") else f"folder:{name}"
     else:
         kinds = {known.partition(":")[0]: known for known in NAMES}
         nearest = kinds.get(next(iter(difflib.get_close_matches(kind, kinds)), ""))
     guess = f"; did you mean {nearest}?" if nearest else ""
-    raise UserError(f"unknown data set {name!r}{guess}\nThe names are {', '.join(NAMES)}")
+    raise UserError(f"unknown data set {shown(name)!r}{shown(guess)}\nThe names are {', '.join(NAMES)}")
 
 
 def _fitted_shape(
@@ -156,27 +162,96 @@ def _fitted_shape(
     return height, width, channels or stored_channels
 
 
-def _fit_stream(stream: Stream, fit_images: Callable[[np.ndarray], np.ndarray], fitted_to: str) -> Stream:
+class _Fitting(NamedTuple):
+    """How pictures are brought to one shape."""
+
+    shape: tuple[int, int, int]
+    fit: str
+    bits: int | None
+    apply: Callable[[np.ndarray], np.ndarray]
+
+
+class _Part(NamedTuple):
+    """The readable rows of what a source holds."""
+
+    split: Arrays | Stream  # fitted, if it is arrays
+    names: list[str]  # of picture files
+    labels: np.ndarray | None  # of picture files
+    faults: list[str]  # of those left out
+
+
+def _require_fit(name: str, source: Source, size: int | None, fit: Literal["resize", "pad"]) -> None:
+    """Raises UserError where picture files cannot be brought to the size, as their headers tell."""
+    splits = [split for split in (source.train, source.test) if isinstance(split, Stream)]
+    rows = [row for split in splits for row in split.rows or ()]
+    reasons = ((row, reason) for row in rows if (reason := pictures.misfit(*row.size, size, fit)))
+    if first := next(reasons, None):
+        others = sum(1 for _ in reasons)
+        raise UserError(
+            f"{name}: {1 + others} of {len(rows)} pictures cannot be brought to size {size}; the first is "
+            f"{first[0].where}: {first[1]}, or take {'them' if others else 'it'} out"
+        )
+
+
+def _require_every_class(name: str, train: _Part, class_names: tuple[str, ...]) -> None:
+    if train.labels is None or not train.names:
+        return
+    counts = np.bincount(train.labels, minlength=len(class_names))
+    if not counts.all():
+        lost = class_names[int(np.argmin(counts))]
+        raise UserError(
+            f"{name}: no picture of the class {lost!r} can be read; the first fault: "
+            f"{train.faults[0] if train.faults else 'see the kinds of its files'}. Mend them, or take the class out"
+        )
+
+
+def _fit_stream(stream: Stream, fitting: _Fitting) -> Stream:
     def read(row: int) -> tuple[np.ndarray, int]:
         image, label = stream.read(row)
-        return fit_images(image), label
+        where = stream.rows[row].where if stream.rows else f"row {row}"
+        try:
+            fitted = fitting.apply(image)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        if fitted.shape != fitting.shape:
+            raise UserError(f"{where} is {list(fitted.shape)}, expected {list(fitting.shape)}: give a size for all")
+        return fitted, label
 
-    return Stream(read, stream.num_rows, f"{fitted_to}\n{stream.identity}", stream.files)
+    identity = f"{fitting.shape} {fitting.fit}" + (f" {fitting.bits} bits" if fitting.bits else "")
+    return Stream(read, stream.num_rows, f"{identity}\n{stream.identity}", stream.rows)
 
 
-def _leave_out_unreadable(stream: Stream) -> tuple[Stream, list[str]]:
-    """Reads every row of a stream of files once. That takes as long as an epoch, so the faults are remembered."""
-    if stream.files is None:
-        return stream, []
-    memory = cache_dir() / f"unreadable-{hashlib.sha256(stream.files.encode()).hexdigest()}.json"
-    if memory.exists():
-        faults = {int(row): fault for row, fault in json.loads(memory.read_text()).items()}
+def _readable(split: Arrays | Stream, fitting: _Fitting, resident: bool) -> _Part:
+    """What can be read of a split: fitted arrays if it is to be `resident` or is arrays already, else the stream."""
+    if isinstance(split, Arrays):
+        parts = runs(range(len(split.images)), 2048)  # resizing works in float32: not on all at once
+        images = np.concatenate([fitting.apply(split.images[run.start : run.stop]) for run in parts])
+        return _Part(Arrays(images, split.labels.astype(np.int32)), [], None, [])
+    if resident:
+        found, faults = read_all(_fit_stream(split, fitting), fitting.shape)
     else:
-        results = enumerate(read_in_threads(stream))
-        faults = {row: str(result) for row, result in results if isinstance(result, pictures.UnreadableImage)}
-        part = memory.with_suffix(f".{os.getpid()}")
-        part.write_text(json.dumps(faults))
-        part.replace(memory)
-    rows = np.delete(np.arange(len(stream)), list(faults))
-    identity = "\n".join([stream.identity, "without rows", *map(str, faults)])
-    return Stream(lambda row: stream.read(int(rows[row])), len(rows), identity), list(faults.values())
+        found, faults = split, _unreadable_rows(split)
+    kept = np.delete(np.arange(num_rows(split)), list(faults))
+    rows = [split.rows[row] for row in kept] if split.rows else []
+    labels = np.array([row.label for row in rows], np.int64) if split.rows else None
+    return _Part(_take(found, kept) if faults else found, [row.name for row in rows], labels, list(faults.values()))
+
+
+def _take(split: Arrays | Stream, rows: np.ndarray) -> Arrays | Stream:
+    return Arrays(*(array[rows] for array in split)) if isinstance(split, Arrays) else select(split, rows.tolist())
+
+
+def _unreadable_rows(stream: Stream) -> dict[int, str]:
+    """Reads every row of a stream of files once. That takes as long as an epoch, so the faults are remembered."""
+    if not stream.rows:
+        return {}
+    files = "\n".join(row.stamp for row in stream.rows)
+    memory = cache_dir() / f"unreadable-{hashlib.sha256(files.encode(errors='surrogateescape')).hexdigest()}.json"
+    try:
+        return {int(row): str(fault) for row, fault in json.loads(memory.read_text()).items()}
+    except (OSError, ValueError, AttributeError):
+        pass  # not there, or torn: read again
+    results = enumerate(read_in_threads(stream))
+    faults = {row: str(result) for row, result in results if isinstance(result, pictures.UnreadableImage)}
+    write_atomically(memory, json.dumps(faults))
+    return faults

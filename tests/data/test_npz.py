@@ -70,7 +70,7 @@ def test_class_names(save):
     ("fields", "message"),
     [
         ({"image": IMAGES}, "no field 'train_images'.*'image'"),
-        (medmnist(test_images=None, test_labels=None, val_images=None), "no field 'test_images'"),
+        (medmnist(train_images=None), "no field 'train_images'"),
         (medmnist(train_labels=None), "no field 'train_labels'"),
         ({"images": IMAGES / 255}, "float64, expected uint8"),
         ({"images": IMAGES[0]}, r"shape \(6, 6\)"),

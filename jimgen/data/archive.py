@@ -1,0 +1,111 @@
+"""Zip archives and the arrays in them (.npz), read without trust: no pickles, no absurd allocations."""
+
+import os
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from jimgen.errors import UserError
+from jimgen.files import read_errors, shown
+
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_ENCRYPTED = 1  # bit of a member's flags
+_LARGEST_PICTURE = 2**29  # bytes of a file in an archive; what is larger is no picture
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Opens a zip archive whose members can all be read.
+
+    Raises:
+      UserError: not a zip archive, a damaged one, or members that are encrypted or compressed in a foreign way.
+    """
+    with read_errors(path):
+        path.open("rb").close()
+    try:
+        with read_errors(path):
+            archive = zipfile.ZipFile(path)
+    except UserError:
+        raise
+    except Exception as error:  # a damaged archive can raise nearly anything
+        raise UserError(f"{shown(path)} cannot be read: no zip archive, or damaged ({error})") from error
+    for info in archive.infolist():
+        if info.flag_bits & _ENCRYPTED:
+            raise UserError(f"{shown(path)}: {shown(info.filename)[:100]} is encrypted; unpack it with its password")
+        if info.compress_type not in _METHODS:
+            raise UserError(
+                f"{shown(path)} is compressed in a way that Python cannot read (method {info.compress_type}); pack anew"
+            )
+    return archive
+
+
+def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A small member, whole.
+
+    Raises:
+      ValueError: it is too large for a picture.
+      Exception: whatever a damaged archive raises.
+    """
+    if info.file_size > _LARGEST_PICTURE:
+        raise ValueError(f"{info.file_size} bytes are too many for a picture")
+    return archive.read(info)
+
+
+def array_names(path: Path) -> tuple[str, ...]:
+    """The arrays of an .npz file: its members that end in .npy, without that ending.
+
+    Raises:
+      UserError: as `open_zip`.
+    """
+    with open_zip(path) as archive:
+        return tuple(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
+
+
+def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Some arrays of an .npz file, those that it has.
+
+    An array's header is believed only where the member is as long as it says, and no longer than the machine's memory.
+
+    Raises:
+      UserError: as `open_zip`; an array that is damaged, too large for memory, or of Python objects.
+    """
+    found = {}
+    with open_zip(path) as archive:
+        members = {info.filename: info for info in archive.infolist()}
+        for name in names:
+            if info := members.get(f"{name}.npy"):
+                try:
+                    found[name] = _read_array(archive, info)
+                except MemoryError as error:
+                    raise UserError(f"{shown(path)}: too little memory for the array {name}") from error
+                except Exception as error:  # a damaged member can raise nearly anything
+                    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                    raise UserError(
+                        f"{shown(path)}: the array {name} cannot be read ({reason}); write the file anew with "
+                        "numpy.savez, without objects"
+                    ) from error
+    return found
+
+
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in read_header:
+            raise ValueError(f"format {version} of .npy is not read here")
+        shape, _, dtype = read_header[version](file)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        num_bytes = dtype.itemsize
+        for side in shape:  # Python integers do not overflow
+            if side < 0:
+                raise ValueError(f"shape {shape}")
+            num_bytes *= side
+        header = file.tell()
+    if header + num_bytes != info.file_size:
+        raise ValueError(f"its header tells of {num_bytes} bytes, and {info.file_size - header} are there")
+    if num_bytes > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+        raise ValueError(f"it needs {num_bytes / 2**30:.0f} GB of memory, this machine has {memory / 2**30:.0f}")
+    with archive.open(info) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)

@@ -1,0 +1,72 @@
+"""What the names of pictures say: their classes, in one order everywhere, and their splits.
+
+`cat/1.png` is a picture of the class `cat`; `train/cat/1.png` one of the split `train`.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+
+from jimgen.errors import UserError
+
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation", "dev", "eval", "evaluation")  # the first one counts
+_SPLIT_NAME = re.compile(rf"({'|'.join((*TRAIN_NAMES, *TEST_NAMES))})(?:[-_ ]?(?:set|split|data|images|\d{{4}}))?")
+
+
+def natural(name: str) -> tuple[tuple[str | tuple[int, str], ...], str]:
+    """A key that sorts numbers in names by their value: 0, 1, 2, 10, 11; a2, a10. All lists of classes are sorted so.
+
+    Numbers that are equal (1 and 01) come in the order of their text.
+    """
+    parts = re.split(r"([0-9]+)", name)  # text, number, text, number, ..., text: like stands against like
+    key = (part if i % 2 == 0 else (len(part.lstrip("0")), part.lstrip("0")) for i, part in enumerate(parts))
+    return tuple(key), name
+
+
+def class_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Class names without repetition, in the order of their numbers 0, 1, 2, ...: `natural`."""
+    return tuple(sorted(set(names), key=natural))
+
+
+def class_of(name: str) -> str | None:
+    """The class of a picture by its relative name: the first folder, at whatever depth the file lies; None without."""
+    first, slash, _ = name.partition("/")
+    return first if slash else None
+
+
+def split_of(folder: str) -> str | None:
+    """`train`, or the member of TEST_NAMES that a folder is called after; None where its name is not that of a split.
+
+    Upper and lower case are the same, and `set`, `split`, `data`, `images` or a year may follow: Train, test_set,
+    val2017.
+    """
+    match = _SPLIT_NAME.fullmatch(folder.lower())
+    return None if match is None else "train" if match[1] in TRAIN_NAMES else match[1]
+
+
+def require_one_kind(names: Sequence[str], where: str) -> None:
+    """Refuses pictures beside folders of pictures: it is not known whether the folders are classes.
+
+    Raises:
+      UserError: some names have a class, some have none.
+    """
+    loose = next((name for name in names if class_of(name) is None), None)
+    folder = next((name for name in names if class_of(name) is not None), None)
+    if loose is not None and folder is not None:
+        raise UserError(
+            f"{where} holds both pictures ({loose}) and folders of pictures ({class_of(folder)}/); "
+            "move the loose pictures into a class folder"
+        )
+
+
+def held_out(names: Sequence[str]) -> list[bool]:
+    """Which pictures are test where nothing else tells: a tenth, by sha1 of the name. Adding pictures moves none.
+
+    Of two or more there is at least one on each side.
+    """
+    digests = [int(hashlib.sha1(name.encode("utf-8", "surrogateescape")).hexdigest(), 16) for name in names]
+    is_test = [digest % 10 == 0 for digest in digests]
+    if len(names) > 1 and len(set(is_test)) == 1:  # a tiny set: one picture goes to the side that is empty
+        is_test[digests.index(min(digests))] ^= True
+    return is_test

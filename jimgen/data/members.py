@@ -1,0 +1,93 @@
+"""The files of a data set by their relative names, whether they lie in a folder or in a zip archive."""
+
+import io
+import os
+import stat
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from jimgen.data.archive import open_zip, read_member
+from jimgen.files import read_errors, shown
+
+
+class Member(NamedTuple):
+    """A file that is not opened yet."""
+
+    name: str  # relative, with forward slashes
+    where: str  # what messages call it
+    num_bytes: int
+    stamp: str  # differs where the content may differ: path, size and time
+    content: Path | Callable[[], BinaryIO]  # for images.decode
+
+
+def list_members(path: Path) -> list[Member]:
+    """All files below a folder or in a zip archive, sorted by name; what `is_hidden` is left out.
+
+    Links are followed, except those to a folder that they lie in. Nothing is unpacked.
+
+    Raises:
+      UserError: a folder that may not be read, a damaged or encrypted archive.
+    """
+    found = _in_folder(path) if path.is_dir() else _in_zip(path)
+    return sorted(found, key=lambda member: member.name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is of the system and not of the data: .DS_Store, ._x.png, __MACOSX, @eaDir."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
+def _in_folder(root: Path) -> list[Member]:
+    found: list[Member] = []
+    waiting: list[tuple[str, str, frozenset]] = [(str(root), "", frozenset())]
+    while waiting:
+        folder, prefix, above = waiting.pop()
+        with read_errors(folder):
+            own = os.stat(folder)
+            here = (own.st_dev, own.st_ino)
+            if here in above:  # a link to a folder that it lies in would never end
+                continue
+            for entry in list(os.scandir(folder)):
+                if is_hidden(entry.name):
+                    continue
+                with read_errors(entry.path):
+                    if _exists(entry) and entry.is_dir():
+                        waiting.append((entry.path, f"{prefix}{entry.name}/", above | {here}))
+                    elif member := _file(entry, prefix):
+                        found.append(member)
+    return found
+
+
+def _exists(entry: os.DirEntry) -> bool:
+    return not entry.is_symlink() or os.path.exists(entry.path)
+
+
+def _file(entry: os.DirEntry, prefix: str) -> Member | None:
+    """A regular file, or a link to nowhere, which opening will tell. Pipes and devices would never end."""
+    status = entry.stat() if _exists(entry) else entry.stat(follow_symlinks=False)
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+        return None
+    stamp = f"{os.path.realpath(entry.path)}\t{status.st_size}\t{status.st_mtime_ns}"
+    return Member(prefix + entry.name, shown(entry.path), status.st_size, stamp, Path(entry.path))
+
+
+def _in_zip(path: Path) -> list[Member]:
+    archive = open_zip(path)
+    with read_errors(path):
+        status = path.stat()
+    found = []
+    for info in archive.infolist():
+        name = info.filename.replace("\\", "/")  # as some programs under Windows write it
+        if name.endswith("/") or any(is_hidden(part) for part in name.split("/")):
+            continue
+        stamp = f"{path.resolve()}\t{name}\t{info.CRC}\t{info.file_size}\t{status.st_mtime_ns}"
+        where = f"{shown(path)}/{shown(name)}"
+        found.append(Member(name, where, info.file_size, stamp, partial(_open, archive, info)))
+    return found
+
+
+def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
+    return io.BytesIO(read_member(archive, info))

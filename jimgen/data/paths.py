@@ -1,0 +1,48 @@
+"""Paths in the names of data sets: folder:PATH, npz:PATH."""
+
+import difflib
+import os
+from pathlib import Path
+
+from jimgen.errors import UserError
+from jimgen.files import shown, status
+
+PATH_KINDS = ("folder", "npz")  # of data sets whose name holds a path
+
+
+def find(path: str, kind: str) -> Path | None:
+    """The file or folder of a data set's name, `~` expanded; None where there is nothing.
+
+    Raises:
+      UserError: it cannot be told.
+    """
+    try:
+        found = Path(path).expanduser()
+    except RuntimeError as error:  # the home of a user who is not there
+        raise UserError(f"{kind}:{path}: {error}; write the path in full") from error
+    return None if status(found) is None else found
+
+
+def not_there(path: str, kind: str) -> UserError:
+    """The error for a path where nothing is, with the nearest name beside it."""
+    wanted = Path(path).expanduser()
+    try:
+        siblings = os.listdir(wanted.parent)
+    except OSError:
+        siblings = []
+    nearest = difflib.get_close_matches(wanted.name, siblings, n=1)
+    guess = f"did you mean {kind}:{wanted.parent / nearest[0]}?" if nearest else f"looked in {wanted.parent.absolute()}"
+    return UserError(f"{kind}:{shown(path)}: there is no such {'file' if kind == 'npz' else 'folder'}; {shown(guess)}")
+
+
+def canonical(name: str) -> str:
+    """A data set's name with its path in one way of writing: no `~`, no `/` at the end, relative where it can be.
+
+    Other names stay as they are.
+    """
+    kind, colon, path = name.partition(":")
+    if kind not in PATH_KINDS or not path:
+        return name
+    absolute = os.path.abspath(os.path.expanduser(path))
+    here = os.getcwd()
+    return kind + colon + (os.path.relpath(absolute) if absolute.startswith(here.rstrip("/") + "/") else absolute)
