@@ -14,8 +14,8 @@ from jimgen.curves import read_metrics
 from jimgen.data.dataset import Dataset, num_rows, read_rows
 from jimgen.errors import UserError
 from jimgen.experiment import Run, load_run
-from jimgen.files import write_atomically
-from jimgen.generated import GeneratedSet, class_labels, generate, read_generated
+from jimgen.files import some_of, write_atomically
+from jimgen.generated import GeneratedSet, class_labels, generate, labels_for, read_generated
 from jimgen.metrics.evaluation import Measured, check_metrics, compared_with, measure, title
 from jimgen.metrics.extractors import Extractor, identity, load_extractor
 from jimgen.metrics.neighbours import nearest
@@ -71,7 +71,14 @@ def class_frequencies(dataset: Dataset) -> np.ndarray:
 
 def load_data(config: loop.RunConfig) -> Dataset:
     """The data that a run was trained on, as it saw them."""
-    return data.load(config.data, size=config.size, fit=config.fit, channels=config.channels, data_dir=config.data_dir)
+    return data.load(
+        config.data,
+        size=config.size,
+        fit=config.fit,
+        channels=config.channels,
+        bits=config.bits,
+        data_dir=config.data_dir,
+    )
 
 
 def evaluate(
@@ -102,7 +109,18 @@ def evaluate(
     """
     began = time.perf_counter()
     check_metrics(metrics)
-    images, labels = subject.generated
+    images = subject.generated.images
+    labels = labels_for(subject.generated, dataset.spec.class_names)
+    if (
+        "cas" in metrics
+        and labels is None
+        and dataset.spec.num_classes > 1
+        and (folders := subject.generated.class_names)
+    ):
+        raise UserError(
+            f"cas needs labels: the folders {some_of(folders)} are not the classes of {dataset.spec.name}, which are "
+            f"{some_of(dataset.spec.class_names)}; call them so"
+        )
     nets = [load_extractor(name) for name in extractors or default_extractors(dataset.spec.name)]
     count = min(len(images), num_rows(dataset.train))
     if references and len(references) != len(nets):
@@ -211,7 +229,7 @@ def subject_of(
         raise UserError(f"{path} holds {len(found.images)} images: --num {num} is too many")
     labels = None if found.labels is None else found.labels[:num]
     folder = out or path.with_name(f"{path.stem}-evaluation")
-    return Subject(GeneratedSet(found.images[:num], labels), {"images": str(path)}, folder), None
+    return Subject(found._replace(images=found.images[:num], labels=labels), {"images": str(path)}, folder), None
 
 
 def _test_figures(folder: Path, step: int) -> dict[str, float]:

@@ -5,6 +5,7 @@ import jimgen.libraries  # noqa: F401
 # isort: split
 import dataclasses
 import difflib
+import hashlib
 import importlib.util
 import inspect
 import json
@@ -30,6 +31,7 @@ import tyro
 from jimgen import checkpoint, data, loop, report
 from jimgen.cpu import keep_freed_memory
 from jimgen.data.dataset import DataSpec
+from jimgen.data.paths import PATH_KINDS, canonical
 from jimgen.errors import UserError
 from jimgen.files import disk_errors, write_atomically
 from jimgen.interrupts import end_at_once
@@ -51,6 +53,8 @@ FREE_FIELDS = (
     *("quality_every", "quality_metric", "quality_num", "quality_extractor"),
     *("keep", "max_skipped", "override", "dry_run", "data_dir", "download", "strict"),
 )
+
+LONGEST_NAME = 200  # bytes of a folder that is named for its data; systems allow 255
 
 # Fields of which there must be at least one, where a config has them.
 COUNTED_FIELDS = (
@@ -101,13 +105,16 @@ def run(config: RunConfig, build: Build, output: Output | None = None) -> TrainS
         size=config.size,
         fit=config.fit,
         channels=config.channels,
+        bits=config.bits,
         strict=config.strict,
         data_dir=config.data_dir,
         download=config.download,
     )
     if dataset.skipped:
-        left_out = f"{len(dataset.skipped)} corrupt image(s) left out, the first: {dataset.skipped[0]}"
+        left_out = f"{len(dataset.skipped)} picture(s) left out, the first: {dataset.skipped[0]}"
         output.print(left_out, style="yellow")
+    for note in dataset.notes:
+        output.print(note, style="yellow")
     method = build_method(config, build, dataset.spec)
     if config.dry_run:
         loop.describe(method, dataset.spec, config, output)
@@ -128,7 +135,9 @@ def run(config: RunConfig, build: Build, output: Output | None = None) -> TrainS
 
 
 def _folder(config: RunConfig, source: Path) -> Path:
-    name = f"{source.stem}-{config.data.replace(':', '-').replace('/', '_')}"
+    name = f"{source.stem}-{canonical(config.data).replace(':', '-').replace('/', '_')}"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f"{name[:60]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
     folder = Path(config.workdir or Path("runs") / name).expanduser()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--workdir {folder} is a file: give a folder, or one that does not exist yet")
@@ -266,9 +275,16 @@ def _require_same_config(config: RunConfig, source: Path, folder: Path) -> None:
         raise UserError(f"{folder} is a run of {saved['experiment']}, not of {source.stem}: give another --workdir")
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     names = [n for n in now if n not in FREE_FIELDS and n in saved["config"] and saved["config"][n] != now[n]]
+    if "data" in names and _both_paths(saved["config"]["data"], config.data):
+        names.remove("data")  # one folder can be written in many ways: the hash of its content decides
     if names:
         changes = ", ".join(f"{name} {saved['config'][name]!r} -> {now[name]!r}" for name in names)
         raise UserError(f"{folder} was trained with another config: {changes}.\nGive a new --workdir, or --override.")
+
+
+def _both_paths(*names: str) -> bool:
+    kinds = {name.partition(":")[0] for name in names}
+    return len(kinds) == 1 and kinds <= set(PATH_KINDS)
 
 
 def _require_same_data(spec: DataSpec, folder: Path, override: bool) -> None:

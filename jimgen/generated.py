@@ -10,9 +10,13 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jimgen.data.images import decode
+from jimgen.data import labels as label_arrays
+from jimgen.data.archive import read_arrays
+from jimgen.data.folder import pictures_of, read_picture
+from jimgen.data.layout import class_of, class_order, natural, require_one_kind
+from jimgen.data.members import list_members
 from jimgen.errors import UserError
-from jimgen.files import disk_errors, write_npz
+from jimgen.files import disk_errors, shown, status, write_npz
 from jimgen.methods.method import Method
 from jimgen.pictures import encode_png, to_uint8
 from jimgen.train_step import Variables
@@ -21,10 +25,13 @@ CHUNK = 256  # images drawn at a time by each device
 
 
 class GeneratedSet(NamedTuple):
-    """Images uint8 [n, h, w, c]; labels int32 [n], or None where no one knows them."""
+    """Images uint8 [n, h, w, c]; labels int32 [n], or None where no one knows them.
+
+    Of a set that was read from class folders, `class_names` are their names, in the order of their labels."""
 
     images: np.ndarray
     labels: np.ndarray | None
+    class_names: tuple[str, ...] | None = None
 
 
 def class_labels(num: int, weights: Sequence[float]) -> np.ndarray:
@@ -101,7 +108,7 @@ def save(path: Path, generated: GeneratedSet, form: Literal["npz", "folder"] | N
     Raises:
         UserError: the folder is not empty, or cannot be written.
     """
-    images, labels = generated
+    images, labels = generated.images, generated.labels
     with disk_errors(path.parent):
         if path.suffix == ".npz":
             write_npz(path, {"images": images} | ({} if labels is None else {"labels": labels}), compress=True)
@@ -117,53 +124,106 @@ def save(path: Path, generated: GeneratedSet, form: Literal["npz", "folder"] | N
 
 
 def read_generated(path: Path) -> GeneratedSet:
-    """Reads a set back: an npz with `images` (uint8 [n, h, w, c]) and perhaps `labels`, or a folder of pictures.
+    """Reads a set back: an npz with `images` (uint8 [n, h, w, c]) and perhaps `labels`, or pictures in a folder or zip.
 
-    In a folder the order is that of the file names; subfolders, where there are any, are classes in the order of their
-    names (a name that is a number is that class).
+    Pictures are found and decoded as those of `folder:PATH` are. Their order is the natural one of the file names.
+    Subfolders, where there are any, are classes in natural order; if all their names are numbers, these are the labels.
 
     Raises:
-        UserError: nothing there, a damaged file, arrays of another kind, or pictures of several sizes.
+        UserError: nothing there, a damaged file, arrays of another kind, a picture that cannot be read, pictures beside
+            class folders, or pictures of several sizes.
     """
+    if status(path) is None:
+        raise UserError(f"there is no {shown(path)}, neither an .npz file nor a folder or .zip of pictures")
     if path.suffix == ".npz":
         return _read_npz(path)
-    if not path.is_dir():
-        raise UserError(f"{path} is neither an .npz file nor a folder of pictures")
-    files = sorted((p for p in path.rglob("*") if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")), key=_order)
-    if not files:
-        raise UserError(f"{path} holds no pictures (.png, .jpg, .webp)")
-    images = [decode(file) for file in files]
+    if not path.is_dir() and path.suffix.lower() != ".zip":
+        raise UserError(f"{shown(path)} is neither an .npz file nor a folder or .zip of pictures")
+    files = sorted(pictures_of(list_members(path), shown(path)), key=lambda file: _order(file.name))
+    require_one_kind([file.name for file in files], shown(path))
+    images = [read_picture(file) for file in files]
     channels = max(image.shape[-1] for image in images)
     images = [np.repeat(image, channels, -1) if image.shape[-1] < channels else image for image in images]
-    if shapes := {image.shape for image in images} - {images[0].shape}:
-        raise UserError(f"{path}: pictures of several sizes, {images[0].shape} and {shapes.pop()}: bring them to one")
-    folders = sorted({file.parent for file in files})
-    if path in folders:
+    for file, image in zip(files, images, strict=True):
+        if image.shape != images[0].shape:
+            raise UserError(
+                f"{shown(path)}: pictures of several sizes, {images[0].shape} of {files[0].name} and {image.shape} of "
+                f"{file.name}: bring them to one"
+            )
+    folders = [class_of(file.name) for file in files]
+    names = class_order(folder for folder in folders if folder is not None)
+    if not names:
         return GeneratedSet(np.stack(images), None)
-    number = {f: int(f.name) if f.name.isdecimal() else i for i, f in enumerate(folders)}
-    return GeneratedSet(np.stack(images), np.asarray([number[file.parent] for file in files], np.int32))
+    numbers = label_numbers(names)
+    labels = [numbers[names.index(folder)] for folder in folders if folder is not None]
+    return GeneratedSet(np.stack(images), np.asarray(labels, np.int32), names)
 
 
-def _order(file: Path) -> tuple[str, str]:
-    return file.name, str(file)
+def labels_for(generated: GeneratedSet, class_names: Sequence[str]) -> np.ndarray | None:
+    """The labels of a set as classes of a data set: int32 [n], or None where they are not known.
+
+    Labels of an array are the data's class numbers. Folders that are all called after classes of the data are these
+    classes. Others are the data's classes in their order if there are as many folders as classes; and else, if all are
+    numbers, those of the classes (a saved set may lack some).
+
+    Raises:
+        UserError: a label that is not a class of the data.
+    """
+    labels, folders = generated.labels, generated.class_names
+    if labels is None or len(class_names) < 2:
+        return None
+    if folders is not None:
+        stored = label_numbers(folders)
+        if set(folders) <= set(class_names):
+            meant = [class_names.index(name) for name in folders]
+        elif set(folders) & set(class_names) and not _are_numbers(folders):
+            return None  # the others are no classes of the data
+        elif len(folders) == len(class_names):
+            meant = list(range(len(folders)))
+        elif _are_numbers(folders):
+            meant = list(stored)
+        else:
+            return None
+        labels = np.asarray(meant, np.int32)[np.searchsorted(stored, labels)]
+    outside = (labels < 0) | (labels >= len(class_names))
+    if outside.any():
+        raise UserError(
+            f"the images have label {labels[np.argmax(outside)]}, and the data have {len(class_names)} classes, 0 to "
+            f"{len(class_names) - 1}: number them as the data does"
+        )
+    return labels
+
+
+def label_numbers(names: Sequence[str]) -> tuple[int, ...]:
+    """The labels of class folders in natural order, ascending: the numbers they are called, else 0, 1, 2, ..."""
+    return tuple(int(name) for name in names) if _are_numbers(names) else tuple(range(len(names)))
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Whether names are different numbers that labels can be."""
+    all_decimal = all(name.isascii() and name.isdecimal() and len(name) < 10 for name in names)
+    return all_decimal and len({int(name) for name in names}) == len(names)
+
+
+def _order(name: str) -> tuple[Any, ...]:
+    file = name.rpartition("/")[2]
+    return natural(file), name
 
 
 def _read_npz(path: Path) -> GeneratedSet:
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            arrays = {name: saved[name] for name in saved.files if name in ("images", "labels")}
-    except FileNotFoundError as error:
-        raise UserError(f"there is no {path}") from error
-    except Exception as error:  # a damaged zip can raise nearly anything
-        raise UserError(f"{path} cannot be read as npz ({error}): make it again") from error
+    arrays = read_arrays(path, ("images", "labels"))
     if "images" not in arrays:
         raise UserError(f"{path} has no array `images`: uint8 [n, h, w, 1 or 3] is wanted")
     images, labels = arrays["images"], arrays.get("labels")
     if images.dtype != np.uint8:
         raise UserError(f"{path}: `images` must be uint8 in [0, 255], not {images.dtype}: round and save them as such")
     images = images[..., None] if images.ndim == 3 else images
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or not len(images):
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
         raise UserError(f"{path}: `images` must be [n, h, w, 1 or 3] with n of at least 1, not {images.shape}")
-    if labels is not None and labels.shape != (len(images),):
+    if labels is None:
+        return GeneratedSet(images, None)
+    if labels.ndim not in (1, 2) or len(labels) != len(images) or (flat := label_arrays.flat(labels)) is None:
         raise UserError(f"{path}: {len(images)} images but labels {labels.shape}")
-    return GeneratedSet(images, None if labels is None else labels.astype(np.int32))
+    if flat.dtype.kind not in "iu":
+        raise UserError(f"{path}: `labels` must be integers, not {flat.dtype}")
+    return GeneratedSet(images, flat.astype(np.int32))

@@ -47,13 +47,15 @@ class RunConfig:
     """What every experiment can be told. Experiments add their own fields and override defaults."""
 
     data: str = "digits"
-    """digits, fashion_mnist, tfds:NAME, folder:PATH or npz:PATH"""
+    """digits, fashion_mnist, tfds:NAME, folder:PATH (PATH may be a .zip of pictures) or npz:PATH"""
     size: int | None = None
     """height and width that images are brought to; as they are by default"""
     fit: Literal["resize", "pad"] = "resize"
     """how: bicubic resizing, or background around a smaller image"""
     channels: Literal[1, 3] | None = None
     """1 grey, 3 colour; what the data are by default"""
+    bits: int | None = None
+    """bits used by grey pictures of 16, as 12; what their files say by default, else 16"""
     data_dir: str | None = None
     """where prepared TFDS data sets lie"""
     download: bool = False

@@ -52,7 +52,7 @@ def sample(
     if path.suffix in ("", ".npz"):
         print(generated.save(path, drawn))
     else:
-        _write(path, *drawn, columns=count if in_columns else None)
+        _write(path, drawn.images, drawn.labels, columns=count if in_columns else None)
 
 
 def reconstruct(run: RunFolder, /, num: int = 40, out: Path | None = None) -> None:

@@ -29,7 +29,9 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     except UserError:
         raise
     except Exception as error:  # a damaged archive can raise nearly anything
-        raise UserError(f"{shown(path)} cannot be read: no zip archive, or damaged ({error})") from error
+        raise UserError(
+            f"{shown(path)} cannot be read as {path.suffix[1:]} ({error}): damaged, or another file"
+        ) from error
     for info in archive.infolist():
         if info.flag_bits & _ENCRYPTED:
             raise UserError(f"{shown(path)}: {shown(info.filename)[:100]} is encrypted; unpack it with its password")
@@ -60,6 +62,15 @@ def array_names(path: Path) -> tuple[str, ...]:
     """
     with open_zip(path) as archive:
         return tuple(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
+
+
+def holds_arrays(path: Path) -> bool:
+    """Whether a file is an .npz by its name, or a .zip with arrays in it.
+
+    Raises:
+      UserError: as `open_zip`.
+    """
+    return path.suffix == ".npz" or path.suffix.lower() == ".zip" and path.is_file() and bool(array_names(path))
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from jimgen.data import images as pictures
 from jimgen.data import labels as numbers
+from jimgen.data.archive import holds_arrays
 from jimgen.data.dataset import UNLABELLED, Row, Source, Stream, stream_of
 from jimgen.data.layout import TEST_NAMES, class_of, class_order, require_one_kind, split_of
 from jimgen.data.members import Member, list_members
@@ -96,10 +97,15 @@ def _root(path: str) -> Path:
     root = find(path, "folder")
     if root is None:
         raise not_there(path, "folder")
-    if root.is_dir() or root.suffix.lower() == ".zip":
+    if root.is_dir():
         return root
-    fix = f"npz:{path}" if root.suffix == ".npz" else f"folder:{root.parent}"
-    raise UserError(f"folder:{shown(path)} is a file, not a folder or a .zip; did you mean {shown(fix)}?")
+    if holds_arrays(root):
+        raise UserError(f"folder:{shown(path)} is a file of arrays; did you mean npz:{shown(path)}?")
+    if root.suffix.lower() != ".zip":
+        raise UserError(
+            f"folder:{shown(path)} is a file, not a folder or a .zip; did you mean folder:{shown(root.parent)}?"
+        )
+    return root
 
 
 def pictures_of(members: Sequence[Member], where: str) -> list[Member]:
@@ -246,13 +252,25 @@ def _told_labels(told: list[Any] | None, files: Sequence[Member], where: str) ->
     return Labels({file.name: int(label) for file, label in zip(files, labels, strict=True)}, class_names)
 
 
+def read_picture(file: Member, *, bits: int | None = None) -> np.ndarray:
+    """`images.decode` of a file.
+
+    Raises:
+      UnreadableImage: also for a kind of picture that is not read here.
+    """
+    _require_known(file)
+    return pictures.decode(file.content, name=file.where, bits=bits)
+
+
+def _require_known(file: Member) -> None:
+    if _suffix(file) not in pictures.picture_suffixes():
+        raise pictures.UnreadableImage(f"{file.where}: {_suffix(file)} is not read here; convert it to PNG or JPEG")
+
+
 def _read_shapes(files: Sequence[Member]) -> list[tuple[int, int, int] | pictures.UnreadableImage]:
     def read(file: Member) -> tuple[int, int, int] | pictures.UnreadableImage:
-        if _suffix(file) not in pictures.picture_suffixes():
-            return pictures.UnreadableImage(
-                f"{file.where}: {_suffix(file)} is not read here; convert it to PNG or JPEG"
-            )
         try:
+            _require_known(file)
             return pictures.read_shape(file.content, name=file.where)
         except pictures.UnreadableImage as error:
             return error
@@ -270,7 +288,6 @@ def _stream(
     ]
 
     def read(row: int) -> tuple[np.ndarray, int]:
-        file = readable[row][0]
-        return pictures.decode(file.content, name=file.where, bits=bits), rows[row].label
+        return read_picture(readable[row][0], bits=bits), rows[row].label
 
     return stream_of(rows, read)

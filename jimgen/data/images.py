@@ -74,9 +74,10 @@ def read_shape(file: Path | BinaryIO | Callable[[], BinaryIO], *, name: str | No
     """
     with _opened(file, name) as image:
         width, height = image.size
+        channels = 1 if _stored(image).is_grey else 3  # first: to look for EXIF decodes some files
         if image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED and not _is_turned_by_pillow(image):
             width, height = height, width
-        return height, width, 1 if _stored(image).is_grey else 3
+        return height, width, channels
 
 
 def decode(

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from jimgen.data import images as pictures
+from jimgen.data.archive import holds_arrays
 from jimgen.data.dataset import (
     Arrays,
     Dataset,
@@ -94,7 +95,7 @@ def load(
             f"{name}: unreadable pictures: {len(skipped)}; the first is {skipped[0]}\n"
             "Mend or remove them, or leave out strict to go on without them"
         )
-    _require_every_class(name, parts[0], source.class_names)
+    _require_every_class(name, parts[0], source.class_names, skipped)
     splits = [part.split for part in parts]
     if source.test is None:
         is_test = np.array(held_out(parts[0].names), bool)
@@ -142,8 +143,8 @@ def _open(name: str, *, data_dir: str | None, download: bool, bits: int | None) 
 
         return open_npz(argument)
 
-    if find(name, "folder"):
-        nearest = f"npz:{name}" if name.endswith(".npz") else f"folder:{name}"
+    if path := find(name, "folder"):
+        nearest = f"npz:{name}" if holds_arrays(path) else f"folder:{name}"
     else:
         kinds = {known.partition(":")[0]: known for known in NAMES}
         nearest = kinds.get(next(iter(difflib.get_close_matches(kind, kinds)), ""))
@@ -193,15 +194,17 @@ def _require_fit(name: str, source: Source, size: int | None, fit: Literal["resi
         )
 
 
-def _require_every_class(name: str, train: _Part, class_names: tuple[str, ...]) -> None:
-    if train.labels is None or not train.names:
+def _require_every_class(name: str, train: _Part, class_names: tuple[str, ...], skipped: list[str]) -> None:
+    """Raises UserError where all picture files of a class were left out: it would stay a class without pictures."""
+    if train.labels is None or not len(train.labels):
         return
     counts = np.bincount(train.labels, minlength=len(class_names))
     if not counts.all():
         lost = class_names[int(np.argmin(counts))]
+        first = next((fault for fault in skipped if f"/{lost}/" in fault), *skipped[:1])
         raise UserError(
-            f"{name}: no picture of the class {lost!r} can be read; the first fault: "
-            f"{train.faults[0] if train.faults else 'see the kinds of its files'}. Mend them, or take the class out"
+            f"{name}: no picture of the class {lost!r} can be read; the first: {first}\n"
+            "Mend them, or take the class out"
         )
 
 

@@ -273,7 +273,7 @@ def main(args: Args) -> None:
       UserError: as `jimgen.data.load` and `train_classifier`.
     """
     keep_freed_memory()
-    spec, train, test, _ = load(args.data, size=args.size, fit=args.fit)
+    spec, train, test, *_ = load(args.data, size=args.size, fit=args.fit)
     if isinstance(train, Stream) or isinstance(test, Stream):
         raise UserError(f"{args.data} is too large to keep in memory: choose a smaller --size")
     variables = train_classifier(

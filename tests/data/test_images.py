@@ -1,8 +1,10 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 from jimgen.data import images as pictures
 from jimgen.data.images import UnreadableImage, decode, fit_images, pad, read_shape, resize
@@ -166,3 +168,111 @@ def test_channels():
     np.testing.assert_array_equal(fit_images(colours, size=None, channels=1)[..., 0], [[76, 150, 29, 9]])
     np.testing.assert_array_equal(fit_images(GREY[..., None], size=None, channels=3), np.dstack([GREY] * 3))
     assert fit_images(colours[None].repeat(4, 1), size=8, channels=1).shape == (1, 8, 8, 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tiff", "avif", "xmp in tiff", "both in tiff"])
+def test_a_header_tells_the_size_of_the_turned_picture(tmp_path, kind, orientation):
+    """Pillow turns TIFF files by itself, and others not."""
+    if kind == "avif" and not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    corner = np.zeros((16, 24, 3), np.uint8)
+    corner[:8, :8] = 255
+    exif, path = Image.Exif(), tmp_path / "x"
+    exif[0x0112] = orientation
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    xmp += b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/></rdf:RDF></x:xmpmeta>'
+    tags = {"xmp in tiff": {700: xmp % orientation}, "both in tiff": {700: xmp % orientation, 274: orientation}}
+    options = {"tiffinfo": tags[kind]} if kind in tags else {"exif": exif if kind == "tiff" else exif.tobytes()}
+    Image.fromarray(corner).save(path, kind.rpartition(" ")[2], **options)
+    pixels = decode(path)
+    assert read_shape(path) == pixels.shape == ((16, 24, 3) if orientation < 5 else (24, 16, 3))
+    top, left = {1: (1, 1), 2: (1, 0), 3: (0, 0), 4: (0, 1), 5: (1, 1), 6: (1, 0), 7: (0, 0), 8: (0, 1)}[orientation]
+    bright = pixels[..., 0] > 128
+    assert bright[0 if top else -1, 0 if left else -1] and bright.sum() < 100
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def raw_png(levels: np.ndarray, bits: int, transparent: int | tuple[int, ...] | None = None, alpha: bool = False):
+    """A PNG of one row, grey [n], grey and alpha [n, 2] or RGB [n, 3], written by the format's specification."""
+    colour = 0 if levels.ndim == 1 else 4 if alpha else 2
+    packed = "".join(f"{level:0{bits}b}" for level in levels.reshape(-1))
+    packed += "0" * (-len(packed) % 8)
+    row = bytes(int(packed[i : i + 8], 2) for i in range(0, len(packed), 8))
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", len(levels), 1, bits, colour, 0, 0, 0))
+    if transparent is not None:
+        content += chunk(b"tRNS", np.atleast_1d(np.asarray(transparent, ">u2")).tobytes())
+    return io.BytesIO(content + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 16])
+def test_a_transparent_level_of_grey_is_found_at_any_depth(bits):
+    largest = 2**bits - 1
+    levels = np.array([0, largest // 2 + 1, largest])
+    expected = np.rint(levels * 255 / largest)
+    assert decode(raw_png(levels, bits))[0, :, 0].tolist() == expected.tolist()
+    expected[1] = 7
+    if bits == 1:
+        expected[2] = 7
+    decoded_levels = decode(raw_png(levels, bits, int(levels[1])), background=7)
+    assert decoded_levels.shape == (1, 3, 1) and decoded_levels[0, :, 0].tolist() == expected.tolist()
+
+
+def test_a_transparent_colour_of_sixteen_bits():
+    colours = np.array([[0x1234, 0x5678, 0x9ABC], [0x1234, 0x5678, 0xFABC]])
+    found = decode(raw_png(colours, 16, tuple(colours[0])), background=7)
+    assert found[0].tolist() == [[7, 7, 7], [0x12, 0x56, 0xFA]]
+
+
+def test_grey_with_alpha_of_sixteen_bits_is_grey(tmp_path):
+    levels = np.array([[0x8000, 0xFFFF], [0x8000, 0x0000]])
+    (tmp_path / "x.png").write_bytes(raw_png(levels, 16, alpha=True).getvalue())
+    assert decode(tmp_path / "x.png")[0].tolist() == [[128], [0]] and read_shape(tmp_path / "x.png") == (1, 2, 1)
+
+
+def test_twelve_bits_of_a_header_and_of_the_user_reach_white():
+    levels = np.array([0, 1, 2048, 4095])
+    assert decode(raw_png(levels, 16), bits=12)[0, :, 0].tolist() == [0, 0, 128, 255]
+    with pytest.raises(UnreadableImage, match="0 to 4096, expected 0 to 4095; give more --bits"):
+        decode(raw_png(np.array([0, 4096]), 16), bits=12)
+    assert decode(raw_png(np.array([0, 255]), 8), bits=12)[0, :, 0].tolist() == [0, 255]  # 8 bits are 8 bits
+    with pytest.raises(UnreadableImage, match="16 bits a channel in colour"):
+        decode(raw_png(np.array([[0, 1, 4095]]), 16), bits=12)
+    # 12 bits a pixel, packed: Pillow reads such TIFF files, and does not write them
+    packed = bytes(int("".join(f"{level:012b}" for level in levels)[i : i + 8], 2) for i in range(0, 48, 8))
+    tags = {256: 4, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = struct.pack("<2sHI", b"II", 42, 8 + len(packed))
+    tiff = header + packed + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    assert decode(io.BytesIO(tiff))[0, :, 0].tolist() == [0, 0, 128, 255]
+
+
+def test_tiff_files_in_which_zero_is_white():
+    """Pillow turns 8 bits over as it writes and as it reads, and 16 bits neither time."""
+    levels = np.array([[0, 77, 255]], np.uint8)
+    np.testing.assert_array_equal(decoded(Image.fromarray(levels), "tiff", tiffinfo={262: 0})[..., 0], levels)
+    levels = np.array([[0, 32767, 65535]], np.uint16)
+    np.testing.assert_array_equal(decoded(Image.fromarray(levels), "tiff", tiffinfo={262: 0})[0, :, 0], [255, 128, 0])
+
+
+def test_short_memory_and_locked_files_are_not_the_pictures_fault(monkeypatch, tmp_path):
+    """Else good pictures would be left out, and remembered as broken."""
+    Image.new("L", (4, 4)).save(tmp_path / "x.png")
+
+    def short(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(pictures, "_pixels", short)
+    with pytest.raises(UserError, match="too little memory to decode .*x.png") as error:
+        decode(tmp_path / "x.png")
+    assert not isinstance(error.value, UnreadableImage)
+
+
+def test_programs_are_not_run_on_what_is_called_a_picture(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.eps")
+    (tmp_path / "x.eps").rename(tmp_path / "x.png")
+    with pytest.raises(UnreadableImage, match="EPS, not a picture"):
+        decode(tmp_path / "x.png")

@@ -1,3 +1,6 @@
+import tracemalloc
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -106,3 +109,95 @@ def test_files_that_are_no_npz(tmp_path, save):
     }.items():
         with pytest.raises(UserError, match=message):
             load(f"npz:{tmp_path / name}")
+
+
+def test_train_alone_is_split_by_row(save):
+    data = load(save(train_images=IMAGES, train_labels=LABELS))
+    assert (data.spec.num_train, data.spec.num_test, data.spec.class_names) == (18, 2, ("0", "1", "2"))
+    same = load(save(images=IMAGES, labels=LABELS))
+    assert data.spec.hash == same.spec.hash
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float32, bool])
+def test_one_hot_labels_are_classes(save, dtype):
+    rows = np.eye(4)[LABELS].astype(dtype)  # the fourth class has no image, and is one all the same
+    data = load(save(images=IMAGES, labels=rows))
+    assert data.spec.class_names == ("0", "1", "2", "3") and data.notes == ()
+    np.testing.assert_array_equal(data.test.labels, LABELS[[9, 19]])
+    assert load(save(**medmnist(train_labels=rows[:12], test_labels=rows[16:]))).spec.num_classes == 4
+
+
+@pytest.mark.parametrize("several", [[1, 1, 0], [0, 0, 0], [2, 0, 0]])
+def test_several_labels_to_a_row_are_said_to_be_left_out(save, several):
+    rows = np.eye(3, dtype=np.uint8)[LABELS]
+    rows[3] = several
+    data = load(save(images=IMAGES, labels=rows))
+    assert data.spec.class_names == ("all",) and "labels has several labels" in data.notes[0]
+
+
+@pytest.mark.parametrize("labels", [LABELS + 1, LABELS * 2, LABELS.astype(int) + 10**12])
+def test_a_class_without_an_image_is_a_mistake_unless_it_is_named(save, labels):
+    with pytest.raises(UserError, match=rf"labels go up to {labels.max()}, and none is [01]: number the classes 0, 1"):
+        load(save(images=IMAGES, labels=labels))
+    if labels.max() < 5:
+        assert load(save(images=IMAGES, labels=labels, class_names=np.array(list("abcde")))).spec.num_classes == 5
+
+
+def test_many_fields_are_not_all_listed(save):
+    with pytest.raises(UserError, match="and 295 more") as error:
+        load(save(**{f"img{i:08d}": IMAGES[0] for i in range(300)}))
+    assert len(str(error.value)) < 600
+
+
+def with_header(path, header, content=b""):
+    """An .npz whose array `images` has this header."""
+    header = header.encode() + b"\n"
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + content
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", array)
+    return f"npz:{path}"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 28, 28)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (4, 5, 6)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (-1, 5, 6)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': '|V9999999999999', 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (" + "9" * 4000 + ",)}",
+        "{'descr': ",
+        "",
+    ],
+)
+def test_absurd_headers_allocate_nothing(tmp_path, header):
+    tracemalloc.start()
+    with pytest.raises(UserError, match="the array images cannot be read"):
+        load(with_header(tmp_path / "x.npz", header, b"0123"))
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+
+
+def test_only_members_that_end_in_npy_are_arrays(tmp_path, save):
+    name = save(images=IMAGES)
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
+        archive.writestr("labels", b"no array")
+        archive.writestr("notes.txt", b"no array")
+    assert load(name).spec.class_names == ("all",)
+    with zipfile.ZipFile(tmp_path / "y.npz", "w") as archive:
+        archive.writestr("images", b"no array")
+    with pytest.raises(UserError, match="It has none"):
+        load(f"npz:{tmp_path / 'y.npz'}")
+
+
+def test_a_locked_file_is_not_called_damaged(ordinary_user):
+    root, become = ordinary_user
+    np.savez(root / "x.npz", images=IMAGES)
+    with become():
+        for path in (root / "x.npz", root):
+            mode = path.stat().st_mode
+            path.chmod(0)
+            with pytest.raises(UserError, match=f"cannot read {root}/x.npz: Permission denied"):
+                load(f"npz:{root}/x.npz")
+            path.chmod(mode)
