@@ -397,3 +397,58 @@ def test_the_default_workdir_is_named_after_experiment_and_data(tmp_path, monkey
     options = {**tiny_config("vae", tmp_path).__dict__, "workdir": None}
     experiment.run(load_experiment("vae").Config(**options), load_experiment("vae").build)
     assert os.listdir(tmp_path / "runs") == ["vae-digits"]
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """Two folders of pictures in the working directory, and runs that end before their first step."""
+    monkeypatch.chdir(tmp_path)
+    for name, level in (("set", 10), ("other", 20)):
+        (tmp_path / name).mkdir()
+        for number in range(12):
+            Image.new("L", (8, 8), level + number).save(tmp_path / name / f"{number}.png")
+    monkeypatch.setattr(loop, "train", lambda *_: None)
+    monkeypatch.setattr(loop, "prepare", lambda *_: None)
+
+
+@pytest.mark.usefixtures("pictures")
+def test_one_folder_written_in_several_ways_is_one_config(tmp_path, monkeypatch, capsys):
+    flags = tiny_flags("vae", tmp_path / "run")
+    command("vae", *flags, "--data", "folder:set")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("folder:set/", "folder:./set", f"folder:{tmp_path}/set", f"folder:{tmp_path}/set//", "folder:~/set"):
+        command("vae", *flags, "--data", name)
+    shutil.copytree("set", "moved")
+    command("vae", *flags, "--data", "folder:moved")  # what they hold decides
+    capsys.readouterr()
+    assert "are not those that" in refusal(capsys, "vae", *flags, "--data", "folder:other")
+    assert "was trained with another config: data" in refusal(capsys, "vae", *flags, "--data", "digits")
+
+
+@pytest.mark.usefixtures("pictures")
+def test_the_default_workdir_is_one_for_all_ways_to_write_a_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags = tiny_flags("vae", tmp_path)
+    flags = [flag for i, flag in enumerate(flags) if "--workdir" not in (flag, flags[i - 1])]
+    for name in ("folder:set", "folder:set/", f"folder:{tmp_path}/set", "folder:~/set"):
+        command("vae", *flags, "--data", name)
+    assert os.listdir(tmp_path / "runs") == ["vae-folder-set"]
+    long = Path("x" * 100, "é" * 100, "z" * 100)
+    shutil.copytree("set", long)
+    command("vae", *flags, "--data", f"folder:{long}")
+    (name,) = set(os.listdir(tmp_path / "runs")) - {"vae-folder-set"}
+    assert name.startswith("vae-folder-xxxx") and len(os.fsencode(name)) <= 255
+
+
+@pytest.mark.usefixtures("pictures")
+def test_names_that_are_not_utf8_reach_the_run_folder(tmp_path, capsys):
+    for number, folder in enumerate((b"caf\xe9", b"th\xe9")):
+        os.mkdir(os.path.join(b"set", folder))
+        for name in range(12):
+            os.rename(f"{'set' if number else 'other'}/{name}.png", os.path.join(b"set", folder, b"%d.png" % name))
+    os.rename(b"set", b"s\xe9t")
+    flags = tiny_flags("vae", tmp_path / "run")
+    for _ in range(2):
+        command("vae", *flags, "--data", "folder:" + os.fsdecode(b"s\xe9t"))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["class_names"] == ["caf\\xe9", "th\\xe9"]
+    capsys.readouterr().out.encode()

@@ -1,13 +1,16 @@
 """Generated sets: the same set for the same seed anywhere, and what comes back from a file is what went into it."""
 
+import zipfile
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 from tiny import SHAPE, state_of, tiny_batch, tiny_gan, tiny_vae
 
+from jimgen import data
 from jimgen.errors import UserError
-from jimgen.generated import GeneratedSet, class_labels, generate, read_generated, save
+from jimgen.generated import GeneratedSet, class_labels, generate, labels_for, read_generated, save
 
 
 def test_class_labels_are_in_turn_where_classes_weigh_the_same():
@@ -107,3 +110,102 @@ def test_nothing_is_overwritten(tmp_path, images):
     with pytest.raises(UserError, match="is there already"):
         save(tmp_path / "here", GeneratedSet(images, None))
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["mine.txt"]
+
+
+def folder_of(root, names, copies=3):
+    """Class folders whose pictures are of the level that their place in `names` says."""
+    for level, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for copy in range(copies):
+            Image.new("L", (4, 4), level).save(root / name / f"{copy:02d}-{level}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [str(i) for i in range(12)],
+        [str(i) for i in range(1, 11)],
+        ["ant", "bee", "cat"],
+        ["7", "10", "300"],
+        ["a2", "a10"],
+        ["0001", "0002"],
+        ["1", "01"],
+    ],
+)
+def test_a_folder_has_the_same_classes_as_training_data_and_as_a_generated_set(tmp_path, names):
+    """Else a set scored against itself: 24 of 100 where folders were called 0 to 11."""
+    folder = folder_of(tmp_path / "set", names)
+    trained = data.load(f"folder:{folder}")
+    level_of = {int(image[0, 0, 0]): int(label) for image, label in zip(*trained.train, strict=True)}
+    drawn = read_generated(folder)
+    labels = labels_for(drawn, trained.spec.class_names)
+    assert [level_of[int(level)] for level in drawn.images[:, 0, 0, 0]] == labels.tolist()
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2], [0, 2], [1]])
+def test_a_saved_set_keeps_its_class_numbers_whatever_the_classes_are_called(tmp_path, images, labels):
+    written = GeneratedSet(images[: len(labels)], np.array(labels, np.int32))
+    for name in ("set.npz", "set"):
+        read = read_generated(save(tmp_path / name, written))
+        for class_names in (("cat", "dog", "elk"), ("1", "2", "3"), ("0", "1", "2")):
+            assert labels_for(read, class_names).tolist() == labels
+
+
+def test_labels_that_are_no_classes_of_the_data(tmp_path, images):
+    read = read_generated(folder_of(tmp_path / "set", ["ant", "cat"]))
+    assert labels_for(read, ("cat", "ant")).tolist() == [1, 0] * 3  # by name, not by order
+    assert labels_for(read, ("x", "y")).tolist() == [0, 1] * 3  # by order
+    assert labels_for(read, ("ant", "bee")) is None  # `cat` is neither
+    assert labels_for(read, ("x", "y", "z")) is None
+    assert labels_for(read, ("all",)) is None
+    with pytest.raises(UserError, match="label 3, and the data have 2 classes, 0 to 1"):
+        labels_for(GeneratedSet(images[:2], np.array([0, 3], np.int32)), ("x", "y"))
+
+
+def test_generated_folders_are_read_as_training_folders_are(tmp_path, images):
+    """Every kind of picture, links, no files of the system; natural order of names; archives too."""
+    for i, name in enumerate(("2.bmp", "10.tiff", "9.png", "11.jp2")):
+        Image.fromarray(images[i]).save(tmp_path / name)
+    (tmp_path / "._9.png").write_bytes(b"\0\5\26\7")
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / "__MACOSX" / "9.png").touch()
+    (tmp_path / "notes.txt").touch()
+    read = read_generated(tmp_path)
+    np.testing.assert_array_equal(read.images[[0, 1, 2]], images[[0, 2, 1]])
+    assert len(read.images) == 4 and read.labels is None
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for path in tmp_path.iterdir():
+            if path.is_file() and path.name != "set.zip":
+                archive.write(path, path.name)
+    np.testing.assert_array_equal(read_generated(tmp_path / "set.zip").images, read.images)
+    (tmp_path / "5.heic").touch()
+    with pytest.raises(UserError, match=r"5\.heic: \.heic is not read here"):
+        read_generated(tmp_path)
+    (tmp_path / "5.heic").unlink()
+    (tmp_path / "class").mkdir()
+    Image.fromarray(images[0]).save(tmp_path / "class" / "1.png")
+    with pytest.raises(UserError, match="holds both pictures"):
+        read_generated(tmp_path)
+
+
+def test_a_generated_set_that_may_not_be_read_is_an_error(ordinary_user, images):
+    root, become = ordinary_user
+    save(root / "set", GeneratedSet(images, np.arange(12, dtype=np.int32) % 2))
+    save(root / "set.npz", GeneratedSet(images, None))
+    with become():
+        for path, opened in (("set/0001", "set"), ("set", "set"), ("set.npz", "set.npz")):
+            mode = (root / path).stat().st_mode
+            (root / path).chmod(0)
+            with pytest.raises(UserError, match=f"cannot read {root / path}: Permission denied"):
+                read_generated(root / opened)
+            (root / path).chmod(mode)
+
+
+@pytest.mark.parametrize("labels", [np.eye(3)[[0, 1, 2, 0]], np.array([[0], [1], [2], [0]])])
+def test_labels_of_arrays_may_be_one_hot_or_a_column(tmp_path, images, labels):
+    np.savez(tmp_path / "x.npz", images=images[:4], labels=labels)
+    assert read_generated(tmp_path / "x.npz").labels.tolist() == [0, 1, 2, 0]
+    np.savez(tmp_path / "x.npz", images=images[:4], labels=labels + 0.5)
+    with pytest.raises(UserError, match="labels"):
+        read_generated(tmp_path / "x.npz")

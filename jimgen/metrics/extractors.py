@@ -285,7 +285,7 @@ def _from_file(path: Path, function: str) -> Extractor:
     """What a function of a Python file returns. The hash of the weights is the hook's own affair."""
     if not path.is_file():
         raise UserError(f"there is no file {path}: an extractor of one's own is named PATH.py:FUNCTION")
-    unique = f"jimgen_extractor_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    unique = f"jimgen_extractor_{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(unique, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
