@@ -69,9 +69,10 @@ def _add_bias(layer: Conv | ConvTranspose, y: Array) -> Array:
 class BatchNorm(nn.Module):
     """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) of [b, ..., c] over all axes but the last.
 
-    The statistics are those of the whole global batch in every mode, and stay in float32. No bias belongs before it:
-    its gradient is zero but for rounding, which Adam amplifies. Written out, rather than flax's, as two sums and one
-    multiply-add: it is faster, and XLA sees that the forward passes of two phases are one.
+    The statistics are those of the whole global batch in every mode. They, scale and bias stay in float32, and the mean
+    is subtracted before anything is multiplied; only the result is in `dtype`. No bias belongs before it: its gradient
+    is zero but for rounding, which Adam amplifies. Written out, rather than flax's: it is faster, and XLA sees that the
+    forward passes of two phases are one.
     """
 
     train: bool
@@ -87,26 +88,31 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, shape)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        x = at_least_float32(x)
         if self.train:
-            mean, var = batch_moments(at_least_float32(x))
+            mean, var = batch_moments(x)
             if not self.is_initializing():
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
         else:
             mean, var = running_mean.value, running_var.value
         factor = scale * lax.rsqrt(var + self.epsilon)
-        offset = bias - mean * factor
-        broadcast = (1,) * (x.ndim - 1) + shape
-        return x.astype(self.dtype) * factor.astype(self.dtype).reshape(broadcast) + offset.astype(self.dtype).reshape(
-            broadcast
-        )
+        mean, factor, bias = (part.reshape((1,) * (x.ndim - 1) + shape) for part in (mean, factor, bias))
+        return ((x - mean) * factor + bias).astype(self.dtype)
 
 
 def batch_moments(x: Array) -> tuple[Array, Array]:
-    """Mean and variance [c] of [b, ..., c] over all axes but the last, and over devices under pmap."""
+    """Mean and variance [c] of [b, ..., c] over all axes but the last, and over devices under pmap.
+
+    Both by one pass, as means of x - s and its square, where s is the mean of one example: near enough to the mean for
+    the difference of squares to keep its digits (Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance,
+    1983). Neither depends on s, so its gradient is none.
+    """
     axes = tuple(range(x.ndim - 1))
-    mean, square = mean_over_devices((x.mean(axes), jnp.square(x).mean(axes)))
-    return mean, jnp.maximum(square - jnp.square(mean), 0.0)
+    shift = lax.stop_gradient(mean_over_devices(x[:1].mean(axes)))
+    moved = x - shift.reshape((1,) * len(axes) + (-1,))
+    mean, square = mean_over_devices((moved.mean(axes), jnp.square(moved).mean(axes)))
+    return shift + mean, jnp.maximum(square - jnp.square(mean), 0.0)
 
 
 def at_least_float32(x: Array) -> Array:

@@ -98,6 +98,38 @@ def test_batch_norm_keeps_its_statistics_in_float32():
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("dtype, mean, deviation", [("bfloat16", 10, 1), ("bfloat16", 100, 1), ("float32", 100, 0.01)])
+def test_batch_norm_is_exact_far_from_the_origin(train, dtype, mean, deviation):
+    """Against float64 on the same inputs, to the rounding of the result; scale and bias are no powers of two."""
+    x = jnp.asarray(mean + deviation * np.random.default_rng(0).standard_normal((16, 4, 4, 3)), dtype)
+    layer = BatchNorm(train=train, dtype=dtype)
+    exact = np.asarray(x, np.float64)
+    moments = {"mean": exact.mean((0, 1, 2)), "var": exact.var((0, 1, 2))}
+    params = {"scale": jnp.asarray([1.3, 0.7, 1.1]), "bias": jnp.asarray([0.1, -0.3, 0.7])}
+    variables = {"params": params, "batch_stats": jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), moments)}
+    found, changed = layer.apply(variables, x, mutable=["batch_stats"])
+    expected = (exact - moments["mean"]) / np.sqrt(moments["var"] + 1e-5) * [1.3, 0.7, 1.1] + [0.1, -0.3, 0.7]
+    np.testing.assert_allclose(
+        np.asarray(found, np.float64), expected, rtol=2.0**-8 if dtype == "bfloat16" else 2e-3, atol=2e-3
+    )
+    for name, value in moments.items():  # as the running ones are the batch's, they stay
+        np.testing.assert_allclose(changed["batch_stats"][name], value, rtol=1e-3)
+
+
+def test_batch_norm_s_gradient_is_that_of_the_formula(x64):
+    x, weights = (jnp.asarray(np.random.default_rng(seed).standard_normal((6, 2, 2, 3))) for seed in (0, 1))
+    layer = BatchNorm(train=True)
+    variables = layer.init(jax.random.key(0), x)
+    ours = lambda x: (weights * layer.apply(variables, x, mutable=["batch_stats"])[0]).sum()  # noqa: E731
+
+    def formula(x):
+        moved = x - x.mean((0, 1, 2), keepdims=True)
+        return (weights * moved / jnp.sqrt(jnp.square(moved).mean((0, 1, 2), keepdims=True) + 1e-5)).sum()
+
+    np.testing.assert_allclose(jax.grad(ours)(x), jax.grad(formula)(x), rtol=1e-4, atol=1e-6)
+
+
 def test_outputs_have_at_least_float32(x64):
     for dtype, expected in ((jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float32), (jnp.float64, jnp.float64)):
         assert at_least_float32(jnp.ones(1, dtype)).dtype == expected
