@@ -31,20 +31,27 @@ class Aux(NamedTuple):
     """What an objective returns beside its loss."""
 
     metrics: Metrics
-    # Changed non-parameter collections by net name: {"generator": {"batch_stats": ...}}
+    # Changed non-parameter collections by net name: {"generator": {"batch_stats": ...}}. Averaged like the gradients.
     updates: Mapping[str, Any] = {}
+    observed: Any = ()  # a tree of arrays [b, ...], one row an example, for the phase's `follow`
 
 
 Objective = Callable[[Variables, Batch, Array], tuple[Array, Aux]]  # (variables, batch, key) -> mean loss over examples
+Follow = Callable[[Variables, Any, Array], Aux]  # (variables, what the objective observed, key) -> metrics and updates
 
 
 class Phase(NamedTuple):
-    """One update: `tx` moves the params of the nets in `trains` down the gradient of `objective`; others stay."""
+    """One update: `tx` moves the params of the nets in `trains` down the gradient of `objective`; others stay.
+
+    State that no average over microbatches describes is for `follow`: a codebook with its counts, for instance. It runs
+    once a step, on the variables from before the step and what the objective observed of the whole batch.
+    """
 
     name: str
     trains: tuple[str, ...]
     objective: Objective
     tx: optax.GradientTransformation
+    follow: Follow | None = None
 
 
 class TrainState(struct.PyTreeNode):
@@ -100,9 +107,10 @@ def make_train_step(
       ema_half_life: images after which an average has forgotten half; 0 copies the nets. beta = .5^(batch / half-life).
       ema_ramp: the half-life is at most this times the images seen, so that the average forgets the random start
         (Karras et al., arXiv 2006.06676, official settings); 0 for no ramp.
-      accumulate: microbatches whose gradients are averaged before one update. It divides the batch. Terms that couple
-        the batch (BatchNorm, means of relativistic average losses, free bits, the entropy of codes) see a microbatch
-        at a time.
+      accumulate: microbatches whose gradients are averaged before one update. It divides the batch. All start from the
+        same variables, and their `Aux.updates` are averaged as well: running statistics decay once a step. Terms that
+        couple the batch (BatchNorm, means of relativistic average losses, free bits, the entropy of codes) see a
+        microbatch at a time; `Phase.follow` sees the whole batch.
 
     Returns:
       The step. Metrics are float32 scalars named `phase/metric`; each phase adds loss, grad_norm, skipped (total) and
@@ -137,11 +145,16 @@ def _run_phase(phase: Phase, state: TrainState, batch: Batch, key: Array, accumu
     updates, opt_state = phase.tx.update(grads, state.opt_state[phase.name], params)
     moved: Any = optax.apply_updates(params, updates)
     learnt = _merge(_merge(state.variables, {net: {"params": moved[net]} for net in phase.trains}), aux.updates)
+    followed = Aux({})
+    if phase.follow:
+        followed = phase.follow(state.variables, aux.observed, key)
+        learnt = _merge(learnt, mean_over_devices(followed.updates))
     before = state.variables, state.opt_state[phase.name]
     variables, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (learnt, opt_state), before)
     skipped = state.skipped[phase.name] + ~finite
     in_a_row = jnp.where(finite, 0, state.skipped_in_a_row[phase.name] + 1)
-    metrics = {"loss": loss, "grad_norm": grad_norm, **aux.metrics, "skipped": skipped, "skipped_in_a_row": in_a_row}
+    found = {**aux.metrics, **mean_over_devices(followed.metrics)}
+    metrics = {"loss": loss, "grad_norm": grad_norm, **found, "skipped": skipped, "skipped_in_a_row": in_a_row}
     state = state.replace(
         variables=variables,
         opt_state={**state.opt_state, phase.name: opt_state},
@@ -154,21 +167,26 @@ def _run_phase(phase: Phase, state: TrainState, batch: Batch, key: Array, accumu
 def _accumulated_gradient(
     phase: Phase, params: Variables, variables: Variables, batch: Batch, key: Array, accumulate: int
 ) -> tuple[Array, Aux, Variables]:
-    """Loss, aux and gradient, averaged over devices and microbatches; collections are updated from one to the next."""
+    """Loss, aux and gradient, averaged over devices and microbatches; `Aux.observed` of the device's whole batch."""
 
-    def objective(params: Variables, variables: Variables, batch: Batch) -> tuple[Array, Aux]:
-        variables = _merge(variables, {net: {"params": params[net]} for net in phase.trains})
-        loss, aux = phase.objective(variables, batch, key)
+    def objective(params: Variables, batch: Batch) -> tuple[Array, Aux]:
+        together = _merge(variables, {net: {"params": params[net]} for net in phase.trains})
+        loss, aux = phase.objective(together, batch, key)
         return mean_over_devices(loss), aux
 
-    found = []
+    found, observed = [], []
     # Unrolled rather than scanned: XLA:CPU runs convolutions inside a scan many times slower.
     for part in _microbatches(batch, accumulate):
-        (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(params, variables, part)
-        variables = _merge(variables, aux.updates)
-        found.append((loss, mean_over_devices(aux.metrics), mean_over_devices(grads)))
-    loss, metrics, grads = jax.tree.map(lambda *parts: sum(parts) / accumulate, *found)
-    return loss, Aux(metrics, mean_over_devices(aux.updates)), grads
+        (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(params, part)
+        found.append((loss, *mean_over_devices((aux.metrics, aux.updates, grads))))
+        observed.append(aux.observed)
+    loss, metrics, updates, grads = jax.tree.map(_mean, *found)
+    return loss, Aux(metrics, updates, jax.tree.map(_join, *observed)), grads
+
+
+def _mean(*parts: Array) -> Array:
+    """Of a microbatch each; one of several counts, all alike, as all start from the same."""
+    return sum(parts) / len(parts) if jnp.issubdtype(parts[0].dtype, jnp.floating) else parts[0]  # pyright: ignore[reportReturnType]
 
 
 def _microbatches(batch: Batch, count: int) -> list[Batch]:
@@ -178,6 +196,11 @@ def _microbatches(batch: Batch, count: int) -> list[Batch]:
         raise ValueError(f"a batch of {size} (a device) cannot be cut into {count} equal microbatches")
     cut = jax.tree.map(lambda x: x.reshape(size // count, count, *x.shape[1:]), batch)
     return [jax.tree.map(lambda x, i=i: x[:, i], cut) for i in range(count)]
+
+
+def _join(*parts: Array) -> Array:
+    """The inverse of `_microbatches`: rows of each part -> rows of the batch."""
+    return jnp.stack(parts, axis=1).reshape(-1, *parts[0].shape[1:])
 
 
 def _params(variables: Variables, phase: Phase) -> Variables:

@@ -72,6 +72,46 @@ def test_microbatches_must_divide_the_batch():
         run(tiny_vae(), 1, accumulate=3)
 
 
+def test_running_statistics_decay_once_a_step():
+    """Each microbatch moves the running mean 8 a quarter of the way to its own, 1 or 3; their average is 6.5."""
+
+    def objective(variables, batch, key):
+        mean = variables["net"]["batch_stats"]["mean"]
+        updates = {"net": {"batch_stats": {"mean": 0.75 * mean + 0.25 * batch["image"].mean(), "seen": jnp.int32(7)}}}
+        return variables["net"]["params"]["w"].sum(), Aux({}, updates)
+
+    phases = (Phase("phase", ("net",), objective, optax.sgd(0.0)),)
+    stats = {"mean": jnp.asarray(8.0), "seen": jnp.int32(6)}
+    init = lambda key, batch: {"net": {"params": {"w": jnp.zeros(1)}, "batch_stats": stats}}  # noqa: E731
+    for accumulate in (1, 2, 4):
+        state = init_state(init, phases, (), jax.random.key(0), image_batch(1))
+        step = make_train_step(phases, accumulate=accumulate)
+        state, _ = step(state, image_batch(1, 3, 1, 3), jax.random.key(0))
+        found = state.variables["net"]["batch_stats"]
+        assert float(found["mean"]) == 6.5 and int(found["seen"]) == 7 and found["seen"].dtype == jnp.int32
+
+
+def test_what_follows_a_phase_sees_the_whole_batch_in_order():
+    """Whatever the microbatches, it gets the rows of the batch and the variables from before the step."""
+
+    def objective(variables, batch, key):
+        return variables["net"]["params"]["w"].sum(), Aux({}, observed={"twice": 2 * batch["image"]})
+
+    def follow(variables, observed, key):
+        median = jnp.median(observed["twice"])
+        first = observed["twice"][0, 0] + variables["net"]["params"]["w"][0]
+        return Aux({"first": first}, {"other": {"median": median}})
+
+    phases = (Phase("phase", ("net",), objective, optax.sgd(1.0), follow),)
+    init = lambda key, batch: {"net": {"params": {"w": jnp.zeros(1)}}, "other": {"median": jnp.zeros(())}}  # noqa: E731
+    for accumulate in (1, 2, 4):
+        state = init_state(init, phases, (), jax.random.key(0), image_batch(1))
+        step = make_train_step(phases, accumulate=accumulate)
+        state, metrics = step(state, image_batch(5, 1, 9, 3), jax.random.key(0))
+        assert float(metrics["phase/first"]) == 10 and float(state.variables["other"]["median"]) == 8
+        assert float(state.variables["net"]["params"]["w"][0]) == -1
+
+
 def quadratic(name="phase", trains=("net",), tx=None):
     """A phase that moves w towards the mean of the images."""
 

@@ -19,6 +19,7 @@ from jimgen.nets.vq import (
     Quantised,
     VectorQuantiser,
     codebook_usage,
+    count_tokens,
     perplexity,
 )
 from jimgen.objectives import HINGE, AdversarialLoss, absolute_error, bernoulli_nll, squared_error
@@ -131,14 +132,10 @@ def tokenizer(
             variables["discriminator"] = adversary.discriminator.init(keys[3], *args, train=True)
         return variables
 
-    def quantise(variables: Variables, images: Array, key: Array | None = None) -> tuple[Quantised, dict[str, Any]]:
-        """In training, that is with a key, also the codebook as it is after the step."""
+    def quantise(variables: Variables, images: Array) -> tuple[Array, Quantised]:
+        """z before it is quantised, and what becomes of it. The codebook moves in `follow` alone."""
         z = encoder.apply(variables["encoder"], images)
-        if key is None:
-            return quantiser.apply(variables["quantiser"], z, train=False), {}  # pyright: ignore[reportReturnType]
-        options = {"train": True, "key": jax.random.fold_in(key, 0), "mutable": ["codebook"]}
-        quantised, changed = quantiser.apply(variables["quantiser"], z, **options)
-        return quantised, dict(changed)  # pyright: ignore[reportReturnType]
+        return z, quantiser.apply(variables["quantiser"], z, train=False)  # pyright: ignore[reportReturnType]
 
     def output_of(variables: Variables, z_q: Array) -> Array:
         return decoder.apply(variables["decoder"], z_q)  # pyright: ignore[reportReturnType]
@@ -148,30 +145,43 @@ def tokenizer(
 
     def autoencoder_objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
         images = batch["image"]
-        quantised, codebook = quantise(variables, images, key)
+        z, quantised = quantise(variables, images)
         output = output_of(variables, quantised.z_q)
         error = reconstruction.loss(output, images)
         loss = error + quantised.codebook
         loss += commitment_weight * quantised.commitment + entropy_weight * quantised.entropy
-        usage = _count(variables["usage"], quantised.counts, len(images) * num_shards(), usage_half_life)
         metrics = {
             "reconstruction": error.mean(),
             "commitment": quantised.commitment.mean(),
             "entropy_nats": quantised.entropy.mean(),
-            "codebook_usage": codebook_usage(quantised.counts),
-            "codebook_perplexity": perplexity(quantised.counts),
-            "window_usage": codebook_usage(usage["counts"]),
-            "window_perplexity": perplexity(usage["counts"]),
         }
-        updates = {"quantiser": codebook, "usage": usage}
+        observed = {"z": z, "tokens": quantised.tokens}
         if not adversary:
-            return loss.mean(), Aux(metrics, updates)
+            return loss.mean(), Aux(metrics, observed=observed)
         adversarial = generator_loss(adversary, variables, output, batch).mean()
         weight = adversary.weight * _ramp(variables["usage"]["images"], adversary.start, adversary.ramp)
         if adversary.adaptive:
             weight *= balance(adversary, variables, quantised.z_q, batch)
         metrics |= {"adversarial": adversarial, "adversarial_weight": weight}
-        return loss.mean() + weight * adversarial, Aux(metrics, updates)
+        return loss.mean() + weight * adversarial, Aux(metrics, observed=observed)
+
+    def follow(variables: Variables, observed: dict[str, Array], key: Array) -> Aux:
+        """Codebook and usage after the whole batch."""
+        z, tokens = observed["z"], observed["tokens"]
+        counts = count_tokens(tokens, num_codes)
+        usage = _count(variables["usage"], counts, len(tokens) * num_shards(), usage_half_life)
+        updates = {"usage": usage}
+        if "codebook" in quantiser_variables:
+            options = {"method": "follow", "mutable": ["codebook"]}
+            key = jax.random.fold_in(key, 0)
+            updates["quantiser"] = dict(quantiser.apply(variables["quantiser"], z, tokens, key, **options)[1])
+        metrics = {
+            "codebook_usage": codebook_usage(counts),
+            "codebook_perplexity": perplexity(counts),
+            "window_usage": codebook_usage(usage["counts"]),
+            "window_perplexity": perplexity(usage["counts"]),
+        }
+        return Aux(metrics, updates)
 
     def generator_loss(adversary: Adversary, variables: Variables, output: Array, batch: Batch) -> Array:
         """What the discriminator makes of a decoder output, [b] or [b, h, w]."""
@@ -200,7 +210,7 @@ def tokenizer(
 
     def discriminator_objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
         assert adversary is not None
-        quantised, _ = quantise(variables, batch["image"], key)
+        _, quantised = quantise(variables, batch["image"])
         fake = reconstruction.as_images(output_of(variables, quantised.z_q))
         real_logits, stats = _judge(adversary, variables, batch["image"], batch["label"])
         variables = {**variables, "discriminator": {**variables["discriminator"], **stats}}
@@ -215,7 +225,7 @@ def tokenizer(
     def tokenize(variables: Variables, images: Array) -> Array:
         if images.shape[1:] != image_shape:
             raise ValueError(f"this tokenizer takes images {list(image_shape)}, got {list(images.shape[1:])}")
-        return quantise(variables, images)[0].tokens
+        return quantise(variables, images)[1].tokens
 
     def detokenize(variables: Variables, tokens: Array) -> Array:
         if tokens.shape[1:] != grid or not jnp.issubdtype(tokens.dtype, jnp.integer):
@@ -237,7 +247,7 @@ def tokenizer(
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         images = batch["image"]
-        quantised, _ = quantise(variables, images)
+        _, quantised = quantise(variables, images)
         output = output_of(variables, quantised.z_q)
         squares = squared_error(images, images_of(output)) / images[0].size
         return {
@@ -251,7 +261,7 @@ def tokenizer(
         counts = means["code_counts"]
         return {"codebook_usage": jnp.mean(counts > 0), "codebook_perplexity": perplexity(counts)}
 
-    phases = (Phase("autoencoder", trained, autoencoder_objective, tx),)
+    phases = (Phase("autoencoder", trained, autoencoder_objective, tx, follow),)
     if adversary:
         phases = (Phase("discriminator", ("discriminator",), discriminator_objective, adversary.tx), *phases)
     method = Method(

@@ -5,7 +5,8 @@ Three Flax modules share one interface: `num_codes` (K) and `dim` (d); called on
 the dtype of z: in bfloat16 neighbouring codes become one. In training, counts and codebooks are those of the whole
 global batch in every mode.
 
-The state of a codebook that no gradient trains lies in the collection "codebook", to be made mutable in training.
+The state of a codebook that no gradient trains lies in the collection "codebook". It moves in a call with `train`, or
+by `VectorQuantiser.follow` after several calls without, where the batch comes in parts; make it mutable there.
 """
 
 from collections.abc import Sequence
@@ -183,16 +184,14 @@ class VectorQuantiser(nn.Module):
             self.codes = self.param("codes", nn.initializers.normal(1.0), shape)
 
     def __call__(self, z: Array, *, train: bool, key: Array | None = None) -> Quantised:
-        z, codes = _float_vectors(z, self.dim), self._codes()
-        if self.normalise:
-            z = unit(z)
+        raw = _float_vectors(z, self.dim)
+        z, codes = self._direction(raw), self._codes()
         tokens = nearest_code(lax.stop_gradient(z), lax.stop_gradient(codes))
         # A product rather than a gather: its gradient sums in one order, where scattered additions come as they come.
-        chosen = nn.one_hot(tokens, self.num_codes, dtype=z.dtype)
-        e = jnp.matmul(chosen, codes, precision="highest")
+        e = jnp.matmul(nn.one_hot(tokens, self.num_codes, dtype=z.dtype), codes, precision="highest")
         counts = count_tokens(tokens, self.num_codes)
         if self.ema and train and not self.is_initializing():
-            self._follow(lax.stop_gradient(z), chosen, counts, key)
+            self.follow(raw, tokens, key)
         through = rotation_trick if self.gradient == "rotation" else straight_through
         commitment = _squared_distance(z, lax.stop_gradient(e))
         codebook = jnp.zeros_like(commitment) if self.ema else _squared_distance(lax.stop_gradient(z), e)
@@ -202,21 +201,35 @@ class VectorQuantiser(nn.Module):
         """Tokens [...] -> codes [..., d]. ValueError where tokens are out of range; under jit those codes are NaN."""
         return _nan_where_unknown(jnp.take(self._codes(), tokens, axis=0, mode="clip"), tokens, self.num_codes)
 
-    def _codes(self) -> Array:
-        codes = self.codes.value if isinstance(self.codes, nn.Variable) else self.codes
-        return unit(codes) if self.normalise else codes
+    def follow(self, z: Array, tokens: Array, key: Array | None = None) -> None:
+        """One step of the moving average over the global batch, and restarts: changes the collection "codebook".
 
-    def _follow(self, z: Array, chosen: Array, counts: Array, key: Array | None) -> None:
-        """One step of the moving average over the global batch, and restarts."""
-        assert isinstance(self.codes, nn.Variable)
-        z, chosen = z.reshape(-1, self.dim), chosen.reshape(-1, self.num_codes)
+        Args:
+          z: float [b, ..., d], what the module was called on; under pmap the device's part of the batch.
+          tokens: int32 [b, ...], the codes that were chosen.
+          key: for restarts; the same on all devices.
+
+        Raises:
+          ValueError: codes that a gradient trains, or no key where codes may restart.
+        """
+        if not isinstance(self.codes, nn.Variable):
+            raise ValueError("with ema=False a gradient trains the codes, and they follow nothing")
+        if self.restart_below and key is None:
+            raise ValueError("dead codes restart at random vectors: give a key, or restart_below=0")
+        z = self._direction(lax.stop_gradient(_float_vectors(z, self.dim))).reshape(-1, self.dim)
+        chosen = nn.one_hot(tokens.reshape(-1), self.num_codes, dtype=z.dtype)
         sums = _sum_over_devices(jnp.matmul(chosen.T, z, precision="highest"))
+        counts = count_tokens(tokens, self.num_codes)
         codes, total = ema_codebook(self._codes(), self.decayed_counts.value, counts, sums, self.decay)
-        if self.restart_below:
-            if key is None:
-                raise ValueError("dead codes restart at random vectors: give a key, or restart_below=0")
+        if self.restart_below and key is not None:
             codes, total = restart_dead_codes(key, codes, total, _gather_devices(z), self.restart_below)
         self.codes.value, self.decayed_counts.value = codes, total
+
+    def _direction(self, z: Array) -> Array:
+        return unit(z) if self.normalise else z
+
+    def _codes(self) -> Array:
+        return self._direction(self.codes.value if isinstance(self.codes, nn.Variable) else self.codes)
 
 
 class FiniteScalarQuantiser(nn.Module):

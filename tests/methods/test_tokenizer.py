@@ -299,14 +299,15 @@ def test_the_adversary_waits_and_then_rises():
 # The train step.
 
 
-def test_every_mode_computes_the_same_numbers(x64):
-    """The codebook, its restarts and all nets, in float64."""
-    method = tiny_tokenizer("ema", jnp.float64).method
+def test_every_mode_and_microbatches_compute_the_same_numbers(x64):
+    """The codebook, its restarts and usage, which decay once a step by all of its vectors; and all nets; in float64."""
+    method = tiny_tokenizer("ema", jnp.float64, usage_half_life=8).method
     expected = train(method, 5, dtype=jnp.float64, ema_half_life=50.0)
-    assert np.isfinite(expected[1]["autoencoder/loss"])
-    for mode in ("pmap", "sharded"):
-        found = train(method, 5, mode, 4, jnp.float64, ema_half_life=50.0)
-        assert largest_difference(found, expected) < 1e-10, mode
+    assert np.isfinite(expected[1]["autoencoder/loss"]) and expected[0].variables["usage"]["images"] == 40
+    for mode, num_devices, accumulate in (("pmap", 4, 1), ("sharded", 4, 1), ("pmap", 2, 2)):
+        options = {"ema_half_life": 50.0, "accumulate": accumulate}
+        found = train(method, 5, mode, num_devices, jnp.float64, **options)
+        assert largest_difference(found, expected) < 1e-10, (mode, accumulate)
 
 
 def test_the_adaptive_weight_is_that_of_the_global_batch(x64):
@@ -325,12 +326,6 @@ def test_the_adaptive_weight_is_that_of_the_global_batch(x64):
     assert largest_difference(found, expected) < 1e-5  # counts are float32
     weights = [float(x["adversarial_weight"]) for x in (found, expected)]
     assert weights[0] == pytest.approx(weights[1], rel=1e-9)
-
-
-def test_microbatches_run():
-    """The codebook goes on from one microbatch to the next; all images are counted."""
-    state, metrics = train(tiny_tokenizer().method, 2, accumulate=2)
-    assert state.variables["usage"]["images"] == 16 and np.isfinite(metrics["autoencoder/loss"])
 
 
 @pytest.mark.parametrize("name", ["ema", "fsq"])
