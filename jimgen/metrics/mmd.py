@@ -74,8 +74,9 @@ def cmmd(features_a: ArrayLike, features_b: ArrayLike, sigma: float = 10.0, *, b
         raise ValueError(f"expected sigma > 0, got {sigma}")
     a, b = as_features(features_a, "features_a", at_least=2), as_features(features_b, "features_b", at_least=2)
     require_same_dims(features_a=a, features_b=b)
-    # Scaling the features is scaling sigma, and leaves one kernel to compile.
-    return 1000 * _squared_mmd(_gaussian, a / sigma, b / sigma, block_size)
+    # Scaling the features is scaling sigma, and leaves one kernel to compile. Near the origin distances keep their digits.
+    origin = a[0]
+    return 1000 * _squared_mmd(_gaussian, (a - origin) / sigma, (b - origin) / sigma, block_size)
 
 
 Kernel = Callable[[Array, Array], Array]  # [m, d], [n, d] -> [m, n]

@@ -32,7 +32,7 @@ def nearest(queries: ArrayLike, references: ArrayLike, k: int = 1, *, block_size
     """
     found, references = as_features(queries, "queries"), as_features(references, "references")
     require_same_dims(queries=found, references=references)
-    _, indices = _k_nearest(found, references, k, block_size)
+    _, indices = _k_nearest(found, references, k, block_size, origin=references[0])
     # Rounding in |x|^2 + |y|^2 - 2 x.y leaves copies at some 1e-8, so the winners' distances are taken anew.
     distances = np.stack([np.linalg.norm(found - references[column], axis=1) for column in indices.T], axis=1)
     order = np.argsort(distances, axis=1, kind="stable")
@@ -72,13 +72,14 @@ def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5, *, block_size: int = BLOC
     real, fake = as_features(real, "real", at_least=k + 1), as_features(fake, "fake", at_least=k + 1)
     require_same_dims(real=real, fake=fake)
     # Radii come from the same formula as the distances, so that they round alike where a fake copies a real sample.
-    real_radii = _k_nearest(real, real, k + 1, block_size)[0][:, k]
-    fake_radii = _k_nearest(fake, fake, k + 1, block_size)[0][:, k]
+    origin = real[0]
+    real_radii = _k_nearest(real, real, k + 1, block_size, origin)[0][:, k]
+    fake_radii = _k_nearest(fake, fake, k + 1, block_size, origin)[0][:, k]
     balls = np.zeros(len(fake), np.int64)  # real balls around each fake
     covered, recalled = np.zeros(len(real), bool), np.zeros(len(real), bool)
     with jax.enable_x64(True):
-        real_blocks = blocks(real, block_size)
-        for j, fakes in blocks(fake, block_size):
+        real_blocks = blocks(real, block_size, origin)
+        for j, fakes in blocks(fake, block_size, origin):
             of_fakes = slice(j, j + len(fakes))
             for i, reals in real_blocks:
                 of_reals = slice(i, i + len(reals))
@@ -102,14 +103,16 @@ def _members(real: Array, fake: Array, real_radii: Array, fake_radii: Array) -> 
     return in_real_ball.sum(axis=0), in_real_ball.any(axis=1), (squared < fake_radii[None, :]).any(axis=1)
 
 
-def _k_nearest(queries: np.ndarray, references: np.ndarray, k: int, block_size: int) -> tuple[np.ndarray, np.ndarray]:
+def _k_nearest(
+    queries: np.ndarray, references: np.ndarray, k: int, block_size: int, origin: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(squared distances [m, k], indices [m, k]), ascending, the distances as `squared_distances` rounds them."""
     if not 1 <= k <= len(references):
         raise ValueError(f"expected k from 1 to the {len(references)} references, got {k}")
     found = []
     with jax.enable_x64(True):
-        reference_blocks = blocks(references, block_size)
-        for _, some in blocks(queries, block_size):
+        reference_blocks = blocks(references, block_size, origin)
+        for _, some in blocks(queries, block_size, origin):
             best = jnp.asarray(np.full((len(some), k), np.inf)), jnp.asarray(np.zeros((len(some), k), np.int64))
             for start, others in reference_blocks:
                 best = _closer(some, others, start, *best)

@@ -33,12 +33,16 @@ def require_same_dims(**features: np.ndarray) -> None:
         raise ValueError(f"expected features of the same dimension, got {listed}: do they come from one extractor?")
 
 
-def blocks(array: np.ndarray, size: int) -> list[tuple[int, Array]]:
-    """(first row, at most `size` rows on the device) of [n, ...], in order. Raises ValueError where size < 1."""
+def blocks(array: np.ndarray, size: int, origin: np.ndarray | float = 0.0) -> list[tuple[int, Array]]:
+    """(first row, at most `size` rows on the device, less the origin) of [n, ...], in order.
+
+    Distances keep their digits where the origin lies among the rows. One that is a row keeps ties: differences of
+    integers, and of float32 in float64, are exact. Raises ValueError where size < 1.
+    """
     if size < 1:
         raise ValueError(f"expected a block size of at least 1, got {size}")
     # Cut on the host: JAX would compile a slice for every shape.
-    return [(start, jnp.asarray(array[start : start + size])) for start in range(0, len(array), size)]
+    return [(start, jnp.asarray(array[start : start + size] - origin)) for start in range(0, len(array), size)]
 
 
 def squared_distances(x: Array, y: Array) -> Array:

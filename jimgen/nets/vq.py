@@ -85,10 +85,13 @@ def _inner(x: Array, y: Array) -> Array:
 
 def nearest_code(z: Array, codes: Array) -> Array:
     """argmin_k ||z - e_k||^2: z [..., d], codes [K, d] -> tokens int32 [...]; of equally near codes the first."""
-    # Full precision: accelerators multiply float32 coarsely by default, and would choose other codes than a CPU.
-    products = jnp.matmul(z, codes.T, precision="highest")
-    lengths = jnp.square(codes).sum(1).reshape((1,) * (z.ndim - 1) + (-1,))
-    return jnp.argmin(lengths - 2 * products, axis=-1).astype(jnp.int32)
+    # Differences first: in |e|^2 - 2 z.e the distances cancel where vectors lie far from the origin. Term by term that is
+    # one compiled pass over [..., K], on CPU as fast as a product of matrices at d = 8, and a third as fast at d = 32.
+    z, codes = at_least_float32(z), at_least_float32(codes)
+    squares = jnp.zeros((), z.dtype)
+    for i in range(z.shape[-1]):
+        squares += jnp.square(z[..., i, None] - codes[:, i].reshape((1,) * (z.ndim - 1) + (-1,)))
+    return jnp.argmin(squares, axis=-1).astype(jnp.int32)
 
 
 def count_tokens(tokens: Array, num_codes: int) -> Array:

@@ -146,6 +146,15 @@ def test_nearest_code_against_all_distances():
     assert int(nearest_code(jnp.zeros((1, 2)), jnp.asarray([[0.0, 2], [1, 0], [0, 1]]))[0]) == 1
 
 
+@pytest.mark.parametrize("far", ["offset", "two clusters"])
+def test_nearest_code_far_from_the_origin(far):
+    """All around 1000, or half of them around -1000, with a spread of one: still the nearest in float64."""
+    signs = 1 if far == "offset" else np.where(np.arange(60) % 2, 1, -1)[:, None]
+    z, codes = (1000 * signs + vectors(60, 4, seed=seed) for seed in (0, 1))
+    distances = np.square(np.asarray(z, np.float64)[:, None] - np.asarray(codes, np.float64)).sum(-1)
+    np.testing.assert_array_equal(nearest_code(z, codes), distances.argmin(-1))
+
+
 def test_losses_move_the_sides_they_name():
     """d commitment = 2 (z - e) for z alone, d codebook = 2 sum (e - z) for the codes alone."""
     quantiser, variables = fixed_codes(ema=False)
