@@ -154,7 +154,7 @@ def feature_likelihood_score(
 
     Args:
         train, test, fake: [n, d], n >= 4 for train, 2 for test and 1 for fake. Standardised by the test set's mean and
-            deviation, a feature that is constant there only shifted.
+            deviation; a feature that is constant there up to rounding (`_scales`) is only shifted.
         iterations: of expectation maximisation for the widths, >= 1. The likelihood never falls.
         seed: of the halves, and of the subsets of equal size behind percent_overfit.
         block_size: rows compared with all fakes at once; bounds memory.
@@ -171,8 +171,7 @@ def feature_likelihood_score(
     train, test = as_features(train, "train", at_least=4), as_features(test, "test", at_least=2)
     fake = as_features(fake, "fake")
     require_same_dims(train=train, test=test, fake=fake)
-    scale = test.std(axis=0, ddof=1)
-    mean, scale = test.mean(axis=0), np.where(scale > 0, scale, 1)
+    mean, scale = test.mean(axis=0), _scales(train, test)
     rng = np.random.default_rng(seed)
     half, size = min(len(fake), len(train) // 2), min(len(train), len(test))
     x, t, y = ((z - mean) / scale for z in (rng.permutation(train), rng.permutation(test), fake))
@@ -187,6 +186,17 @@ def feature_likelihood_score(
         generalization_gap=100 * (train_nll - test_nll),
         percent_overfit=float(100 * np.mean(on_train > on_test)),
     )
+
+
+def _scales(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """The test set's standard deviations [d]; 1 for a feature that is constant there but for rounding in float32.
+
+    That is less than a millionth of the feature's largest value in either real set, or a billionth of the deviation of
+    the feature that varies most: a scale made of rounding would turn each fake into an outlier.
+    """
+    scale = test.std(axis=0, ddof=1)
+    largest = np.maximum(np.abs(test).max(axis=0), np.abs(train).max(axis=0))
+    return np.where(scale > np.maximum(1e-6 * largest, 1e-9 * scale.max()), scale, 1)
 
 
 def _fit_variances(x: np.ndarray, centres: np.ndarray, iterations: int, block_size: int) -> np.ndarray:

@@ -143,6 +143,18 @@ def test_feature_likelihood_score_does_not_see_units():
     np.testing.assert_allclose(feature_likelihood_score(*moved, seed=0), score_of("perfect"), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("value", "rounding"), [(0.1, 1e-16), (0.1, 1e-8), (-300.0, 1e-5), (0.0, 1e-16)])
+def test_a_feature_that_is_constant_up_to_rounding_counts_as_constant(value, rounding):
+    """Real images have one value there, fakes vary around it: the score is that of an exactly constant feature."""
+
+    def score(rounding):
+        noise = (rounding * normal(3, 300), rounding * normal(4, 150), normal(5, 150))
+        sets = zip((TRAIN, TEST, FAKE), noise, strict=True)
+        return feature_likelihood_score(*(np.column_stack([z, value + extra]) for z, extra in sets), seed=0)
+
+    np.testing.assert_allclose(score(rounding), score(0.0), rtol=1e-3, atol=1e-3)
+
+
 def test_exact_copies_and_far_fakes_stay_finite():
     constant = [np.concatenate([z, np.ones((len(z), 1))], axis=1) for z in (TRAIN, TEST, TRAIN[:150])]
     assert np.isfinite(feature_likelihood_score(*constant, seed=0)).all()
