@@ -1,5 +1,6 @@
 """Maximum mean discrepancies between two sets of features: KID and CMMD. No Gaussian assumed, no sample-size bias."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -17,7 +18,9 @@ class KernelInceptionDistance(NamedTuple):
     """KID over the subsets."""
 
     mean: float
-    std: float  # between subsets, divided by their number; subsets overlap, so it is no standard error of the mean
+    # Between subsets, divided by their number; subsets overlap, so it is no standard error of the mean. NaN where there
+    # is but one subset, or all are the whole of both sets.
+    std: float
 
 
 def kernel_inception_distance(
@@ -31,7 +34,7 @@ def kernel_inception_distance(
     Args:
         features_a, features_b: [n, d], n >= subset_size.
         num_subsets: >= 1.
-        subset_size: >= 2. Drawn without replacement.
+        subset_size: >= 2. Drawn without replacement. Where it is the size of both sets, they are compared once, whole.
         seed: of the subsets.
     Returns: mean and standard deviation over subsets, in units of the kernel; 0 in expectation for a perfect model,
         and then negative half of the time. Often printed times 1000.
@@ -43,6 +46,8 @@ def kernel_inception_distance(
     a = as_features(features_a, "features_a", at_least=subset_size)
     b = as_features(features_b, "features_b", at_least=subset_size)
     require_same_dims(features_a=a, features_b=b)
+    if subset_size == len(a) == len(b):
+        return KernelInceptionDistance(_squared_mmd(_cubic, a, b, BLOCK_SIZE), math.nan)
     rng = np.random.default_rng(seed)
     found = [
         _squared_mmd(
@@ -53,7 +58,7 @@ def kernel_inception_distance(
         )
         for _ in range(num_subsets)
     ]
-    return KernelInceptionDistance(float(np.mean(found)), float(np.std(found)))
+    return KernelInceptionDistance(float(np.mean(found)), float(np.std(found)) if num_subsets > 1 else math.nan)
 
 
 def cmmd(features_a: ArrayLike, features_b: ArrayLike, sigma: float = 10.0, *, block_size: int = BLOCK_SIZE) -> float:
@@ -74,7 +79,7 @@ def cmmd(features_a: ArrayLike, features_b: ArrayLike, sigma: float = 10.0, *, b
         raise ValueError(f"expected sigma > 0, got {sigma}")
     a, b = as_features(features_a, "features_a", at_least=2), as_features(features_b, "features_b", at_least=2)
     require_same_dims(features_a=a, features_b=b)
-    # Scaling the features is scaling sigma, and leaves one kernel to compile. Near the origin distances keep their digits.
+    # Scaling the features is scaling sigma, and leaves one kernel to compile. Near the origin distances keep digits.
     origin = a[0]
     return 1000 * _squared_mmd(_gaussian, (a - origin) / sigma, (b - origin) / sigma, block_size)
 

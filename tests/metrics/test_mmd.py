@@ -31,7 +31,15 @@ def kid_of_all(a, b) -> float:
 def test_kid_hand_value():
     found = kernel_inception_distance([[0], [1]], [[2], [3]], num_subsets=3, subset_size=2, seed=0)
     np.testing.assert_allclose(found.mean, 297.5, rtol=1e-12)
-    assert found.std == 0  # every subset is the whole
+
+
+def test_kid_has_no_deviation_where_subsets_cannot_differ():
+    """Those of all rows are one and the same, whose rounding says nothing; of one set alone they do differ."""
+    a, b = features()
+    whole = kernel_inception_distance(a, b, num_subsets=5, subset_size=180, seed=0)
+    assert math.isnan(whole.std) and whole.mean == kid_of_all(a, b)
+    assert math.isnan(kernel_inception_distance(a, b, num_subsets=1, subset_size=50, seed=0).std)
+    assert kernel_inception_distance(a, b[:50], num_subsets=5, subset_size=50, seed=0).std > 1e-3
 
 
 def test_cmmd_hand_value():
