@@ -102,7 +102,8 @@ def evaluate(
 
     Returns:
       The content of evaluation.json: subject, data, num, seed, extractors (identities), figures ({name: {"value",
-      "real", "gaussian"}}, and "test/..." of a run's own test figures), per_class (rows), seconds.
+      "real", "gaussian"}}, and "test/..." of a run's own test figures), warnings (sentences), per_class (rows),
+      seconds.
 
     Raises:
       UserError: see `metrics.evaluation.measure`; references that do not match.
@@ -146,6 +147,7 @@ def evaluate(
             for name, value in measured.figures.items()
         }
         | {name: {"value": value} for name, value in subject.test_figures.items()},
+        "warnings": list(measured.warnings),
         "per_class": _per_class(labels, dataset, measured),
         "seconds": {"images": round(own, 1), "with_comparison": round(time.perf_counter() - began, 1)},
     }

@@ -173,5 +173,7 @@ def _print_figures(result: dict[str, Any]) -> None:
     for name, row in result["figures"].items():
         table.add_row(escape(name), *(f"{row[who]:.4g}" if who in row else "" for who in ("value", "real", "gaussian")))
     _show(table)
+    for warning in result["warnings"]:
+        print(f"warning: {warning}")
     seconds = result["seconds"]
     print(f"{seconds['images']} s for the images, {seconds['with_comparison']} s with what they are compared with")

@@ -7,6 +7,7 @@ one Gaussian per class, the line that it must beat.
 import contextlib
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from jimgen.metrics import copying, frechet, inception_score, mmd
 from jimgen.metrics.baseline import gaussian_per_class
 from jimgen.metrics.classifier import classification_accuracy_score
 from jimgen.metrics.extractors import Extractor, Outputs, extract, identity
-from jimgen.metrics.neighbours import nearest, prdc
+from jimgen.metrics.neighbours import nearest, num_duplicates, prdc
 from jimgen.metrics.reference import Reference, cached_reference, chosen_rows
 
 METRICS = ("fd", "fd_infinity", "kid", "is", "prdc", "cmmd", "copying", "fls", "cas")
@@ -28,13 +29,14 @@ HIGHER_IS_BETTER = ("is", "precision", "recall", "density", "coverage", "authent
 MOST_COPIED = 60_000  # training images that the copying tests look through
 FLS_ROWS = 2000  # of each set: its cost grows with the product
 CAS_STEPS = 400  # of the classifier that the classification accuracy score trains
-FORMAT = 1  # of what is remembered of real images and of the Gaussians
+FORMAT = 2  # of what is remembered of real images and of the Gaussians
 
 
 class Measured(NamedTuple):
     figures: dict[str, float]  # by name, the extractor in brackets: "fd[efficientnet_lite0@64]"
     outputs: dict[str, Outputs]  # of the images, by the extractor's title
     per_class: list[float | None] | None  # accuracy on real test images of each class, where CAS was measured
+    warnings: tuple[str, ...] = ()  # what to know before believing a figure
 
 
 def title(extractor: Extractor) -> str:
@@ -90,6 +92,7 @@ def measure(
     count = min(len(images), num_rows(dataset.train))
     figures: dict[str, float] = {}
     outputs: dict[str, Outputs] = {}
+    warnings: list[str] = []
     try:
         for i, extractor in enumerate(extractors):
             seen = outputs[title(extractor)] = extract(extractor, images)
@@ -98,6 +101,8 @@ def measure(
             else:
                 reference = cached_reference(dataset, extractor, split="train", count=count)
             found = _distances(seen, reference, metrics, seed)
+            if "prdc" in metrics and reference.features is not None:
+                warnings += _about_duplicates(reference.features, title(extractor))
             if i == 0:
                 found |= _copying(seen.features, dataset, extractor, metrics, seed)
             figures |= {f"{name}[{title(extractor)}]": value for name, value in found.items()}
@@ -108,7 +113,7 @@ def measure(
             figures[name], per_class = 100 * score["accuracy"], score["per_class"]
     except ValueError as error:  # of the metrics: too few samples, NaN, ...
         raise UserError(f"cannot evaluate {len(images)} images: {error}") from error
-    return Measured(figures, outputs, per_class)
+    return Measured(figures, outputs, per_class, tuple(warnings))
 
 
 def compared_with(
@@ -164,14 +169,33 @@ def _distances(seen: Outputs, reference: Reference, metrics: Sequence[str], seed
     if "kid" in metrics and real is not None:
         size = min(1000, len(features), len(real))
         kid = mmd.kernel_inception_distance(features, real, subset_size=size, seed=seed)
-        found |= {"kid": kid.mean, "kid_std": kid.std}
+        found["kid"] = kid.mean
+        if not math.isnan(kid.std):  # up to 1000 images there is one subset, the whole
+            found["kid_std"] = kid.std
     if "is" in metrics:
         found["is"] = inception_score.inception_score(seen.logits, num_splits=min(10, len(features)), seed=seed).mean
     if "prdc" in metrics and real is not None:
         found |= prdc(real, features)._asdict()
     if "cmmd" in metrics and real is not None:
-        found["cmmd"] = mmd.cmmd(*(x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features, real)))
+        found["cmmd"] = mmd.cmmd(_unit(features), _unit(real))
     return found
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    """The rows at length 1; those of zeros as they are."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(lengths > 0, lengths, 1)
+
+
+def _about_duplicates(real: np.ndarray, name: str) -> list[str]:
+    """What duplicates among real images do to `prdc`, if there are any."""
+    found = num_duplicates(real)
+    if not found:
+        return []
+    return [
+        f"{found} of the {len(real)} real images have the same features [{name}] as another one: balls that reach to "
+        "such neighbours are small or empty, so precision, density and coverage come out too low"
+    ]
 
 
 def _copying(

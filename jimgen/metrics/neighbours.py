@@ -55,7 +55,12 @@ def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5, *, block_size: int = BLOC
     [x_i in any B(y_j)], density = sum_ij [y_j in B(x_i)] / (k m), coverage = mean_i [any y_j in B(x_i)].
 
     A perfect model has precision = recall in expectation, density 1 and, for n = m, coverage
-    1 - (n - 1) ... (n - k) / ((2n - 1) ... (2n - k)), about 1 - 2^-k. Copies of the real set score perfectly on all.
+    1 - (n - 1) ... (n - k) / ((2n - 1) ... (2n - k)), about 1 - 2^-k. Copies of a real set of different samples score
+    perfectly on all.
+
+    Distances are compared by <, as in the package prdc of Naeem et al. (<= in equation 1 of Kynkaanniemi et al.). So a
+    sample that occurs more than k times has a ball of radius 0, which holds nothing, not even a copy of it: of a set of
+    such samples, copies score 0. Count duplicates with `num_duplicates`, and say so beside the values.
 
     Args:
         real: [n, d], n > k.
@@ -93,6 +98,12 @@ def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5, *, block_size: int = BLOC
         density=float(np.mean(balls) / k),
         coverage=float(np.mean(covered)),
     )
+
+
+def num_duplicates(features: ArrayLike) -> int:
+    """How many rows of [n, d] equal an earlier one. Raises ValueError for NaN, or another shape."""
+    rows = as_features(features, "features") + 0.0  # -0 and 0 are one
+    return len(rows) - len({row.tobytes() for row in rows})
 
 
 @jax.jit

@@ -85,7 +85,7 @@ def _inner(x: Array, y: Array) -> Array:
 
 def nearest_code(z: Array, codes: Array) -> Array:
     """argmin_k ||z - e_k||^2: z [..., d], codes [K, d] -> tokens int32 [...]; of equally near codes the first."""
-    # Differences first: in |e|^2 - 2 z.e the distances cancel where vectors lie far from the origin. Term by term that is
+    # Differences first: in |e|^2 - 2 z.e the distances cancel where vectors lie far from the origin. Term by term it is
     # one compiled pass over [..., K], on CPU as fast as a product of matrices at d = 8, and a third as fast at d = 32.
     z, codes = at_least_float32(z), at_least_float32(codes)
     squares = jnp.zeros((), z.dtype)

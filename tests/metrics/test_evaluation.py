@@ -2,11 +2,13 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import tiny_extractor
 
 from jimgen import data
+from jimgen.commands.figures import _print_figures
 from jimgen.errors import UserError
 from jimgen.evaluate import Subject, evaluate, subject_of
 from jimgen.generated import GeneratedSet, save
@@ -158,6 +160,31 @@ def test_an_evaluation_writes_what_it_returns(digits, tmp_path, monkeypatch):
     assert sum(row["share"] for row in written["per_class"]) == pytest.approx(1)
     for name in ("nearest.png", "extremes.png"):
         assert (tmp_path / name).stat().st_size > 1000
+
+
+def test_duplicates_among_real_images_are_told(digits, tmp_path, monkeypatch, capsys):
+    """Of 100 training images the first again in place of 8 others: evaluation.json says so, and what is printed."""
+    rows = np.where(np.arange(100) < 9, 0, np.arange(100))
+    train = data.Arrays(digits.train.images[rows], digits.train.labels[rows])
+    dataset = digits._replace(train=train, spec=digits.spec._replace(hash="with duplicates"))
+    monkeypatch.setattr("jimgen.evaluate.load_extractor", lambda name: tiny_extractor())
+    subject = Subject(GeneratedSet(digits.test.images[:100], None), {"images": "x"}, tmp_path)
+    result = evaluate(subject, dataset, extractors=["tiny"], metrics=("prdc", "kid"))
+    (warning,) = json.loads((tmp_path / "evaluation.json").read_text())["warnings"]
+    assert warning.startswith("8 of the 100 real images have the same features [tiny@8] as another one")
+    _print_figures(result)
+    assert f"warning: {warning}" in capsys.readouterr().out
+    # Of 100 images each subset would be the whole: no deviation between them, and no NaN in JSON.
+    assert "kid[tiny@8]" in result["figures"] and "kid_std[tiny@8]" not in result["figures"]
+    assert not measure(digits.test.images[:100], None, digits, [tiny_extractor()], ("prdc",)).warnings
+
+
+def test_cmmd_of_features_that_are_all_zero_is_a_number(digits):
+    dead = tiny_extractor(
+        forward=lambda levels: (0 * levels.reshape(len(levels), -1)[:, :6], jnp.zeros((len(levels), 10)))
+    )
+    figures = measure(digits.test.images[:20], None, digits, [dead], ("cmmd",)).figures
+    assert figures["cmmd[tiny@8]"] == 0
 
 
 def test_bad_input_is_told_before_anything_is_measured(digits, tmp_path):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from jimgen.metrics.neighbours import nearest, prdc
+from jimgen.metrics.neighbours import nearest, num_duplicates, prdc
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:
@@ -59,6 +59,24 @@ def test_brute_force_agrees_in_any_blocks(k, block_size):
 def test_copies_score_perfectly():
     real = normal(0, 40, 6)
     np.testing.assert_allclose(prdc(real, real, k=3), (1, 1, 1, 1), rtol=1e-12)
+
+
+def test_copies_of_duplicates_score_nothing_and_duplicates_are_counted():
+    """Every sample twice, k = 1: the nearest other one is at distance 0, and an open ball of radius 0 is empty."""
+    twice = np.repeat(normal(0, 20, 6), 2, axis=0)
+    assert prdc(twice, twice, k=1) == (0, 0, 0, 0)
+    np.testing.assert_allclose(prdc(twice, twice, k=2)[0], 1)
+    assert num_duplicates(twice) == 20 and num_duplicates(normal(0, 20, 6)) == 0
+    assert num_duplicates(column(0.0, -0.0, 1, 1, 1)) == 3
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, 1e9])
+def test_neighbours_far_from_the_origin(offset):
+    """On a grid of 2^-20, which float64 holds exactly at each offset: nothing changes."""
+    real, fake = (np.rint(z * 2**20) / 2**20 for z in (normal(0, 23, 3), normal(1, 17, 3) + 0.5))
+    assert prdc(real + offset, fake + offset, 3) == prdc(real, fake, 3)
+    near = nearest(fake + offset, real + offset, 4)
+    np.testing.assert_array_equal(near.indices, nearest(fake, real, 4).indices)
 
 
 def test_swapping_the_sets_swaps_precision_and_recall():
