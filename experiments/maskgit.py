@@ -65,6 +65,8 @@ class Config(RunConfig):
     """of AdamW, at its peak"""
     warmup_steps: int = 100
     """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
+    schedule_steps: int = 0
+    """after which the learning rate is 0; 0 for the steps of the run. Set it to go on later along the same curve"""
     weight_decay: float = 0.01
     """of AdamW"""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -81,7 +83,7 @@ def build(config: Config, data: DataSpec) -> Method:
         dropout=config.dropout,
         dtype=config.dtype,
     )
-    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps)
+    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
     adamw = optax.adamw(learning_rate, 0.9, 0.96, weight_decay=config.weight_decay)
     return masked(
         MaskedTransformer(tokenizer.num_codes, tokenizer.grid, num_classes, backbone),

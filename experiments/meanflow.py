@@ -56,6 +56,8 @@ class Config(RunConfig):
     """of AdamW, at its peak"""
     warmup_steps: int = 100
     """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
+    schedule_steps: int = 0
+    """after which the learning rate is 0; 0 for the steps of the run. Set it to go on later along the same curve"""
     beta2: float = 0.95
     """of AdamW"""
     clip: float = 1.0
@@ -70,7 +72,7 @@ def build(config: Config, data: DataSpec) -> Method:
     num_classes = data.num_classes if config.conditional and data.num_classes > 1 else 0
     num_heads = max(1, config.width // config.head_dim)
     backbone = Backbone(width=config.width, depth=config.depth, num_heads=num_heads, dtype=config.dtype)
-    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps)
+    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
     return mean_flow(
         DiffusionTransformer(config.patch, num_classes, backbone, num_times=2, time_scale=config.time_scale),
         image_shape=data.shape,

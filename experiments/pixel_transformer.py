@@ -70,6 +70,8 @@ class Config(RunConfig):
     """of AdamW, at its peak"""
     warmup_steps: int = 200
     """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
+    schedule_steps: int = 0
+    """after which the learning rate is 0; 0 for the steps of the run. Set it to go on later along the same curve"""
     weight_decay: float = 0.05
     """of AdamW, on matrices"""
     beta2: float = 0.95
@@ -101,7 +103,7 @@ def build_autoregressive(config: Config, data: DataSpec) -> Autoregressive:
         head_depth=config.head_depth,
         dtype=config.dtype,
     )
-    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps)
+    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
     matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)  # noqa: E731
     decays = {"b2": config.beta2, "weight_decay": config.weight_decay, "mask": matrices}
     return pixel_autoregressive(

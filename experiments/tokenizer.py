@@ -78,6 +78,8 @@ class Config(RunConfig):
     """of its Adam"""
     warmup_steps: int = 250
     """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
+    schedule_steps: int = 0
+    """after which the learning rate is 0; 0 for the steps of the run. Set it to go on later along the same curve"""
     steps: int = 2000
     """train steps in all, those before a resume included"""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -105,7 +107,7 @@ def build_tokenizer(config: Config, data: DataSpec) -> Tokenizer:
     }
     quantiser = quantisers[config.quantiser]
     widths = tuple(config.width * 2**i for i in range(config.halvings))
-    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps)
+    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
     return tokenizer(
         Encoder(quantiser.dim, widths, config.depth, dtype=config.dtype),
         Decoder(data.shape[-1], tuple(reversed(widths)), config.depth, dtype=config.dtype),
@@ -128,7 +130,7 @@ def _adversary(config: Config, data: DataSpec) -> Adversary:
         loss=objectives.HINGE,
         weight=config.adversarial_weight,
         start=config.adversarial_start * config.batch_size,
-        ramp=config.steps * config.batch_size // 10,
+        ramp=(config.schedule_steps or config.steps) * config.batch_size // 10,
     )
 
 

@@ -54,6 +54,8 @@ class Config(RunConfig):
     """of Adam, at its peak"""
     warmup_steps: int = 250
     """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
+    schedule_steps: int = 0
+    """after which the learning rate is 0; 0 for the steps of the run. Set it to go on later along the same curve"""
     batch_size: int = 200
     """images a step, over all devices"""
     steps: int = 2000
@@ -81,7 +83,7 @@ def build(config: Config, data: DataSpec) -> Method:
         "gaussian": gaussian(config.sigma),
         "learned_gaussian": gaussian(),
     }
-    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.steps)
+    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
     return vae(
         encoder,
         decoder,

@@ -47,9 +47,10 @@ __all__ = ["RunConfig", "main", "load_run", "Run"]
 Config = TypeVar("Config", bound=RunConfig)
 Build = Callable[[Any, DataSpec], Method]
 
-# Fields that say how a run is carried out, not what it computes: they may change when it resumes.
+# Fields that say how a run is carried out, not what it computes: they may change when it resumes. Where the first two
+# change a schedule in mid-run, `_schedule_note` says so.
 FREE_FIELDS = (
-    *("steps", "workdir", "mode", "devices", "log_every", "sample_every", "save_every", "eval_every"),
+    *("steps", "schedule_steps", "workdir", "mode", "devices", "log_every", "sample_every", "save_every", "eval_every"),
     *("quality_every", "quality_metric", "quality_num", "quality_extractor"),
     *("keep", "max_skipped", "override", "dry_run", "data_dir", "download", "strict"),
 )
@@ -114,6 +115,8 @@ def run(config: RunConfig, build: Build, output: Output | None = None) -> TrainS
         left_out = f"{len(dataset.skipped)} picture(s) left out, the first: {dataset.skipped[0]}"
         output.print(left_out, style="yellow")
     for note in dataset.notes:
+        output.print(note, style="yellow")
+    if note := _schedule_note(config, folder):
         output.print(note, style="yellow")
     method = build_method(config, build, dataset.spec)
     if config.dry_run:
@@ -285,6 +288,24 @@ def _require_same_config(config: RunConfig, source: Path, folder: Path) -> None:
 def _both_paths(*names: str) -> bool:
     kinds = {name.partition(":")[0] for name in names}
     return len(kinds) == 1 and kinds <= set(PATH_KINDS)
+
+
+def _schedule_note(config: RunConfig, folder: Path) -> str:
+    """What to know of a learning rate that leaps where a run resumes, or ends before the run; "" if nothing."""
+    schedule_steps = getattr(config, "schedule_steps", None)
+    if schedule_steps is None:
+        return ""
+    saved = (_read_json(folder / "config.json") or {"config": {}})["config"]
+    now, before = schedule_steps or config.steps, saved.get("schedule_steps") or saved.get("steps")
+    notes = []
+    if before not in (None, now) and any((folder / "checkpoints").glob("[0-9]*")):
+        notes.append(
+            f"the learning rate now falls to 0 at step {now}, not {before}, so it leaps where this run resumes: "
+            f"--schedule-steps {before} keeps the curve that it was begun with"
+        )
+    if now < config.steps:
+        notes.append(f"the learning rate is 0 from step {now} on: --schedule-steps 0 stretches its fall to all steps")
+    return "\n".join(notes)
 
 
 def _require_same_data(spec: DataSpec, folder: Path, override: bool) -> None:

@@ -11,7 +11,8 @@ def warmup_cosine(peak: float, warmup_steps: int, steps: int) -> optax.Schedule:
     Args:
         peak: largest learning rate, > 0.
         warmup_steps: steps of the rise; half the run where that is shorter, so that short trials reach the peak too.
-        steps: of the whole run, >= 1.
+        steps: of the whole curve, >= 1: config.schedule_steps or config.steps. A run that resumes with another number
+            leaps from one curve to another; experiment.run says so where the config has a field `schedule_steps`.
 
     Returns:
         A function of the step, 0 .. steps.

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -32,6 +33,7 @@ from runs import (
 
 from jimgen import experiment, loop
 from jimgen.checkpoint import content_hash
+from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
 
 NAMES = ("dcgan", "vae")
@@ -260,6 +262,47 @@ def test_a_longer_run_in_another_mode_needs_no_override(copy, monkeypatch):
     command("vae", "--workdir", str(copy), "--steps", "3", "--mode", "sharded", "--save-every", "7")
     before = tiny_config("vae", copy)
     assert asked == [dataclasses.replace(before, steps=3, mode="sharded", save_every=7)]
+
+
+SCHEDULED = ("flow", "maskgit", "meanflow", "pixel_transformer", "token_transformer", "tokenizer", "vae")
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_the_curve_of_the_learning_rate_belongs_to_schedule_steps_where_they_are_given(name, monkeypatch):
+    """Whatever the steps of the run are; without them, it is that of the steps."""
+    module, asked = load_experiment(name), []
+
+    def warmup_cosine(peak, warmup_steps, steps):
+        asked.append(steps)
+        return peak
+
+    monkeypatch.setattr(module, "warmup_cosine", warmup_cosine)
+    if hasattr(module, "load_tokenizer"):
+        monkeypatch.setattr(module, "load_tokenizer", lambda *_: (types.SimpleNamespace(num_codes=8, grid=(2, 2)), {}))
+    for steps, schedule_steps in ((30, 0), (30, 70), (70, 70)):
+        config = module.Config(steps=steps, schedule_steps=schedule_steps)
+        module.build(config, DataSpec("digits", (8, 8, 1), 10, (), 8, 8, ""))
+    assert asked == [30, 70, 70]
+
+
+@pytest.mark.parametrize("whole", ["vae"], indirect=True)
+def test_a_run_that_goes_on_along_its_schedule_is_that_which_never_stopped(whole, tmp_path, capsys):
+    """Planned for 12 steps, of which 6 are done at first."""
+    _, folder, _ = whole
+    for steps in (6, 12):
+        train("vae", tmp_path, steps=steps, schedule_steps=12, save_every=6)
+    assert saved_hash(tmp_path) == saved_hash(folder)
+    assert "learning rate" not in capsys.readouterr().out
+
+
+def test_more_steps_that_change_the_learning_rate_are_told(copy, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "train", lambda *args: None)
+    start = lambda *flags: (command("vae", "--workdir", str(copy), *flags), capsys.readouterr().out)[1]  # noqa: E731
+    assert "learning rate" not in start()
+    ended = start("--steps", "4", "--schedule-steps", "2")
+    assert "leaps" not in ended and "is 0 from step 2 on" in ended
+    leaping = start("--steps", "5", "--schedule-steps", "0")
+    assert "falls to 0 at step 5, not 2" in leaping and "--schedule-steps 2 keeps the curve" in leaping
 
 
 def test_another_net_in_the_same_folder_is_refused_even_with_override(copy, capsys):
