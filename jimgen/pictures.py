@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ Picture = NDArray[np.uint8]  # [H, W, 3]
 
 GAP_COLOUR = 40  # between tiles: neither black nor white, so that pictures with either ground end where they end
 MIN_TILE = 48  # pixels: below this a tile is too small to judge by eye
+MOST_TILES = 1024  # of a sheet that a command writes: more than anyone looks at
+MOST_PIXELS = 80_000_000  # of such a sheet: from 89 million on Pillow warns of a decompression bomb
 
 
 def to_uint8(images: ArrayLike) -> NDArray[np.uint8]:
@@ -45,9 +48,8 @@ def grid(images: ArrayLike, *, columns: int | None = None, scale: int | None = N
 
     Args:
         images: [n, h, w, c] with c of 1 or 3, as `to_uint8` takes them.
-        columns: tiles in a row. Default: near square, with full rows where that is possible.
-        scale: whole factor of enlargement. Default: the least that makes both sides of a tile 48 pixels or more.
-        gap: pixels between tiles, enlarged with them; there is none around the sheet.
+        columns: tiles in a row, or n if that is less. Default: near square, with full rows where that is possible.
+        scale, gap: as of `grid_of_rows`.
 
     Returns:
         uint8 [(rows * (h + gap) - gap) * scale, (columns * (w + gap) - gap) * scale, 3].
@@ -55,22 +57,65 @@ def grid(images: ArrayLike, *, columns: int | None = None, scale: int | None = N
     Raises:
         ValueError: a wrong shape, no images, NaN pixels, or a size that makes no sense.
     """
-    tiles = to_uint8(images)
-    if tiles.ndim != 4 or tiles.shape[-1] not in (1, 3) or 0 in tiles.shape:
-        raise ValueError(f"a grid takes images [n, h, w, 1 or 3] with n of at least 1, not {list(tiles.shape)}")
-    n, h, w, _ = tiles.shape
+    tiles = np.asarray(images)
+    n = len(tiles) if tiles.ndim else 0
     if columns is None:
-        side = math.ceil(math.sqrt(n))
+        side = max(1, math.ceil(math.sqrt(n)))
         columns = next((full for full in range(side, side * 3 // 2 + 1) if n % full == 0), side)
-    scale = math.ceil(MIN_TILE / min(h, w)) if scale is None else scale
-    if columns < 1 or scale < 1 or gap < 0:
-        raise ValueError(f"columns and scale must be at least 1 and gap at least 0, not {columns}, {scale} and {gap}")
-    rows = math.ceil(n / columns)
-    sheet = np.full((rows * (h + gap) - gap, columns * (w + gap) - gap, 3), GAP_COLOUR, np.uint8)
-    for i, tile in enumerate(tiles):
-        y, x = i // columns * (h + gap), i % columns * (w + gap)
-        sheet[y : y + h, x : x + w] = tile  # one channel broadcasts to three
+    return grid_of_rows(rows_of(tiles, columns), scale=scale, gap=gap)
+
+
+def rows_of(images: NDArray[Any], columns: int) -> list[NDArray[Any]]:
+    """Images [n, ...] cut into rows of `columns`; the last one may be shorter.
+
+    Raises:
+        ValueError: less than one column.
+    """
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, not {columns}")
+    return [images[start : start + columns] for start in range(0, len(images) if images.ndim else 0, columns)]
+
+
+def grid_of_rows(rows: Sequence[ArrayLike], *, scale: int | None = None, gap: int = 1) -> Picture:
+    """One sheet of rows of pictures that may differ in length; behind a short row the sheet is empty.
+
+    Args:
+        rows: [n_i, h, w, c] each, n_i of at least 1, c of 1 or 3, as `to_uint8` takes them.
+        scale: whole factor of enlargement. Default: the least that makes both sides of a tile 48 pixels or more.
+        gap: pixels between tiles, enlarged with them; there is none around the sheet.
+
+    Returns:
+        uint8 [(number of rows * (h + gap) - gap) * scale, (longest row * (w + gap) - gap) * scale, 3].
+
+    Raises:
+        ValueError: wrong or differing shapes, no images, NaN pixels, or a size that makes no sense.
+    """
+    tiles = [to_uint8(row) for row in rows]
+    shapes = {row.shape[1:] for row in tiles}
+    shape = tiles[0].shape if tiles else (0,)
+    if len(shape) != 4 or shape[-1] not in (1, 3) or 0 in shape or len(shapes) > 1:
+        raise ValueError(f"a grid takes images [n, h, w, 1 or 3] of one shape with n of at least 1, not {list(shape)}")
+    _, h, w, _ = shape
+    scale = _scale(h, w) if scale is None else scale
+    if scale < 1 or gap < 0:
+        raise ValueError(f"scale must be at least 1 and gap at least 0, not {scale} and {gap}")
+    columns = max(len(row) for row in tiles)
+    sheet = np.full((len(tiles) * (h + gap) - gap, columns * (w + gap) - gap, 3), GAP_COLOUR, np.uint8)
+    for i, row in enumerate(tiles):
+        for j, tile in enumerate(row):
+            y, x = i * (h + gap), j * (w + gap)
+            sheet[y : y + h, x : x + w] = tile  # one channel broadcasts to three
     return sheet.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def most_tiles(height: int, width: int) -> int:
+    """How many tiles of this height and width a written sheet holds at most: MOST_TILES, or MOST_PIXELS of them."""
+    scale = _scale(height, width)
+    return max(1, min(MOST_TILES, MOST_PIXELS // ((height + 1) * (width + 1) * scale**2)))
+
+
+def _scale(height: int, width: int) -> int:
+    return math.ceil(MIN_TILE / min(height, width))
 
 
 def save_png(path: Path, array: ArrayLike) -> None:

@@ -73,6 +73,26 @@ def test_grid_refuses_sizes(options):
         pictures.grid(PIXELS, **options)
 
 
+def test_rows_of_a_grid_may_differ_in_length():
+    """Behind a short row the sheet is empty; a grid has no more columns than tiles."""
+    levels = np.arange(10, 60, 10, dtype=np.uint8).reshape(5, 1, 1, 1)
+    g = pictures.GAP_COLOUR
+    sheet = pictures.grid_of_rows([levels[:1], levels[1:4], levels[4:]], scale=1, gap=0)[..., 0]
+    np.testing.assert_array_equal(sheet, [[10, g, g], [20, 30, 40], [50, g, g]])
+    assert pictures.grid(levels[:1], columns=10, scale=1).shape == (1, 1, 3)
+    with pytest.raises(ValueError, match="of one shape"):
+        pictures.grid_of_rows([levels, levels.reshape(1, 5, 1, 1)])
+
+
+@pytest.mark.parametrize("side", [1, 8, 28, 64, 256, 1024, 4096, 20_000])
+def test_sheets_of_most_tiles_are_no_decompression_bomb(side):
+    """Pillow warns from 89 million pixels on; a single larger image is shown all the same."""
+    most = pictures.most_tiles(side, side)
+    assert 1 <= most <= 1024 and most == (1024 if side <= 256 else most)
+    scale = -(-48 // side)
+    assert most == 1 or most * (side + 1) ** 2 * scale**2 < Image.MAX_IMAGE_PIXELS
+
+
 def test_save_png_round_trip(tmp_path):
     sheet = pictures.grid(PIXELS)
     pictures.save_png(tmp_path / "deep" / "x.png", sheet)
