@@ -39,6 +39,7 @@ from jimgen.lock import only_training
 from jimgen.loop import RunConfig
 from jimgen.methods.method import Method
 from jimgen.metrics.extractors import load_extractor
+from jimgen.noise import require_seed
 from jimgen.output import Output
 from jimgen.quality import check_quality, extractor_name
 from jimgen.train_step import TrainState
@@ -171,7 +172,9 @@ def _changed(config: RunConfig, changes: Sequence[str]) -> RunConfig:
 
 
 def check(config: RunConfig) -> None:
-    """Raises UserError for numbers that make no sense: all are finite, none negative, and what is counted is there."""
+    """Raises UserError for numbers that make no sense: all are finite, none negative, whole ones fit into 32 bits (the
+    seed into 63), and what is counted is there."""
+    require_seed(config.seed)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if not isinstance(value, (int, float)):
@@ -181,6 +184,8 @@ def check(config: RunConfig) -> None:
             raise UserError(f"{flag}: must be finite and not negative")
         if field.name in COUNTED_FIELDS and value < 1:
             raise UserError(f"{flag}: must be at least 1")
+        if isinstance(value, int) and value >= 2**31 and field.name != "seed":
+            raise UserError(f"{flag}: must be below 2^31")
 
 
 def build_method(config: RunConfig, build: Build, spec: DataSpec) -> Method:
@@ -209,6 +214,11 @@ class Run(NamedTuple):
     state: TrainState
     experiment: str
     module: ModuleType  # the run's own copy of the experiment
+
+    @property
+    def conditional(self) -> bool:
+        """Whether its nets were told labels; if not, those that images are drawn with mean nothing."""
+        return getattr(self.config, "conditional", False) and self.spec.num_classes > 1
 
 
 def load_run(folder: Path, best: bool = False, changes: Sequence[str] = ()) -> Run:

@@ -25,8 +25,9 @@ from jimgen.files import disk_errors, write_atomically
 from jimgen.interrupts import stop_requests
 from jimgen.methods.method import Method
 from jimgen.metrics.evaluation import is_better
+from jimgen.noise import key_of
 from jimgen.output import Output
-from jimgen.pictures import grid, save_png, to_uint8
+from jimgen.pictures import grid, grid_of_rows, rows_of, save_png, to_uint8
 from jimgen.quality import best_so_far, measure_quality
 from jimgen.train_step import (
     Batch,
@@ -135,7 +136,7 @@ def eval_variables(state: TrainState) -> Variables:
 
 def _keys(seed: int) -> tuple[Array, ...]:
     """Keys for initial weights, training, pictures and evaluation."""
-    return tuple(jax.random.split(jax.random.key(seed), 4))
+    return tuple(jax.random.split(key_of(seed), 4))
 
 
 def prepare(method: Method, spec: DataSpec, config: RunConfig) -> CompiledStep:
@@ -325,9 +326,8 @@ def _draw(method: Method, dataset: Dataset, folder: Path, key: Array, state: Tra
 
 def pairs_grid(images: np.ndarray, reconstructions: np.ndarray, columns: int) -> np.ndarray:
     """A grid whose rows are, in turn, images and their reconstructions: uint8 [n, h, w, c] twice -> [H, W, 3]."""
-    shape = (-1, columns, *images.shape[1:])
-    rows = np.stack([images.reshape(shape), reconstructions.reshape(shape)], axis=1)
-    return grid(rows.reshape(-1, *images.shape[1:]), columns=columns)
+    pairs = zip(rows_of(images, columns), rows_of(reconstructions, columns), strict=True)
+    return grid_of_rows([row for pair in pairs for row in pair])
 
 
 def _silent(step: int, row: dict[str, float]) -> None:

@@ -9,6 +9,31 @@ from functools import partial
 import jax
 from jax import Array
 
+from jimgen.errors import UserError
+
+LARGEST_SEED = 2**63 - 1
+
+
+def key_of(seed: int) -> Array:
+    """The PRNG key of a seed, another one for each of 0 to 2^63 - 1.
+
+    `jax.random.key` itself keeps the low 32 bits alone, unless JAX computes in 64 bits. Seeds below 2^32 have the same
+    key as there; of larger ones the high bits are folded into the key of the low ones, in 64 bits as well.
+
+    Raises:
+      UserError: see `require_seed`.
+    """
+    require_seed(seed)
+    high, low = divmod(seed, 2**32)
+    key = jax.random.key(low)
+    return jax.random.fold_in(key, high) if high else key
+
+
+def require_seed(seed: int) -> None:
+    """Raises UserError for a seed that is not within 0 to 2^63 - 1."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise UserError(f"--seed {seed}: must lie within 0 and {LARGEST_SEED} (2^63 - 1)")
+
 
 def example_keys(key: Array, index: Array) -> Array:
     """One key an example: key (a scalar PRNG key) and index int32 [b] -> keys [b]."""

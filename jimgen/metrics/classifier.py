@@ -31,6 +31,7 @@ from jimgen.data.dataset import Arrays, Stream
 from jimgen.errors import UserError
 from jimgen.files import write_npz
 from jimgen.nets.classifier import Classifier
+from jimgen.noise import key_of
 from jimgen.train_step import Aux, Batch, Phase, Variables, compile_step, init_state, make_train_step
 
 BATCH_SIZE = 128
@@ -77,7 +78,7 @@ def train_classifier(
     rate = optax.cosine_decay_schedule(LEARNING_RATE, steps)
     phase = Phase("classifier", (NET,), objective, optax.adamw(rate, weight_decay=WEIGHT_DECAY))
     compiled = compile_step(make_train_step([phase], prepare=_prepare), "jit")
-    init_key, key = jax.random.split(jax.random.key(seed))
+    init_key, key = jax.random.split(key_of(seed))
     example: Batch = {"image": jnp.zeros((2, *images.shape[1:]))}
     state = jax.jit(lambda key: init_state(init, [phase], (), key, example))(init_key)
     state = jax.device_put(state, compiled.state_sharding)

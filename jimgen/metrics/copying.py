@@ -73,8 +73,10 @@ def cut_into_cells(train: ArrayLike, test: ArrayLike, *, num_cells: int = 10, se
         raise ValueError(f"expected num_cells >= 1, got {num_cells}")
     train, test = as_features(train, "train", at_least=num_cells), as_features(test, "test")
     require_same_dims(train=train, test=test)
+    # sklearn takes seeds of 32 bits.
+    state = seed if seed < 2**32 else np.random.RandomState([seed % 2**32, seed >> 32])
     # sklearn's defaults mislead the type checker: n_init is a number or "auto".
-    kmeans = KMeans(num_cells, n_init=10, random_state=seed)  # pyright: ignore[reportArgumentType]
+    kmeans = KMeans(num_cells, n_init=10, random_state=state)  # pyright: ignore[reportArgumentType]
     centres = kmeans.fit(train.astype(np.float32)).cluster_centers_.astype(np.float64)  # half the time of float64
     return Cells(centres, nearest(test, centres).indices[:, 0], nearest(test, train).distances[:, 0])
 
