@@ -12,8 +12,6 @@ from jimgen.curves import is_number
 from jimgen.errors import UserError
 from jimgen.files import read_json
 
-NOT_COMPARED = ("seed", "workdir", "devices", "mode", "log_every", "sample_every", "save_every", "eval_every", "keep")
-
 
 class Interval(NamedTuple):
     """Mean of n values and half the width of its 95% confidence interval; nan of one value."""
@@ -119,16 +117,26 @@ def _evaluation(run: Path) -> dict[str, Any]:
 
 
 def _identity(run: Path, evaluation: dict[str, Any]) -> str:
-    """What a run is and how it was drawn from, seed aside; a set of images is itself."""
+    """What a run is and how it was drawn from, seed aside; a set of images is itself.
+
+    Fields that say how a run is carried out, not what it computes, tell no runs apart. Its number of steps does, and so
+    does what decides on its best checkpoint, where that one was evaluated. Its data count by their content.
+    """
+    from jimgen.experiment import FREE_FIELDS  # takes seconds: it imports JAX
+
     fix = "restore it from a copy, or compare without this run"
     saved = read_json(run / "config.json", fix)
     if saved is None:
         return str(run)
     if not isinstance(saved.get("config"), dict):
         raise UserError(f"{run / 'config.json'} is damaged (it has no config): {fix}")
-    config = {name: value for name, value in saved["config"].items() if name not in NOT_COMPARED}
-    changes = evaluation.get("subject", {}).get("changes", [])
-    return json.dumps([saved.get("experiment"), config, changes], sort_keys=True)
+    drawn = {name: evaluation.get("subject", {}).get(name) for name in ("best", "classes", "changes")}
+    decisive = {"steps"} | ({name for name in FREE_FIELDS if name.startswith("quality_")} if drawn["best"] else set())
+    free = {"seed", *FREE_FIELDS} - decisive
+    config = {name: value for name, value in saved["config"].items() if name not in free}
+    if isinstance(data := saved.get("data"), dict) and "hash" in data:
+        config["data"] = data["hash"]
+    return json.dumps([saved.get("experiment"), config, drawn], sort_keys=True)
 
 
 def _short(value: Any) -> str:

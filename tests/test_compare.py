@@ -7,17 +7,19 @@ import pytest
 
 from jimgen.compare import compare, confidence_interval
 from jimgen.errors import UserError
+from jimgen.experiment import FREE_FIELDS
 from jimgen.report import write_report
 
 
-def write(folder, value, seed=0, experiment="dcgan", width=64, num=1000):
+def write(folder, value, seed=0, experiment="dcgan", width=64, num=1000, subject=None, **fields):
     """A run's config and evaluation, with one figure of its own and the figures that stand beside it."""
     (folder / "evaluation").mkdir(parents=True)
-    config = {"seed": seed, "width": width, "workdir": str(folder)}
+    config = {"seed": seed, "width": width, "workdir": str(folder), **fields}
     (folder / "config.json").write_text(json.dumps({"experiment": experiment, "config": config}))
     found = {"data": {"name": "digits"}, "num": num, "num_real": {"train": num, "test": num}}
     found["extractors"] = {"tiny@8": {"weights_hash": "0" * 64}}
     found["figures"] = {"fd[tiny@8]": {"value": value, "real": 1.0, "gaussian": 9.0}}
+    found |= {} if subject is None else {"subject": subject}
     (folder / "evaluation" / "evaluation.json").write_text(json.dumps(found))
     return folder
 
@@ -40,6 +42,37 @@ def test_runs_that_differ_in_their_seed_are_one_group(tmp_path):
     assert [len(group.runs) for group in groups] == [3, 1]
     assert groups[0].figures["fd[tiny@8]"].mean == 2 and groups[1].figures["fd[tiny@8]"].mean == 7
     assert beside == {"fd[tiny@8]": {"real": 1.0, "gaussian": 9.0}}
+
+
+@pytest.mark.parametrize("field", FREE_FIELDS)
+def test_fields_of_how_a_run_is_carried_out_do_not_split_its_seeds(tmp_path, field):
+    """data_dir, quality_*, max_skipped, ...; only the number of steps, which is training itself."""
+    groups, _ = compare([write(tmp_path / str(seed), 1.0, seed=seed, **{field: seed}) for seed in range(2)])
+    assert len(groups) == (2 if field == "steps" else 1)
+
+
+def test_seeds_are_one_group_where_the_same_data_lie_elsewhere(tmp_path):
+    """By the hash of the data that they were trained on."""
+    runs = [write(tmp_path / str(seed), 1.0, seed=seed, data=f"folder:{seed}") for seed in range(3)]
+    for run, digest in zip(runs, ("a", "a", "b"), strict=True):
+        saved = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps({**saved, "data": {"name": "x", "hash": digest}}))
+    assert [len(group.runs) for group in compare(runs)[0]] == [2, 1]
+
+
+@pytest.mark.parametrize("other", [{"best": True}, {"classes": "frequency"}, {"changes": ["guidance=3"]}])
+def test_runs_that_were_drawn_from_in_another_way_are_groups_of_their_own(tmp_path, other):
+    usual = {"best": False, "classes": "balanced", "changes": []}
+    runs = [write(tmp_path / str(seed), 1.0, seed=seed, subject=usual) for seed in range(2)]
+    runs.append(write(tmp_path / "other", 1.0, subject=usual | other))
+    assert [len(group.runs) for group in compare(runs)[0]] == [2, 1]
+
+
+def test_what_decides_on_the_best_checkpoint_counts_where_that_one_was_evaluated(tmp_path):
+    runs = [
+        write(tmp_path / f"{i}", 1.0, subject={"best": True}, quality_metric=m) for i, m in enumerate(("fd", "kid"))
+    ]
+    assert len(compare(runs)[0]) == 2
 
 
 @pytest.mark.parametrize(
