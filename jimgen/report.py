@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -39,7 +40,8 @@ class Run(NamedTuple):
 def write_report(run_folders: Sequence[Path], out: Path, title: str | None = None) -> Path:
     """Writes one HTML file that shows one or several runs and needs nothing else: pictures and style are inside it.
 
-    The curves are drawn afresh into each run's plots/. What a run lacks is left out of its section.
+    A run is only read, unless the page is written into its folder: then its curves are drawn afresh into its plots/.
+    What a run lacks is left out of its section.
 
     Args:
         run_folders: run directories, in the order of the page.
@@ -58,7 +60,13 @@ def write_report(run_folders: Sequence[Path], out: Path, title: str | None = Non
     alone = len(runs) == 1 and title is None  # then the run's own heading is the page's
     title = title or (runs[0].name if alone else f"{len(runs)} runs")
     header = "" if alone else f"<header><h1>{escape(title)}</h1>{_comparison(runs)}</header>"
-    sections = "".join(_section(run, f"run-{i}", "h1" if alone else "h2") for i, run in enumerate(runs))
+    home = Path(out).resolve().parent
+    sections = ""
+    for i, run in enumerate(runs):
+        with tempfile.TemporaryDirectory() as scratch:
+            plots = run.folder / "plots" if run.folder.resolve() == home else Path(scratch)
+            curves = [(path.stem, _load(path)) for path in draw_curves(run.metrics, plots)]
+        sections += _section(run, curves, f"run-{i}", "h1" if alone else "h2")
     page = f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -116,14 +124,13 @@ def _first_line(path: Path) -> str:
     return (text or "").partition("\n")[0]
 
 
-def _section(run: Run, anchor: str, heading: str) -> str:
+def _section(run: Run, drawn: Sequence[tuple[str, Picture | None]], anchor: str, heading: str) -> str:
     """One run: what it is, what came out, how it got there, and how to go on."""
     seed = run.environment.get("seed", run.config.get("seed"))
     facts = [run.experiment, f"step {run.metrics[-1]['step']:,}" if run.metrics else ""]
     facts += [] if seed is None else [f"seed {seed}"]
     about = {"lead": _first_line(run.folder / "experiment.py"), "soft": " · ".join(fact for fact in facts if fact)}
-    pictures = {path: _load(path) for path in draw_curves(run.metrics, run.folder / "plots")}
-    curves = [_figure(p, f"Training curves: {path.stem}", density=2) for path, p in pictures.items() if p is not None]
+    curves = [_figure(sheet, f"Training curves: {name}", density=2) for name, sheet in drawn if sheet is not None]
     return f"""
 <section id="{anchor}">
 <{heading}>{escape(run.name)}</{heading}>
