@@ -60,12 +60,21 @@ def memory_is_given_back(monkeypatch):
     monkeypatch.setattr("jimgen.experiment.keep_freed_memory", lambda: None)
 
 
+@pytest.fixture(autouse=True)
+def same_settings_for_all():
+    """A test that leaves JAX's settings, the compiler's among them, other than it found them fails itself."""
+    before = dict(jax.config.values)
+    yield
+    assert jax.config.values == before
+
+
 @pytest.fixture
 def optimised():
     """For tests that compute for longer than they compile."""
+    before = jax.config.values["jax_disable_most_optimizations"]
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

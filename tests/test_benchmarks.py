@@ -33,14 +33,6 @@ def workloads(throughput):
     return workloads
 
 
-@pytest.fixture
-def compiled_in_haste():
-    """Compiling takes half as long; nothing is timed here."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.parametrize(
     ("name", "nets"),
     [
@@ -57,7 +49,6 @@ def test_number_of_parameters(throughput, workloads, name, nets):
     assert throughput.count_params(variables) == nets
 
 
-@pytest.mark.usefixtures("compiled_in_haste")
 @pytest.mark.parametrize("task", ["train", "sample"])
 @pytest.mark.parametrize("name", ["gpt", "dit"])
 def test_a_transformer_is_measured(throughput, capsys, name, task):
@@ -71,7 +62,6 @@ def test_a_transformer_is_measured(throughput, capsys, name, task):
     assert result["gflop"] > 0 and result["width"] == TINY[name]["width"]
 
 
-@pytest.mark.usefixtures("compiled_in_haste")
 def test_gpt_decodes_what_it_reads(workloads):
     """Token by token from the cache come the logits of one pass, and no token sees the ones after it."""
     net = workloads.GPT(workloads.Backbone(16, 1, 2, norm="layer", mlp="gelu", qk_norm=False), 7, 5)
@@ -93,7 +83,6 @@ def test_gpt_decodes_what_it_reads(workloads):
     np.testing.assert_allclose(one_by_one, together, atol=1e-5)
 
 
-@pytest.mark.usefixtures("compiled_in_haste")
 def test_dit_has_no_rotary_positions(workloads):
     plain, deaf = (cls(16, 1, 2) for cls in (workloads.Backbone, workloads.WithoutRotary))
     x, positions = jax.random.normal(jax.random.key(0), (1, 6, 16)), grid_positions(2, 3)
