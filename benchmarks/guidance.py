@@ -20,7 +20,8 @@ import tyro
 
 from jimgen.curves import PALETTE
 from jimgen.errors import UserError
-from jimgen.evaluate import draw_from_run, load_data
+from jimgen.evaluate import draw_images, load_data
+from jimgen.experiment import load_run
 from jimgen.files import write_atomically
 from jimgen.metrics.evaluation import measure, title
 from jimgen.metrics.extractors import load_extractor
@@ -45,7 +46,8 @@ def main(args: Args) -> None:
     points = []
     for scale in args.scales:
         began = time.perf_counter()
-        (images, labels), run = draw_from_run(args.run, args.num, args.seed, "balanced", changes=[f"guidance={scale}"])
+        run = load_run(args.run, changes=[f"guidance={scale}"])
+        images, labels = draw_images(run, args.num, args.seed)
         if labels is None or run.spec.name not in OF_DATA:
             raise UserError(f"{args.run}: needs labels, and a classifier of {run.spec.name}, of which there is none")
         net = load_extractor(OF_DATA[run.spec.name])

@@ -1,4 +1,4 @@
-"""The command `jimgen`: train an experiment by name, and use finished runs.
+"""The command `jimgen`: train an experiment by name, and use finished runs. jimgen --version says which version it is.
 
 Nothing heavy is imported before it is needed: --help answers at once.
 """
@@ -11,7 +11,8 @@ from typing import Any
 
 import tyro
 
-from jimgen.commands.begin import started_jax
+from jimgen import __version__
+from jimgen.commands.begin import output_file, started_jax
 from jimgen.commands.figures import compare, evaluate, reference
 from jimgen.commands.images import inpaint, interpolate, reconstruct, sample
 from jimgen.errors import UserError
@@ -37,6 +38,8 @@ def main() -> None:
         with end_at_once("SIGINT", "SIGPIPE"):  # what a command writes is whole or not there
             if sys.argv[1:2] == ["train"] and len(sys.argv) > 2 and not sys.argv[2].startswith("-"):
                 train(sys.argv[2], *sys.argv[3:])  # its flags are the experiment's own
+            elif sys.argv[1:] == ["--version"]:
+                print(f"jimgen {__version__}")
             else:
                 tyro.extras.subcommand_cli_from_dict(commands, prog="jimgen", description=__doc__)
     except UserError as error:
@@ -77,7 +80,7 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None
 
     if not runs:
         raise UserError("give the folder of at least one run; `jimgen runs` lists them")
-    print(pages.write_report(list(runs), out or runs[0] / "report.html"))
+    print(pages.write_report(list(runs), output_file(out or runs[0] / "report.html")))
 
 
 def runs(folder: tyro.conf.Positional[Path] = Path("runs")) -> None:

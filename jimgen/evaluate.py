@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 
 from jimgen import data, loop
@@ -20,10 +19,12 @@ from jimgen.metrics.evaluation import Measured, check_metrics, compared_with, me
 from jimgen.metrics.extractors import Extractor, identity, load_extractor
 from jimgen.metrics.neighbours import nearest
 from jimgen.metrics.reference import cached_reference, chosen_rows, load_reference, require_match, source_of
-from jimgen.pictures import grid, save_png
+from jimgen.noise import key_of
+from jimgen.pictures import grid, grid_of_rows, rows_of, save_png
 from jimgen.quality import OF_DATA
 
 Classes = Literal["balanced", "frequency"]
+Fit = Literal["resize", "pad"]
 NEAREST_SHOWN, ROWS_SHOWN = 7, 10  # of nearest.png
 EXTREMES_SHOWN = 40  # best ones, and as many worst
 
@@ -42,22 +43,39 @@ def default_extractors(name: str) -> list[str]:
     return [*([OF_DATA[name]] if name in OF_DATA else []), "efficientnet_lite0@64"]
 
 
-def draw_from_run(
-    folder: Path, num: int, seed: int, classes: Classes, best: bool = False, changes: Sequence[str] = ()
-) -> tuple[GeneratedSet, Run]:
-    """`num` images from a run, `load_run(folder, best, changes)`, and the run. Unconditional ones have no labels.
+def draw_images(run: Run, num: int, seed: int, classes: Classes = "balanced", label: int | None = None) -> GeneratedSet:
+    """`num` images from a run, the same ones for the same seed; without labels where the run knows none.
+
+    Args:
+      run: of `load_run`.
+      num: at least 1; a larger set begins with the smaller one.
+      seed: 0 to 2^63 - 1, of the latents.
+      classes: in turn, or as often as in the training images. Without meaning where the run knows no labels.
+      label: one class for all.
 
     Raises:
-      UserError: no such run, or its data are needed for class frequencies and are not there.
+      UserError: a label that the run does not know; or its data are needed for class frequencies and are not there.
     """
-    run = load_run(folder, best, changes)
-    weights = np.ones(run.spec.num_classes)
-    if classes == "frequency":
-        weights = class_frequencies(load_data(run.config))
-    labels = class_labels(num, weights.tolist())
-    drawn = generate(run.method, loop.eval_variables(run.state), jax.random.key(seed), labels)
-    conditional = getattr(run.config, "conditional", False)
-    return (drawn if conditional else drawn._replace(labels=None)), run
+    if label is not None:
+        require_label(run, label)
+        labels = np.full(num, label, np.int32)
+    else:
+        frequent = classes == "frequency" and run.conditional
+        weights = class_frequencies(load_data(run.config)) if frequent else np.ones(run.spec.num_classes)
+        labels = class_labels(num, weights.tolist())
+    drawn = generate(run.method, loop.eval_variables(run.state), key_of(seed), labels)
+    return drawn if run.conditional else drawn._replace(labels=None)
+
+
+def require_label(run: Run, label: int) -> None:
+    """Raises UserError for a label that is not one of the run's classes, and for any where it knows none."""
+    if run.spec.num_classes < 2:
+        raise UserError(f"--label {label}: the data of {run.folder} have no classes; leave it out")
+    if not run.conditional:
+        raise UserError(f"{run.folder} was trained without labels: leave --label out, or train with --conditional")
+    if not 0 <= label < run.spec.num_classes:
+        listed = ", ".join(f"{i} {name}" for i, name in enumerate(run.spec.class_names[:20]))
+        raise UserError(f"--label {label} is out of range: the classes are {listed}")
 
 
 def class_frequencies(dataset: Dataset) -> np.ndarray:
@@ -69,16 +87,32 @@ def class_frequencies(dataset: Dataset) -> np.ndarray:
     return np.bincount(labels, minlength=dataset.spec.num_classes) / len(labels)
 
 
-def load_data(config: loop.RunConfig) -> Dataset:
-    """The data that a run was trained on, as it saw them."""
+def load_data(
+    config: loop.RunConfig,
+    *,
+    name: str | None = None,
+    size: int | None = None,
+    fit: Fit | None = None,
+    channels: Literal[1, 3] | None = None,
+) -> Dataset:
+    """The data that a run was trained on, as it saw them, or with other choices in place of its own, one by one.
+
+    Raises:
+      UserError: see `data.load`.
+    """
     return data.load(
-        config.data,
-        size=config.size,
-        fit=config.fit,
-        channels=config.channels,
+        config.data if name is None else name,
+        size=config.size if size is None else size,
+        fit=config.fit if fit is None else fit,
+        channels=config.channels if channels is None else channels,
         bits=config.bits,
         data_dir=config.data_dir,
     )
+
+
+def default_folder(path: Path) -> Path:
+    """Where the evaluation of a run or of a set of images goes, unless told otherwise."""
+    return path / "evaluation" if (path / "config.json").exists() else path.with_name(f"{path.stem}-evaluation")
 
 
 def evaluate(
@@ -181,8 +215,8 @@ def _draw(subject: Subject, dataset: Dataset, net: Extractor, measured: Measured
     save_png(subject.folder / "nearest.png", grid(sheet, columns=1 + neighbours))
     order = np.argsort(distances[:, :5].mean(axis=1), kind="stable")
     shown = min(EXTREMES_SHOWN, len(order) // 2)
-    extremes = np.concatenate([images[order[:shown]], images[order[len(order) - shown :]]])
-    save_png(subject.folder / "extremes.png", grid(extremes, columns=min(10, shown)))
+    best, worst = images[order[:shown]], images[order[len(order) - shown :]]
+    save_png(subject.folder / "extremes.png", grid_of_rows([*rows_of(best, 10), *rows_of(worst, 10)]))
 
 
 def _per_class(labels: np.ndarray | None, dataset: Dataset, measured: Measured) -> list[dict[str, Any]]:
@@ -222,16 +256,17 @@ def subject_of(
       UserError: nothing of the kind there, or fewer images than asked for.
     """
     if (path / "config.json").exists():
-        drawn, run = draw_from_run(path, num, seed, classes, best, changes)
-        step = int(run.state.step)
-        about = {"run": str(path), "step": step, "classes": classes, "seed": seed, "changes": list(changes)}
-        return Subject(drawn, about, out or path / "evaluation", _test_figures(path, step)), run
+        run = load_run(path, best, changes)
+        drawn, step = draw_images(run, num, seed, classes), int(run.state.step)
+        about = {"run": str(path), "step": step, "best": best, "classes": classes, "seed": seed}
+        about["changes"] = list(changes)
+        return Subject(drawn, about, out or default_folder(path), _test_figures(path, step)), run
     found = read_generated(path)
     if len(found.images) < num:
         raise UserError(f"{path} holds {len(found.images)} images: --num {num} is too many")
     labels = None if found.labels is None else found.labels[:num]
-    folder = out or path.with_name(f"{path.stem}-evaluation")
-    return Subject(found._replace(images=found.images[:num], labels=labels), {"images": str(path)}, folder), None
+    drawn = found._replace(images=found.images[:num], labels=labels)
+    return Subject(drawn, {"images": str(path)}, out or default_folder(path)), None
 
 
 def _test_figures(folder: Path, step: int) -> dict[str, float]:

@@ -110,7 +110,7 @@ def save(path: Path, generated: GeneratedSet, form: Literal["npz", "folder"] | N
     """
     images, labels = generated.images, generated.labels
     with disk_errors(path.parent):
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             write_npz(path, {"images": images} | ({} if labels is None else {"labels": labels}), compress=True)
             return path
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -135,7 +135,7 @@ def read_generated(path: Path) -> GeneratedSet:
     """
     if status(path) is None:
         raise UserError(f"there is no {shown(path)}, neither an .npz file nor a folder or .zip of pictures")
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return _read_npz(path)
     if not path.is_dir() and path.suffix.lower() != ".zip":
         raise UserError(f"{shown(path)} is neither an .npz file nor a folder or .zip of pictures")

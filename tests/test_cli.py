@@ -1,6 +1,7 @@
 """The command `jimgen`: what one does with a run, and what one is told when that cannot be done."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,10 @@ import pytest
 from PIL import Image
 from runs import EXPERIMENTS, contents, load_experiment, rows_of, tiny_config
 
-from jimgen import cli, experiment
+from jimgen import __version__, cli, experiment
+from jimgen.errors import UserError
+
+DRAWING = ("sample", "reconstruct", "interpolate", "inpaint")
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +55,38 @@ def refused(jimgen, capsys):
     return run
 
 
-def arrays_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def arrays_of(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Images, and labels or None."""
     with np.load(path) as saved:
-        assert set(saved.files) == {"images", "labels"}
-        assert saved["images"].dtype == np.uint8 and saved["labels"].dtype == np.int32
-        return saved["images"], saved["labels"]
+        assert {"images"} <= set(saved.files) <= {"images", "labels"} and saved["images"].dtype == np.uint8
+        labels = saved.get("labels")
+        assert labels is None or labels.dtype == np.int32
+        return saved["images"], labels
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height of a picture."""
+    with Image.open(path) as image:
+        return image.size
+
+
+def save_mask(path: Path, rows: list[list[int]]) -> Path:
+    """A mask of 8x8: each given value fills a block of its own."""
+    values = np.array(rows, np.uint8)
+    Image.fromarray(values.repeat(8 // len(values), 0).repeat(8 // len(values[0]), 1)).save(path)
+    return path
 
 
 @pytest.mark.parametrize(("name", "shape"), [("dcgan", (16, 16, 1)), ("vae", (8, 8, 3))])
 def test_sample_writes_the_same_set_for_the_same_seed(folders, jimgen, tmp_path, name, shape):
-    """npz: uint8 images and int32 labels, the classes in turn; the first ones do not depend on the number."""
+    """npz: uint8 images, of a conditional run with int32 labels, the classes in turn; a larger set begins with it."""
     paths = [tmp_path / f"{i}.npz" for i in range(4)]
     for path, num, seed in zip(paths, (13, 13, 5, 13), (1, 1, 1, 2), strict=True):
         said = jimgen("sample", folders[name], "--num", num, "--seed", seed, "--out", path)
         assert str(path) in said
     (first, labels), (again, _), (fewer, _), (other, _) = map(arrays_of, paths)
-    assert first.shape == (13, *shape) and labels.tolist() == [i % 10 for i in range(13)]
+    assert first.shape == (13, *shape)
+    assert labels is None if name == "dcgan" else labels.tolist() == [i % 10 for i in range(13)]
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(first[:5], fewer)
     assert (first != other).any()
@@ -78,6 +98,78 @@ def test_sample_draws_a_grid_with_a_class_a_column(folders, jimgen):
     assert str(folders["vae"] / "sample.png") in said
     with Image.open(folders["vae"] / "sample.png") as image:
         assert image.size == ((10 * 9 - 1) * 6, (2 * 9 - 1) * 6)
+
+
+@pytest.mark.parametrize(("num", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (15, 10, 2), (400, 20, 20)])
+def test_a_grid_holds_as_many_tiles_as_were_asked_for(folders, jimgen, tmp_path, num, columns, rows):
+    """Never a grey tile for an image that no one asked for; many images make a sheet near square."""
+    jimgen("sample", folders["vae"], "--num", num, "--out", tmp_path / "x.png")
+    assert size_of(tmp_path / "x.png") == ((columns * 9 - 1) * 6, (rows * 9 - 1) * 6)
+
+
+def test_a_sheet_of_very_many_images_is_capped_and_said_so(folders, jimgen, tmp_path):
+    """1024 tiles at most; what was left out is told, and .npz holds all."""
+    said = jimgen("sample", folders["vae"], "--num", 20_000, "--out", tmp_path / "x.png")
+    assert "shows the first 1024 of 20000" in said and ".npz" in said
+    assert size_of(tmp_path / "x.png") == ((30 * 9 - 1) * 6, (35 * 9 - 1) * 6)
+    said = jimgen("interpolate", folders["vae"], "--num", 300, "--steps", 10, "--out", tmp_path / "x.png")
+    assert "shows the first 102 of 300" in said and size_of(tmp_path / "x.png")[1] == (102 * 9 - 1) * 6
+
+
+def test_runs_that_know_no_labels_write_none(folders, jimgen, hook, tmp_path, monkeypatch):
+    """Neither arrays nor folders: CAS of the file trains on the same pseudo-labels as that of the run itself."""
+    trained = []
+
+    def score(images, labels, *rest, **options):
+        trained.append((images.tobytes(), labels.tolist()))
+        return {"accuracy": 0.5, "per_class": None}
+
+    monkeypatch.setattr("jimgen.metrics.evaluation.classification_accuracy_score", score)
+    sets = {"run": folders["dcgan"], "npz": tmp_path / "set.npz", "folder": tmp_path / "set"}
+    for out in (sets["npz"], sets["folder"]):
+        jimgen("sample", folders["dcgan"], "--num", 40, "--classes", "frequency", "--out", out)
+    assert arrays_of(sets["npz"])[1] is None
+    assert sorted(path.name for path in sets["folder"].iterdir()) == [f"{i:06d}.png" for i in range(40)]
+    measured = []
+    for name, path in sets.items():
+        trained.clear()
+        asked = ["--data", "digits", "--size", 16, "--num", 40, "--metrics", "cas", "--extractors", hook]
+        found = json.loads(jimgen("evaluate", path, *asked, "--out", tmp_path / name).splitlines()[-1])
+        assert found["cas_pseudo_labels"] == 50 and "cas" not in found
+        measured.append(trained[0])
+    assert measured[0] == measured[1] == measured[2]
+
+
+def test_unlabelled_data_give_no_labels(folders, jimgen, refused, tmp_path):
+    """A set of one class, whatever the config says; of reconstructions too."""
+    images = np.random.default_rng(0).integers(0, 256, (24, 8, 8), np.uint8)
+    np.savez(tmp_path / "x.npz", train_images=images, test_images=images[:8])
+    config = tiny_config("vae", tmp_path / "vae", data=f"npz:{tmp_path / 'x.npz'}")
+    experiment.run(config, load_experiment("vae").build)
+    for command in ("sample", "reconstruct"):
+        jimgen(command, tmp_path / "vae", "--num", 3, "--out", tmp_path / "out.npz")
+        assert arrays_of(tmp_path / "out.npz")[1] is None
+    assert "have no classes" in refused("sample", tmp_path / "vae", "--label", "0")
+    flow = experiment.load_run(folders["flow"])
+    assert flow.config.conditional and flow.conditional
+    assert not flow._replace(spec=flow.spec._replace(num_classes=1, class_names=("all",))).conditional
+
+
+@pytest.mark.parametrize("command", ["sample", "interpolate", "inpaint"])
+def test_seeds_of_64_bits_are_told_apart(folders, jimgen, refused, tmp_path, command):
+    """2^32 is not 0, and 2^63 - 1 is none of both; seeds outside 0 to 2^63 - 1 are refused."""
+    run = {"sample": "dcgan", "interpolate": "dcgan", "inpaint": "flow"}[command]
+    given = [command, folders[run]]
+    if command == "inpaint":
+        Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "x.png")
+        given += [tmp_path / "x.png", "--mask", save_mask(tmp_path / "mask.png", [[255, 0]])]
+    found = []
+    for seed in (0, 2**32, 2**63 - 1):
+        jimgen(*given, "--num", 1, "--seed", seed, "--out", tmp_path / "x.npz")
+        found.append(arrays_of(tmp_path / "x.npz")[0].tobytes())
+    assert len(set(found)) == 3
+    for seed in (-1, 2**63, 10**30):
+        assert f"--seed {seed}: must lie within 0" in refused(*given, f"--seed={seed}")
 
 
 def test_sample_of_one_class(folders, jimgen, tmp_path):
@@ -104,6 +196,21 @@ def test_reconstruct_of_the_test_images(folders, jimgen, tmp_path):
     np.testing.assert_array_equal(sheet[: 8 * 6 : 6, : 8 * 6 : 6, 0], test.images[0, :, :, 0])
 
 
+@pytest.mark.parametrize(("num", "columns", "rows"), [(1, 1, 2), (15, 10, 4), (25, 10, 6), (500, 10, 60)])
+def test_reconstruct_shows_every_image_that_was_asked_for(folders, jimgen, tmp_path, num, columns, rows):
+    """Also those of a last row that is not full; and as many as there are, 299, where more were asked for."""
+    from jimgen import data
+
+    said = jimgen("reconstruct", folders["vae"], "--num", num, "--out", tmp_path / "x.png")
+    assert ("no more can be reconstructed" in said) == (num > 299)
+    with Image.open(tmp_path / "x.png") as image:
+        sheet = np.asarray(image)[::6, ::6]
+    assert sheet.shape[:2] == (rows * 9 - 1, columns * 9 - 1)
+    y, x = divmod(min(num, 299) - 1, 10)
+    last = sheet[2 * y * 9 :, x * 9 :][:8, :8, 0]
+    np.testing.assert_array_equal(last, data.load("digits").test.images[min(num, 299) - 1, :, :, 0])
+
+
 @pytest.mark.parametrize("name", ["dcgan", "vae"])
 def test_interpolate_walks_from_one_image_to_another(folders, jimgen, tmp_path, name):
     """A row a pair; a walk of two steps shows the ends of one of five."""
@@ -111,7 +218,8 @@ def test_interpolate_walks_from_one_image_to_another(folders, jimgen, tmp_path, 
         out = tmp_path / f"{steps}.npz"
         jimgen("interpolate", folders[name], "--num", 3, "--steps", steps, "--seed", 4, "--out", out)
     (ends, _), (walk, labels) = (arrays_of(tmp_path / f"{steps}.npz") for steps in (2, 5))
-    assert walk.shape[0] == 15 and labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
+    assert walk.shape[0] == 15
+    assert labels is None if name == "dcgan" else labels.tolist() == [0] * 5 + [1] * 5 + [2] * 5
     walk, ends = (images.astype(int).reshape(3, -1, *images.shape[1:]) for images in (walk, ends))
     assert np.abs(walk[:, [0, -1]] - ends).max() <= 1
     assert (walk[:, 0] != walk[:, -1]).any()
@@ -193,12 +301,135 @@ def test_inpaint_keeps_what_is_known(folders, jimgen, tmp_path):
     np.testing.assert_array_equal(filled[:, :, :4], np.broadcast_to(digit[:, :4], (3, 8, 4, 1)))
     assert len({image.tobytes() for image in filled}) == 3
     assert str(folders["flow"] / "inpaint.png") in jimgen(*given)
+    jimgen(*given[:3], "--mask", save_mask(tmp_path / "01.png", [[1, 0]]), "--num", 3, "--out", tmp_path / "01.npz")
+    np.testing.assert_array_equal(arrays_of(tmp_path / "01.npz")[0], filled)  # a mask of 0 and 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[0]], "has no white (known) pixel: its values lie within 0 and 0"),
+        ([[255]], "has no black (missing) pixel"),
+        ([[1]], "has no black (missing) pixel"),
+        ([[0, 100]], "has no white (known) pixel: its values lie within 0 and 100"),
+    ],
+)
+def test_a_mask_that_leaves_nothing_to_do_or_nothing_to_go_by_is_refused(folders, refused, tmp_path, rows, message):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "x.png")
+    mask = save_mask(tmp_path / "mask.png", rows)
+    given = ["inpaint", folders["flow"], tmp_path / "x.png", "--mask", mask]
+    assert message in refused(*given, "--out", tmp_path / "out.png")
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.fixture
+def never_drawn(monkeypatch):
+    """Runs that must not even be loaded."""
+
+    def load_run(*arguments, **options):
+        raise AssertionError("loaded before the place of the results was checked")
+
+    monkeypatch.setattr(experiment, "load_run", load_run)
+    monkeypatch.setattr("jimgen.evaluate.load_run", load_run)
+
+
+@pytest.mark.usefixtures("never_drawn")
+@pytest.mark.parametrize(
+    "command", ["sample", "reconstruct", "interpolate", "inpaint", "evaluate", "reference", "report"]
+)
+def test_where_results_cannot_go_is_told_before_anything_is_computed(folders, refused, tmp_path, command):
+    """Other endings, folders in place of files and files in place of folders, full folders, closed ones."""
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    (tmp_path / "x.png").mkdir()
+    (tmp_path / "x.npz").mkdir()
+    source = "digits" if command == "reference" else folders["vae"]
+    given = [command, source, *(["x.png", "--mask", "x.png"] if command == "inpaint" else []), "--out"]
+    wrong = {"full/file/x.npz": "cannot write to"}
+    if command in DRAWING:
+        wrong |= {"x.jpg": "ends in .png", "x.tar.gz": "ends in .png", "x.png": "is a folder", "x.npz": "is a folder"}
+    if command == "sample":
+        wrong |= {"full": "is there already", "full/file/x": "cannot write to"}
+    if command == "evaluate":
+        wrong = {"full/file": "is a file", "full/file/y": "cannot write to"}
+    if command == "report":
+        wrong |= {"full": "is a folder"}
+    for name, message in wrong.items():
+        assert message in refused(*given, tmp_path / name), name
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "full", "x.npz", "x.png"]
+
+
+def test_endings_may_be_in_capitals_and_home_is_expanded(folders, jimgen, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("x.PNG", "X.Npz"):
+        assert str(tmp_path / name) in jimgen("sample", folders["vae"], "--num", 2, "--out", f"~/{name}")
+    assert size_of(tmp_path / "x.PNG") == ((2 * 9 - 1) * 6, 8 * 6) and len(arrays_of(tmp_path / "X.Npz")[0]) == 2
+
+
+def test_evaluate_loads_real_images_as_the_run_did_field_by_field(folders, jimgen, monkeypatch, tmp_path):
+    """A flag changes its own field alone: --fit is heard without --size, and --size leaves the run's fit."""
+    from jimgen import data
+
+    loaded = []
+
+    def load(name, **options):
+        loaded.append((name, options["size"], options["fit"], options["channels"]))
+        raise UserError("seen")
+
+    saved = json.loads((folders["dcgan"] / "config.json").read_text())
+    run = tmp_path / "run"
+    shutil.copytree(folders["dcgan"], run)
+    saved["config"] |= {"fit": "pad", "channels": 1}
+    (run / "config.json").write_text(json.dumps(saved))
+    monkeypatch.setattr(data, "load", load)
+    monkeypatch.setattr("jimgen.evaluate.draw_images", lambda *arguments: None)
+    for flags, expected in {
+        (): ("digits", 16, "pad", 1),
+        ("--fit", "resize"): ("digits", 16, "resize", 1),
+        ("--size", "8"): ("digits", 8, "pad", 1),
+        ("--channels", "3"): ("digits", 16, "pad", 3),
+        ("--data", "fashion_mnist"): ("fashion_mnist", 16, "pad", 1),
+        ("--data", "fashion_mnist", "--fit", "resize", "--size", "8"): ("fashion_mnist", 8, "resize", 1),
+        ("--data", ""): ("", 16, "pad", 1),
+    }.items():
+        with pytest.raises(SystemExit):
+            jimgen("evaluate", run, "--num", 20, *flags)
+        assert loaded.pop() == expected and not loaded
 
 
 def test_report_of_several_runs(folders, jimgen, tmp_path):
     said = jimgen("report", *folders.values(), "--out", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
     assert str(tmp_path / "page.html") in said and ">dcgan<" in page and ">vae<" in page
+
+
+def test_report_elsewhere_only_reads_the_runs(folders, jimgen, tmp_path):
+    """Not a file of theirs changes, so that runs of others can be shown; the curves are on the page all the same."""
+    run = tmp_path / "run"
+    shutil.copytree(folders["dcgan"], run, ignore=shutil.ignore_patterns("plots"))
+    before = contents(run)
+    jimgen("report", run, "--out", tmp_path / "page.html")
+    assert contents(run) == before and not (run / "plots").exists()
+    assert "Training curves: losses" in (tmp_path / "page.html").read_text()
+
+
+def test_a_run_that_may_only_be_read(folders, jimgen, refused, never_drawn, ordinary_user):
+    """Its page can be written elsewhere; what would go into it is refused before anything is computed."""
+    home, become = ordinary_user
+    shutil.copytree(folders["dcgan"], home / "run")
+    with become():
+        for path in (home / "run", *(home / "run").rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        page = home / "page.html"
+        assert str(page) in jimgen("report", home / "run", "--out", page) and "Training curves" in page.read_text()
+        for command in ("report", "sample", "interpolate", "evaluate"):
+            assert "Permission denied" in refused(command, home / "run")
+        for path in (home / "run", *(home / "run").rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_version(jimgen):
+    assert jimgen("--version") == f"jimgen {__version__}\n"
 
 
 def test_runs_lists_step_and_figures(folders, jimgen):
@@ -218,6 +449,8 @@ def test_doctor_names_versions_devices_and_data(jimgen):
     [
         (["sample", "{none}"], "is not a run"),
         (["sample", "{dcgan}", "--num", "0"], "--num 0: must be at least 1"),
+        (["sample", "{dcgan}", "--num", str(10**12), "--out", "{none}/x.npz"], "must be at most 2147483647"),
+        (["interpolate", "{dcgan}", "--steps", "1025"], "holds at most 1024 images"),
         (["sample", "{vae}", "--label", "10"], "--label 10 is out of range"),
         (["sample", "{vae}", "--label", "-1"], "--label -1 is out of range"),
         (["sample", "{dcgan}", "--label", "1"], "was trained without labels"),

@@ -1,6 +1,8 @@
 """What commands begin with: a run's folder, JAX, checked flags."""
 
 import contextlib
+import errno
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +10,7 @@ import tyro
 
 from jimgen.errors import UserError
 
+MOST = 2**31 - 1  # what is counted is numbered in 32 bits
 RunFolder = Annotated[Path, tyro.conf.Positional]
 
 
@@ -21,7 +24,11 @@ def started_jax():
     keep_freed_memory()
     try:
         yield jax
+    except MemoryError as error:
+        raise UserError(f"not enough memory ({error}): ask for fewer images") from error
     except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise UserError(f"not enough memory ({str(error).splitlines()[0]}): ask for fewer images") from error
         if "backend" in str(error).lower():
             raise UserError(
                 f"JAX found no device: {error}. `jimgen doctor` says more; JAX_PLATFORMS=cpu runs without."
@@ -37,7 +44,55 @@ def load_run(run: Path, best: bool = False, changes: tuple[str, ...] = ()):
 
 
 def require_positive(**numbers: int) -> None:
-    """Raises UserError for a flag below 1."""
+    """Raises UserError for a flag below 1, or above what 32 bits hold."""
     for name, number in numbers.items():
         if number < 1:
             raise UserError(f"--{name} {number}: must be at least 1")
+        if number > MOST:
+            raise UserError(f"--{name} {number}: must be at most {MOST}")
+
+
+def output_file(out: Path, *endings: str) -> Path:
+    """A file that will be written, checked before its content is computed; `~` is expanded.
+
+    Args:
+        out: as the user gave it, or the default.
+        endings: ".png", ".npz", in capitals too; none allow any name.
+
+    Raises:
+        UserError: another ending, the name of a folder, or a place that cannot be written.
+    """
+    if endings and out.suffix.lower() not in endings:
+        meaning = {".png": ".png (a grid)", ".npz": ".npz (arrays)"}
+        raise UserError(f"--out {out}: give a name that ends in {' or '.join(meaning[end] for end in endings)}")
+    return _writable(out, is_file=True)
+
+
+def output_folder(out: Path, *, empty: bool = False) -> Path:
+    """A folder that will be written, checked likewise; one that is there already must be `empty`, if so asked.
+
+    Raises:
+        UserError: a file, a folder that holds something, or a place that cannot be written.
+    """
+    out = _writable(out, is_file=False)
+    if empty and out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is there already: give a folder that is empty or does not exist")
+    return out
+
+
+def _writable(out: Path, is_file: bool) -> Path:
+    from jimgen.files import disk_errors
+
+    out = out.expanduser()
+    with disk_errors(out.parent):
+        if out.exists() and out.is_dir() == is_file:
+            kinds = ("file", "folder") if is_file else ("folder", "file")
+            raise UserError(f"{out} is a {kinds[1]}: give the name of a {kinds[0]}")
+        place = out.parent if is_file else out
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(place, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return out

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import tyro
 
-from jimgen.commands.begin import RunFolder, require_positive, started_jax
+from jimgen.commands.begin import RunFolder, output_file, output_folder, require_positive, started_jax
 from jimgen.errors import UserError
 
 
@@ -22,7 +22,7 @@ def evaluate(
     change: tuple[str, ...] = (),
     reference: tuple[Path, ...] = (),
     size: int | None = None,
-    fit: Literal["resize", "pad"] = "resize",
+    fit: Literal["resize", "pad"] | None = None,
     channels: Literal[1, 3] | None = None,
     out: Path | None = None,
 ) -> None:
@@ -42,7 +42,8 @@ def evaluate(
         best: of a run: its best checkpoint, not its newest.
         change: of a run: fields of its config that drawing depends on: guidance=3 num_steps=50.
         reference: files of `jimgen reference`, one for each extractor, in place of the data's statistics.
-        size, fit, channels: how real images are brought to the shape of the others; by default as the run did.
+        size, fit, channels: how real images are brought to the shape of the others; each by default as the run did, and
+            for a set of images as they are, fit: resize.
         out: folder of the results. Default RUN/evaluation
     """
     import json
@@ -51,19 +52,21 @@ def evaluate(
     from jimgen import evaluate as evaluation
     from jimgen import report as pages
     from jimgen.metrics.evaluation import check_metrics
+    from jimgen.noise import require_seed
 
     require_positive(num=num)
+    require_seed(seed)
+    folder = output_folder(out or evaluation.default_folder(source))
     chosen = [name.strip() for name in metrics.split(",") if name.strip()]
     check_metrics(chosen)
     with started_jax():
-        subject, run = evaluation.subject_of(source, num, seed, classes, out, best, change)
-        name = data or (run.config.data if run else None)
-        if name is None:
-            raise UserError(f"{source} does not say what it should be compared with: give --data")
-        if run and name == run.config.data and size is None and channels is None:
-            dataset = evaluation.load_data(run.config)
+        subject, run = evaluation.subject_of(source, num, seed, classes, folder, best, change)
+        if run is not None:
+            dataset = evaluation.load_data(run.config, name=data, size=size, fit=fit, channels=channels)
+        elif data is not None:
+            dataset = sets.load(data, size=size, fit=fit or "resize", channels=channels)
         else:
-            dataset = sets.load(name, size=size, fit=fit, channels=channels)
+            raise UserError(f"{source} does not say what it should be compared with: give --data")
         result = evaluation.evaluate(
             subject,
             dataset,
@@ -141,8 +144,9 @@ def reference(
     from jimgen.metrics.extractors import load_extractor
     from jimgen.metrics.reference import make_reference, save_reference
 
-    if out.suffix != ".npz":
-        raise UserError(f"--out {out}: give a name that ends in .npz")
+    out = output_file(out, ".npz")
+    if num != 0:
+        require_positive(num=num)
     with started_jax():
         net = load_extractor(extractor)
         dataset = sets.load(data, size=size, fit=fit, channels=channels)

@@ -5,8 +5,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jimgen.commands.begin import RunFolder, load_run, require_positive, started_jax
+from jimgen.commands.begin import RunFolder, load_run, output_file, output_folder, require_positive, started_jax
 from jimgen.errors import UserError
+
+ENDINGS = (".png", ".npz")
 
 
 def sample(
@@ -27,32 +29,34 @@ def sample(
         num: how many.
         seed: of the latents.
         label: one class for all.
-        classes: balanced: the classes in turn; frequency: as often as in the training images.
+        classes: of a conditional run; balanced: the classes in turn; frequency: as often as in the training images.
         best: from the best checkpoint that --quality-every kept, not from the newest one.
         change: fields of its config that drawing depends on: guidance=3 num_steps=50.
         out: .png for a grid; .npz for arrays `images` (uint8 [n, h, w, c]) and `labels`; a name without ending for a
-            folder of PNGs. Default RUN/sample.png
+            folder of PNGs, one subfolder a class; runs that know no labels write none. Default RUN/sample.png
     """
-    import numpy as np
-
-    from jimgen import generated, loop
+    from jimgen import generated
+    from jimgen.evaluate import draw_images
+    from jimgen.noise import require_seed
 
     require_positive(num=num)
-    with started_jax() as jax:
+    require_seed(seed)
+    path = out or run / "sample.png"
+    path = output_file(path, *ENDINGS) if path.suffix else output_folder(path, empty=True)
+    with started_jax():
         loaded = load_run(run, best, change)
-        if label is not None:
-            _require_label(loaded, label)
-            labels = np.full(num, label, np.int32)
-        else:
-            labels = generated.class_labels(num, _class_weights(loaded, classes))
-        variables = loop.eval_variables(loaded.state)
-        drawn = generated.generate(loaded.method, variables, jax.random.key(seed), labels)
-    path, count = out or run / "sample.png", loaded.spec.num_classes
-    in_columns = label is None and classes == "balanced" and 2 <= count <= 16
-    if path.suffix in ("", ".npz"):
-        print(generated.save(path, drawn))
+        shown = _fitting(path, num, loaded.spec.shape)
+        drawn = draw_images(loaded, shown, seed, classes, label)
+    if path.suffix.lower() == ".png":
+        in_turn = loaded.conditional and label is None and classes == "balanced"
+        _write(
+            path,
+            drawn.images,
+            drawn.labels,
+            columns=_class_columns(shown, loaded.spec.num_classes) if in_turn else None,
+        )
     else:
-        _write(path, drawn.images, drawn.labels, columns=count if in_columns else None)
+        print(generated.save(path, drawn))
 
 
 def reconstruct(run: RunFolder, /, num: int = 40, out: Path | None = None) -> None:
@@ -61,32 +65,37 @@ def reconstruct(run: RunFolder, /, num: int = 40, out: Path | None = None) -> No
     Args:
         run: folder of the run; its data must be at hand.
         num: how many.
-        out: .png for the grid, .npz for the reconstructions and labels. Default RUN/reconstruct.png
+        out: .png for the grid, .npz for the reconstructions and the images' labels. Default RUN/reconstruct.png
     """
     import numpy as np
 
     from jimgen import loop, pictures
-    from jimgen.data.dataset import read_rows
+    from jimgen.data.dataset import UNLABELLED, read_rows
     from jimgen.evaluate import load_data
+    from jimgen.generated import CHUNK
 
     require_positive(num=num)
+    path = output_file(out or run / "reconstruct.png", *ENDINGS)
     with started_jax() as jax:
         loaded = load_run(run)
         if loaded.method.reconstruct is None:
             raise UserError(f"{run} cannot reconstruct: its method has no encoder. `jimgen sample` draws from it.")
         dataset = load_data(loaded.config)
-        images, labels = read_rows(dataset.test, range(min(num, dataset.spec.num_test)))
-        scaled = loop.scale_images({"image": jax.numpy.asarray(images)})["image"]
-        variables = loop.eval_variables(loaded.state)
-        found = pictures.to_uint8(np.asarray(jax.jit(loaded.method.reconstruct)(variables, scaled, labels)))
-    path = out or run / "reconstruct.png"
-    if path.suffix == ".png":
-        columns = min(10, len(images))
-        whole = len(images) // columns * columns
-        pictures.save_png(path, loop.pairs_grid(images[:whole], found[:whole], columns))
+        if num > dataset.spec.num_test:
+            print(f"{dataset.spec.name} has {dataset.spec.num_test} test images: no more can be reconstructed")
+            num = dataset.spec.num_test
+        images, labels = read_rows(dataset.test, range(_fitting(path, num, dataset.spec.shape, tiles_each=2)))
+        reconstruct, variables = jax.jit(loaded.method.reconstruct), loop.eval_variables(loaded.state)
+        found = []
+        for start in range(0, len(images), CHUNK):
+            part = loop.scale_images({"image": jax.numpy.asarray(images[start : start + CHUNK])})["image"]
+            found.append(pictures.to_uint8(np.asarray(reconstruct(variables, part, labels[start : start + CHUNK]))))
+        found = np.concatenate(found)
+    if path.suffix.lower() == ".png":
+        pictures.save_png(path, loop.pairs_grid(images, found, 10))
         print(path)
     else:
-        _write(path, found, labels)
+        _write(path, found, labels if dataset.spec.class_names != UNLABELLED else None)
 
 
 def interpolate(
@@ -111,20 +120,25 @@ def interpolate(
     import numpy as np
 
     from jimgen import loop
+    from jimgen.evaluate import require_label
+    from jimgen.noise import key_of
 
     require_positive(num=num, steps=steps)
+    key = key_of(seed)
+    path = output_file(out or run / "interpolate.png", *ENDINGS)
     with started_jax() as jax:
         loaded = load_run(run)
         if loaded.method.interpolate is None:
             raise UserError(f"{run} cannot interpolate: its method has no continuous latent space")
         if label is not None:
-            _require_label(loaded, label)
-        labels = np.arange(num, dtype=np.int32) % loaded.spec.num_classes if label is None else np.full(num, label)
-        key = jax.random.key(seed)
+            require_label(loaded, label)
+        rows = _fitting(path, num, loaded.spec.shape, tiles_each=steps)
+        labels = np.arange(rows) % loaded.spec.num_classes if label is None else np.full(rows, label)
+        labels = labels.astype(np.int32)
         walk = jax.jit(loaded.method.interpolate, static_argnums=3)
-        rows = walk(loop.eval_variables(loaded.state), key, jax.numpy.asarray(labels), steps)
-    images = np.asarray(rows).reshape(-1, *rows.shape[2:])
-    _write(out or run / "interpolate.png", images, np.repeat(labels, steps), columns=steps)
+        images = np.asarray(walk(loop.eval_variables(loaded.state), key, jax.numpy.asarray(labels), steps))
+    images = images.reshape(-1, *images.shape[2:])
+    _write(path, images, np.repeat(labels, steps) if loaded.conditional else None, columns=steps)
 
 
 def inpaint(
@@ -143,7 +157,8 @@ def inpaint(
     Args:
         run: folder of the run.
         image: the picture; brought to the run's size as training pictures were.
-        mask: a picture of the same size: white is known and stays, black is filled in.
+        mask: a picture of the same size: white (or 1) is known and stays, black (or 0) is filled in, and so is what is
+            transparent; grey counts as known if it is brighter than half the range.
         num: ways to fill it.
         seed: of the noise.
         label: the class to fill in; 0 by default.
@@ -154,8 +169,13 @@ def inpaint(
 
     from jimgen import loop, pictures
     from jimgen.data.images import decode, fit_images
+    from jimgen.evaluate import require_label
+    from jimgen.masks import fit_mask, read_mask
+    from jimgen.noise import key_of
 
     require_positive(num=num)
+    key = key_of(seed)
+    path = output_file(out or run / "inpaint.png", *ENDINGS)
     with started_jax() as jax:
         loaded = load_run(run, changes=change)
         if loaded.method.inpaint is None:
@@ -163,60 +183,69 @@ def inpaint(
                 f"{run} cannot inpaint: its method cannot keep known parts; flow, masked and autoregressive ones do"
             )
         if label is not None:
-            _require_label(loaded, label)
+            require_label(loaded, label)
         height, width, channels = loaded.spec.shape
-        read, known = decode(image), decode(mask)[..., :1] > 127
-        if known.shape[:2] != read.shape[:2]:
-            raise UserError(f"--mask is {known.shape[:2]} and the image {read.shape[:2]}: give them one size")
+        read, known = decode(image), read_mask(mask)
+        if known.shape != read.shape[:2]:
+            raise UserError(
+                f"--mask {mask} is {known.shape[0]}x{known.shape[1]} and the picture {read.shape[0]}x{read.shape[1]} "
+                "(height x width): give them one size"
+            )
         size = None if read.shape[:2] == (height, width) else height
         if size and height != width:
             raise UserError(f"{run} was trained on {height}x{width} images: bring the picture and mask to that size")
         fitted = fit_images(read, size=size, fit=loaded.config.fit, channels=channels)
-        # A pixel is known if all that it was made of is.
-        missing = fit_images(~known * np.uint8(255), size=size, fit=loaded.config.fit, channels=1)
-        known = missing[..., 0] == 0
+        known = fit_mask(known, size=size, fit=loaded.config.fit)
+        num = _fitting(path, num, loaded.spec.shape, besides=2)
         labels = jax.numpy.full(num, label or 0, jax.numpy.int32)
         scaled = loop.scale_images({"image": jax.numpy.asarray(fitted)})["image"]
         repeated = jax.numpy.broadcast_to(scaled, (num, *scaled.shape))
         masks = jax.numpy.broadcast_to(jax.numpy.asarray(known), (num, *known.shape))
         variables = loop.eval_variables(loaded.state)
-        filled = jax.jit(loaded.method.inpaint)(variables, jax.random.key(seed), repeated, masks, labels)
+        filled = jax.jit(loaded.method.inpaint)(variables, key, repeated, masks, labels)
         filled = pictures.to_uint8(np.asarray(filled))
-    path = out or run / "inpaint.png"
-    if path.suffix == ".png":
+    if path.suffix.lower() == ".png":
         seen = np.where(known[..., None], fitted, 127).astype(np.uint8)
         filled = np.concatenate([np.stack([fitted, seen]), filled])
-    _write(path, filled, np.asarray(labels))
+    _write(path, filled, np.asarray(labels) if loaded.conditional else None)
 
 
-def _class_weights(loaded: Any, classes: str) -> list[float]:
-    """How often each class is drawn: equally, or as in the training images."""
-    if classes == "balanced":
-        return [1.0] * loaded.spec.num_classes
-    from jimgen.evaluate import class_frequencies, load_data
+def _fitting(path: Path, num: int, shape: tuple[int, int, int], tiles_each: int = 1, besides: int = 0) -> int:
+    """How many of `num` results are computed: all for arrays and folders, as many as a sheet holds for a .png.
 
-    return class_frequencies(load_data(loaded.config)).tolist()
+    Args:
+        path: of the results.
+        num: asked for.
+        shape: of an image.
+        tiles_each: of the sheet, for each result.
+        besides: tiles that are there anyway.
+    """
+    from jimgen import pictures
+
+    most = pictures.most_tiles(*shape[:2]) - besides
+    if path.suffix.lower() != ".png" or num * tiles_each <= most:
+        return num
+    if tiles_each > most:
+        raise UserError(f"{path}: one picture holds at most {most} images; give --out a name that ends in .npz")
+    print(f"{path} shows the first {most // tiles_each} of {num}: give --out a name that ends in .npz for all")
+    return max(1, most // tiles_each)
 
 
-def _require_label(loaded: Any, label: int) -> None:
-    if not getattr(loaded.config, "conditional", False):
-        raise UserError(f"{loaded.folder} was trained without labels: leave --label out, or train with --conditional")
-    names = loaded.spec.class_names
-    if not 0 <= label < loaded.spec.num_classes:
-        listed = ", ".join(f"{i} {name}" for i, name in enumerate(names[:20]))
-        raise UserError(f"--label {label} is out of range: the classes are {listed}")
+def _class_columns(num: int, num_classes: int) -> int | None:
+    """Columns of a sheet near square with a class a column, or each class in several; None for many classes or one."""
+    if not 2 <= num_classes <= 16:
+        return None
+    return num_classes * max(1, int(num**0.5) // num_classes)
 
 
-def _write(path: Path, images: Any, labels: Any, columns: int | None = None) -> None:
-    """A grid (.png) or arrays (.npz)."""
+def _write(path: Path, images: Any, labels: Any | None, columns: int | None = None) -> None:
+    """A grid (.png), or arrays (.npz): `images`, and `labels` where there are any."""
     from jimgen import pictures
     from jimgen.files import write_npz
 
     pixels = pictures.to_uint8(images)
-    if path.suffix == ".png":
+    if path.suffix.lower() == ".png":
         pictures.save_png(path, pictures.grid(pixels, columns=columns))
-    elif path.suffix == ".npz":
-        write_npz(path, {"images": pixels, "labels": labels}, compress=True)
     else:
-        raise UserError(f"--out {path}: give a name that ends in .png (a grid) or .npz (arrays)")
+        write_npz(path, {"images": pixels} | ({} if labels is None else {"labels": labels}), compress=True)
     print(path)
