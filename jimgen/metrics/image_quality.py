@@ -1,7 +1,8 @@
 """How near a picture is to its original, one value an image: PSNR, SSIM, MS-SSIM, compiled.
 
 Images are floating point, [n, h, w, c], in any range whose length is `data_range`: 2 for [-1, 1], 1 for [0, 1], 255 for
-values of 8 bits. uint8 is refused, since its differences wrap around; cast it to float32 first.
+values of 8 bits. uint8 is refused, since its differences wrap around; cast it to float32 first. 16-bit floats are
+computed in float32. Gradients are finite everywhere; where the value has a kink or is infinite, they are zero.
 """
 
 from functools import partial
@@ -26,8 +27,11 @@ def psnr(x: Array, y: Array, *, data_range: float) -> Array:
     Returns: [n] decibel; infinite for equal images.
     Raises: ValueError for different shapes, dtypes that are not floating point, or data_range <= 0.
     """
-    _require_images(x, y, data_range)
-    return 10 * jnp.log10(data_range**2 / jnp.mean(jnp.square(x - y), axis=(1, 2, 3)))
+    x, y = _checked(x, y, data_range)
+    error = jnp.mean(jnp.square(x - y), axis=(1, 2, 3))
+    differ = error > 0
+    # The logarithm must not see the zeros, even in the branch that where() drops: inf * 0 is NaN in the backward pass.
+    return jnp.where(differ, 10 * jnp.log10(data_range**2 / jnp.where(differ, error, 1)), jnp.inf)
 
 
 @partial(jax.jit, static_argnames="data_range")
@@ -45,7 +49,7 @@ def ssim(x: Array, y: Array, *, data_range: float) -> Array:
     References: Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, 2004, equation
         13. Channels are averaged, not turned grey.
     """
-    _require_images(x, y, data_range)
+    x, y = _checked(x, y, data_range)
     if min(x.shape[1:3]) < _WINDOW:
         raise ValueError(f"the window of SSIM needs {_WINDOW} pixels each way, got images {list(x.shape)}")
     luminance, structure = _similarities(x, y, data_range)
@@ -67,7 +71,7 @@ def ms_ssim(x: Array, y: Array, *, data_range: float) -> Array:
     References: Wang, Simoncelli and Bovik, Multi-scale Structural Similarity for Image Quality Assessment, 2003,
         equation 7.
     """
-    _require_images(x, y, data_range)
+    x, y = _checked(x, y, data_range)
     if min(x.shape[1:3]) <= 160:
         raise ValueError(f"MS-SSIM is defined above 160 pixels each way, got images {list(x.shape)}: use ssim")
     product = jnp.ones((x.shape[0], x.shape[3]), x.dtype)
@@ -106,10 +110,12 @@ def _halve(x: Array) -> Array:
     return x.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
-def _require_images(x: Array, y: Array, data_range: float) -> None:
+def _checked(x: Array, y: Array, data_range: float) -> tuple[Array, Array]:
     if x.ndim != 4 or x.shape != y.shape:
         raise ValueError(f"expected two batches of images [n, h, w, c], got {list(x.shape)} and {list(y.shape)}")
     if not (jnp.issubdtype(x.dtype, jnp.floating) and jnp.issubdtype(y.dtype, jnp.floating)):
         raise ValueError(f"expected floating point images, got {x.dtype} and {y.dtype}: cast them to float32")
     if not data_range > 0:
         raise ValueError(f"expected data_range > 0, got {data_range}")
+    precise = jnp.promote_types(jnp.promote_types(x.dtype, y.dtype), jnp.float32)
+    return x.astype(precise), y.astype(precise)

@@ -1,5 +1,6 @@
 """PSNR, SSIM and MS-SSIM against hand values, direct windows, a public tool and what they must not react to."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -90,6 +91,24 @@ def test_equal_images_score_one_and_noise_costs(measure, size):
     assert (measure(x, y, data_range=1) < near).all() and (near < 1).all()
     negative = measure(x, 1 - x, data_range=1)
     assert (negative < 0).all() if measure is ssim else (negative == 0).all()
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_halves_are_computed_in_float32(measure):
+    """float16 ends at 65504, the square of 256; bfloat16 has 8 bits."""
+    x, y = (jnp.rint(255 * z) for z in images(12, 13))
+    for dtype in (jnp.float16, jnp.bfloat16):
+        found = measure(x.astype(dtype), y.astype(dtype), data_range=255)
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, measure(x, y, data_range=255), rtol=1e-4)
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_gradients_are_finite_for_equal_and_for_opposite_images(measure):
+    x = images(11, 11)[0].astype(jnp.float32)
+    for y in (x, 1 - x, jnp.zeros_like(x)):
+        slopes = jax.jit(jax.grad(lambda x, y: measure(x, y, data_range=1.0).sum()))(x, y)
+        assert np.isfinite(slopes).all()
 
 
 @pytest.mark.parametrize("measure", [psnr, ssim, ms_ssim])
