@@ -295,12 +295,12 @@ def lfq_entropy(z: Array, temperature: float = 1.0, diversity: float = 1.0) -> A
     Returns: [b] nats, summed over the n places of an example; the mean over the batch is n (E[H(p)] - gamma H(E[p])).
         E couples the batch: it is over all places of the global batch in every mode. Value and gradient are finite for
         all finite z, however low the temperature.
-    Raises: ValueError where tau <= 0.
+    Raises: ValueError where tau <= 0, or gamma is no scalar.
     References: Yu et al., Language Model Beats Diffusion: Tokenizer is Key to Visual Generation, arXiv:2310.05737,
         equation 5.
     """
-    if not temperature > 0:
-        raise ValueError(f"expected temperature > 0, got {temperature}")
+    if not temperature > 0 or jnp.shape(diversity) != ():
+        raise ValueError(f"expected temperature > 0 and a scalar diversity, got {temperature} and {diversity}")
     # Bits are sure long before the limit, which holds for what overflows.
     logits = jnp.clip(4 * z / max(temperature, 1e-30), -_SURE, _SURE)
     size = jnp.abs(logits)
