@@ -187,7 +187,10 @@ def _opened(file: Path | BinaryIO | Callable[[], BinaryIO], name: str | None) ->
     """A picture file, opened. Whatever its content makes a decoder raise is an UnreadableImage."""
     name = shown(name or file)
     try:
-        with Image.open(file() if callable(file) else file) as image:
+        with contextlib.ExitStack() as stack:
+            if isinstance(file, Path):  # Pillow maps files that it opens itself, and mixes up the rows of turned TIFFs
+                file = stack.enter_context(file.open("rb"))
+            image = stack.enter_context(Image.open(file() if callable(file) else file))
             if image.format in NOT_PICTURES:  # Pillow looks at the content, whatever the file is called
                 raise ValueError(f"{image.format}, not a picture")
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or np.inf):
@@ -247,9 +250,14 @@ def _pixels(image: Image.Image, stored: Stored, background: int, bits: int | Non
         if image.mode == "La":  # premultiplied; Pillow undoes that only on the way to LA
             image = image.convert("LA")
         rgba = np.asarray(image.convert("RGBA"))
-        alpha = rgba[..., 3:].astype(np.float32) / 255
-        colours = rgba[..., :1] if stored.is_grey else rgba[..., :3]
-        return np.rint(colours * alpha + background * (1 - alpha)).astype(np.uint8)
+        pixels = np.empty((*rgba.shape[:2], 1 if stored.is_grey else 3), np.uint8)
+        band = max(1, 2**20 // rgba.shape[1])  # rows at a time: as floats the whole may take gigabytes
+        for start in range(0, len(rgba), band):
+            part = rgba[start : start + band]
+            alpha = part[..., 3:].astype(np.float32) / 255
+            blended = part[..., : pixels.shape[-1]] * alpha + background * (1 - alpha)
+            pixels[start : start + band] = np.rint(blended, out=blended)
+        return pixels
     return np.asarray(image.convert("L"))[..., None] if stored.is_grey else np.asarray(image.convert("RGB"))
 
 

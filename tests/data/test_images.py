@@ -1,5 +1,6 @@
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -276,3 +277,43 @@ def test_programs_are_not_run_on_what_is_called_a_picture(tmp_path):
     (tmp_path / "x.eps").rename(tmp_path / "x.png")
     with pytest.raises(UnreadableImage, match="EPS, not a picture"):
         decode(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_uncompressed_tiff_on_disk_is_turned_as_in_memory(tmp_path, mode, orientation):
+    """Pillow maps such a file, and then takes its rows for columns."""
+    values = np.random.default_rng(0).integers(256, size=(5, 7, len(mode)), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(values.squeeze()).save(tmp_path / "a.tif", compression="raw", exif=exif)
+    flipped = values[:, ::-1] if orientation in (2, 4, 5, 7) else values
+    expected = np.rot90(flipped, {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}[orientation])
+    found = decode(tmp_path / "a.tif")
+    np.testing.assert_array_equal(found, decode(io.BytesIO((tmp_path / "a.tif").read_bytes())))
+    np.testing.assert_array_equal(found, expected)
+    assert read_shape(tmp_path / "a.tif") == found.shape
+
+
+def test_a_large_transparent_picture_is_blended_in_parts():
+    """In floats, all of it would take many times its memory."""
+    values = np.random.default_rng(0).integers(256, size=(2100, 1500, 4), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "tga")
+    tracemalloc.start()
+    try:
+        found = decode(file, background=200)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    alpha = values[..., 3:].astype(np.float32) / 255
+    np.testing.assert_array_equal(found, np.rint(values[..., :3] * alpha + 200 * (1 - alpha)))
+    assert peak < 6 * values.nbytes
+
+
+def test_a_picture_that_is_handed_over_open_stays_open():
+    file = io.BytesIO()
+    Image.fromarray(GREY).save(file, "png")
+    for _ in range(2):
+        file.seek(0)
+        np.testing.assert_array_equal(decode(file)[..., 0], GREY)
