@@ -12,6 +12,7 @@ from jimgen.files import read_errors, shown
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _ENCRYPTED = 1  # bit of a member's flags
+_LONGEST_END = 22 + 2**16  # bytes of the record at the end of an archive, with a comment
 _LARGEST_PICTURE = 2**29  # bytes of a file in an archive; what is larger is no picture
 
 
@@ -19,13 +20,16 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """Opens a zip archive whose members can all be read.
 
     Raises:
-      UserError: not a zip archive, a damaged one, or members that are encrypted or compressed in a foreign way.
+      UserError: not a zip archive, a damaged one (also where its directory lists fewer members than it says), or
+        members that are encrypted or compressed in a foreign way.
     """
     with read_errors(path):
         path.open("rb").close()
     try:
         with read_errors(path):
             archive = zipfile.ZipFile(path)
+            if (said := _members_said(path)) not in (None, len(archive.infolist())):
+                raise ValueError(f"it says that it has {said} members, and lists {len(archive.infolist())}")
     except UserError:
         raise
     except Exception as error:  # a damaged archive can raise nearly anything
@@ -40,6 +44,31 @@ def open_zip(path: Path) -> zipfile.ZipFile:
                 f"{shown(path)} is compressed in a way that Python cannot read (method {info.compress_type}); pack anew"
             )
     return archive
+
+
+def check_names(archive: zipfile.ZipFile, members: Iterable[zipfile.ZipInfo], path: Path) -> None:
+    """Raises UserError where the directory names a member otherwise than the member itself.
+
+    The contents have checksums, and Python compares the names of what it unpacks. This is for what is not unpacked: an
+    array must not vanish because a bit of its name is wrong.
+    """
+    for info in members:
+        try:
+            archive.open(info).close()
+        except Exception as error:  # a damaged member can raise nearly anything
+            raise UserError(
+                f"{shown(path)} is damaged at {shown(info.filename)[:100]}; make or copy it anew"
+            ) from error
+
+
+def _members_said(path: Path) -> int | None:
+    """How many members the record at the end of an archive counts; None where they are too many for it."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _LONGEST_END))
+        end = file.read()
+    at = end.rfind(b"PK\x05\x06")
+    said = int.from_bytes(end[at + 10 : at + 12], "little")
+    return None if said == 2**16 - 1 else said
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -61,6 +90,7 @@ def array_names(path: Path) -> tuple[str, ...]:
       UserError: as `open_zip`.
     """
     with open_zip(path) as archive:
+        check_names(archive, archive.infolist(), path)
         return tuple(name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy"))
 
 
@@ -83,6 +113,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     """
     found = {}
     with open_zip(path) as archive:
+        check_names(archive, archive.infolist(), path)
         members = {info.filename: info for info in archive.infolist()}
         for name in names:
             if info := members.get(f"{name}.npy"):
@@ -91,7 +122,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
                 except MemoryError as error:
                     raise UserError(f"{shown(path)}: too little memory for the array {name}") from error
                 except Exception as error:  # a damaged member can raise nearly anything
-                    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                     raise UserError(
                         f"{shown(path)}: the array {name} cannot be read ({reason}); write the file anew with "
                         "numpy.savez, without objects"

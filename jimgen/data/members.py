@@ -6,10 +6,11 @@ import stat
 import zipfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from jimgen.data.archive import open_zip, read_member
+from jimgen.data.archive import check_names, open_zip, read_member
+from jimgen.data.images import picture_suffixes
 from jimgen.files import read_errors, shown
 
 
@@ -81,6 +82,8 @@ def _in_zip(path: Path) -> list[Member]:
     found = []
     for info in archive.infolist():
         name = info.filename.replace("\\", "/")  # as some programs under Windows write it
+        if PurePosixPath(name).suffix.lower() not in picture_suffixes() and info.file_size:
+            check_names(archive, [info], path)  # nobody will unpack it: a damaged name would hide a picture
         if name.endswith("/") or any(is_hidden(part) for part in name.split("/")):
             continue
         stamp = f"{path.resolve()}\t{name}\t{info.CRC}\t{info.file_size}\t{status.st_mtime_ns}"

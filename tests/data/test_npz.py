@@ -1,5 +1,6 @@
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,3 +202,26 @@ def test_a_locked_file_is_not_called_damaged(ordinary_user):
             with pytest.raises(UserError, match=f"cannot read {root}/x.npz: Permission denied"):
                 load(f"npz:{root}/x.npz")
             path.chmod(mode)
+
+
+@pytest.mark.parametrize("field", ["train_images", "train_labels", "test_images"])
+def test_a_damaged_name_does_not_hide_an_array(tmp_path, save, field):
+    """Without its test images the set would be split otherwise, without its labels it would have none."""
+    name = save(**medmnist(val_images=None, val_labels=None))
+    path = Path(name.removeprefix("npz:"))
+    content = path.read_bytes()
+    at = content.rindex(f"{field}.npy".encode())  # in the directory, at the end
+    path.write_bytes(content[:at] + b"x" + content[at + 1 :])
+    with pytest.raises(UserError, match="damaged at x"):
+        load(name)
+
+
+def test_messages_do_not_quote_damaged_bytes_at_length(tmp_path, save):
+    name = save(images=IMAGES)
+    path = Path(name.removeprefix("npz:"))
+    content = bytearray(path.read_bytes())
+    content[26:28] = b"\xff\x7f"  # the length of the first member's name
+    path.write_bytes(content + bytes(2**16))
+    with pytest.raises(UserError) as error:
+        load(name)
+    assert len(str(error.value)) < 400 + len(name)

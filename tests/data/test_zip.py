@@ -143,3 +143,33 @@ def test_a_bare_name_and_a_wrong_kind_are_answered_with_the_right_one(tmp_path):
     (tmp_path / "x.tar").write_bytes(b"")
     with pytest.raises(UserError, match="not a folder or a .zip"):
         load(f"folder:{tmp_path / 'x.tar'}")
+
+
+def renamed(path, name, new_name):
+    """Changes the name of a member in the archive's directory alone, as a flipped bit does."""
+    content = path.read_bytes()
+    at = content.rindex(name.encode())
+    path.write_bytes(content[:at] + new_name.encode() + content[at + len(name) :])
+
+
+@pytest.mark.parametrize("new_name", ["Train/2/0.pnw", "Train/2/\0.png"])
+def test_a_damaged_name_does_not_hide_a_picture(tmp_path, new_name):
+    """One that ends otherwise would be overlooked, and so would one that is cut by a zero byte to a folder's."""
+    name = save(tmp_path / "x.zip", FILES)
+    renamed(tmp_path / "x.zip", "Train/2/0.png", new_name)
+    with pytest.raises(UserError, match="x.zip is damaged at Train/2/"):
+        load(name)
+
+
+def test_a_directory_that_lists_too_few_files_is_damage(tmp_path):
+    """Its length is damaged here: Python stops reading there."""
+    name = save(tmp_path / "x.zip", FILES)
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    end = content.rindex(b"PK\x05\x06")
+    size = int.from_bytes(content[end + 12 : end + 16], "little")
+    last = content.rindex(b"PK\x01\x02")
+    content[end + 12 : end + 16] = (size - (end - last)).to_bytes(4, "little")
+    del content[last:end]
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(UserError, match="says that it has 12 members, and lists 11"):
+        load(name)
