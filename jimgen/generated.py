@@ -226,4 +226,6 @@ def _read_npz(path: Path) -> GeneratedSet:
         raise UserError(f"{path}: {len(images)} images but labels {labels.shape}")
     if flat.dtype.kind not in "iu":
         raise UserError(f"{path}: `labels` must be integers, not {flat.dtype}")
+    if flat.min() < 0 or flat.max() > np.iinfo(np.int32).max:
+        raise UserError(f"{path}: `labels` go from {flat.min()} to {flat.max()}: number the classes from 0")
     return GeneratedSet(images, flat.astype(np.int32))

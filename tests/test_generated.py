@@ -209,3 +209,10 @@ def test_labels_of_arrays_may_be_one_hot_or_a_column(tmp_path, images, labels):
     np.savez(tmp_path / "x.npz", images=images[:4], labels=labels + 0.5)
     with pytest.raises(UserError, match="labels"):
         read_generated(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("labels", [[0, -1], [0, 2**31], np.array([0, 2**63], np.uint64)])
+def test_labels_that_are_no_classes_are_refused(tmp_path, labels):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4, 1), np.uint8), labels=labels)
+    with pytest.raises(UserError, match="number the classes from 0"):
+        read_generated(tmp_path / "a.npz")
