@@ -11,7 +11,6 @@ import os
 import struct
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jimgen.data.archive import read_arrays
 from jimgen.data.dataset import Arrays, Source, Stream, cache_dir, data_hash, read_all
 from jimgen.data.tfds_source import prepare, quiet, source_of
 from jimgen.errors import UserError
@@ -64,12 +64,11 @@ def open_fashion_mnist(*, data_dir: str | None, download: bool) -> Source:
 def _read_cache(path: Path) -> tuple[Arrays, Arrays] | None:
     """The cached splits, or None if there are none or they are not what was written."""
     try:
-        # np.load leaves a file that it cannot read open, hence the handle.
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            train = Arrays(file["train_images"], file["train_labels"])
-            test = Arrays(file["test_images"], file["test_labels"])
-            return (train, test) if str(file["hash"]) == data_hash(train, test) else None
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        saved = read_arrays(path, ("train_images", "train_labels", "test_images", "test_labels", "hash"))
+        train = Arrays(saved["train_images"], saved["train_labels"])
+        test = Arrays(saved["test_images"], saved["test_labels"])
+        return (train, test) if str(saved["hash"]) == data_hash(train, test) else None
+    except (UserError, KeyError):
         return None
 
 

@@ -252,7 +252,7 @@ def _unreadable_rows(stream: Stream) -> dict[int, str]:
     memory = cache_dir() / f"unreadable-{hashlib.sha256(files.encode(errors='surrogateescape')).hexdigest()}.json"
     try:
         return {int(row): str(fault) for row, fault in json.loads(memory.read_text()).items()}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         pass  # not there, or torn: read again
     results = enumerate(read_in_threads(stream))
     faults = {row: str(result) for row, result in results if isinstance(result, pictures.UnreadableImage)}

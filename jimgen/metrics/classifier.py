@@ -9,7 +9,6 @@ weights, so they are trained once and kept.
 """
 
 import hashlib
-import io
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from jax import Array
 
 from jimgen.cpu import compiler_options, keep_freed_memory
 from jimgen.data import load
+from jimgen.data.archive import array_names, read_arrays
 from jimgen.data.batches import batches
 from jimgen.data.dataset import Arrays, Stream
 from jimgen.errors import UserError
@@ -198,25 +198,24 @@ def load_weights(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     """
     variables: dict[str, Any] = {}
     try:
-        content = Path(path).read_bytes()
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            meta = json.loads(str(arrays["meta"]))
-            if not isinstance(meta, dict):
-                raise ValueError("meta is no object")
-            for name in arrays.files:
-                *groups, leaf = name.split("/")
-                if groups:
-                    group = variables
-                    for part in groups:
-                        group = group.setdefault(part, {})
-                    group[leaf] = arrays[name].astype(np.float32)
-                    if not np.isfinite(group[leaf]).all():
-                        raise ValueError(f"{name} is not finite")
-    except Exception as error:  # a damaged zip can raise nearly anything
+        arrays = read_arrays(path, array_names(path))
+        meta = json.loads(str(arrays["meta"]))
+        if not isinstance(meta, dict):
+            raise ValueError("meta is no object")
+        for name, array in arrays.items():
+            *groups, leaf = name.split("/")
+            if groups:
+                group = variables
+                for part in groups:
+                    group = group.setdefault(part, {})
+                group[leaf] = array.astype(np.float32)
+                if not np.isfinite(group[leaf]).all():
+                    raise ValueError(f"{name} is not finite")
+    except (UserError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot read these weights ({error}). Make them anew: python -m jimgen.metrics.classifier --help"
         ) from error
-    return variables, meta, hashlib.sha256(content).hexdigest()
+    return variables, meta, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _check_images(images: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jimgen.curves import is_number
+from jimgen.data.archive import read_arrays
 from jimgen.data.dataset import Dataset, cache_dir, num_rows, read_rows
 from jimgen.errors import UserError
 from jimgen.files import read_json, write_atomically, write_npz
@@ -225,11 +226,9 @@ def _cells(dataset: Dataset, extractor: Extractor, train: np.ndarray, test: np.n
     """`copying.cut_into_cells`, remembered: it takes longer than all else that a run's own images ask for."""
     wanted = [FORMAT, dataset.spec.hash, identity(extractor), len(train), seed]
     path = cache_dir() / "cells" / f"{_hash_of(wanted)}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as saved:
-            return copying.Cells(**saved)
-    except Exception:  # not there, or torn, which can raise nearly anything: made again
-        cells = copying.cut_into_cells(train, test, seed=seed)
+    with contextlib.suppress(UserError, TypeError):  # not there, or torn: made again
+        return copying.Cells(**read_arrays(path, copying.Cells._fields))
+    cells = copying.cut_into_cells(train, test, seed=seed)
     write_npz(path, cells._asdict())
     return cells
 

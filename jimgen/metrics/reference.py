@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from jimgen.data.archive import read_arrays
 from jimgen.data.dataset import Dataset, cache_dir, num_rows, read_rows
 from jimgen.errors import UserError
 from jimgen.files import write_npz
@@ -116,11 +117,12 @@ def load_reference(path: Path) -> Reference:
     Raises:
       UserError: no such file, a damaged one, or one of another format.
     """
+    if not path.exists():
+        raise UserError(f"there is no reference {path}: make it with `jimgen reference DATA --out {path}`")
+    saved = read_arrays(path, ("source", "mean", "covariance", "features"))
     try:
-        with np.load(path, allow_pickle=False) as saved:
-            source = json.loads(str(saved["source"]))
-            mean, half = saved["mean"], saved["covariance"]
-            features = saved["features"] if "features" in saved.files else None
+        source = json.loads(str(saved["source"]))
+        mean, half, features = saved["mean"], saved["covariance"], saved.get("features")
         written = source.pop("format")
         if written != FORMAT:
             raise ValueError(f"format {written}, this version reads {FORMAT}")
@@ -129,9 +131,7 @@ def load_reference(path: Path) -> Reference:
         covariance = np.zeros((len(mean), len(mean)))
         covariance[np.triu_indices(len(mean))] = half
         covariance += np.triu(covariance, 1).T
-    except FileNotFoundError as error:
-        raise UserError(f"there is no reference {path}: make it with `jimgen reference DATA --out {path}`") from error
-    except Exception as error:  # a damaged zip can raise nearly anything
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} is damaged or no reference ({error}): make it again with `jimgen reference`"
         ) from error

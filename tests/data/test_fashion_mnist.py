@@ -75,7 +75,9 @@ def test_a_corrupt_cache_is_made_anew(tiny, cache):
     with np.load(cache) as file:
         changed = dict(file)
     changed["train_labels"] = changed["train_labels"][::-1]
-    for damage in (whole[:5000], whole[:5000] + b"?" + whole[5001:], b"", changed):
+    encrypted = bytearray(whole)  # as it says, in the directory at the end
+    encrypted[whole.rindex(b"PK\x01\x02") + 8] |= 1
+    for damage in (whole[:5000], whole[:5000] + b"?" + whole[5001:], b"", bytes(encrypted), changed):
         if isinstance(damage, dict):
             np.savez(cache, **damage)
         else:
