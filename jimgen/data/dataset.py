@@ -54,12 +54,14 @@ class Stream:
     `identity` names the rows; it stands for their content in the data hash.
     `rows` is None where every row is sure to be readable. Else it tells of each: `load` then reads it once, leaves out
     those that turn out to be unreadable, and remembers which.
+    `size` gives (height, width) of a row as its header tells them, where they differ and `rows` does not tell.
     """
 
     read: Callable[[int], tuple[np.ndarray, int]]
     num_rows: int
     identity: str
     rows: tuple[Row, ...] | None = None
+    size: Callable[[int], tuple[int, int]] | None = None
 
     def __len__(self) -> int:
         return self.num_rows

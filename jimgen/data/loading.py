@@ -8,13 +8,15 @@ import difflib
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 from jimgen.data import images as pictures
-from jimgen.data.archive import holds_arrays
+from jimgen.data.archive import holds_arrays, read_arrays
 from jimgen.data.dataset import (
     Arrays,
     Dataset,
@@ -32,7 +34,7 @@ from jimgen.data.dataset import (
 from jimgen.data.layout import held_out
 from jimgen.data.paths import find
 from jimgen.errors import UserError
-from jimgen.files import shown, write_atomically
+from jimgen.files import shown, write_atomically, write_npz
 
 NAMES = ("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH")
 
@@ -182,16 +184,34 @@ class _Part(NamedTuple):
 
 
 def _require_fit(name: str, source: Source, size: int | None, fit: Literal["resize", "pad"]) -> None:
-    """Raises UserError where picture files cannot be brought to the size, as their headers tell."""
-    splits = [split for split in (source.train, source.test) if isinstance(split, Stream)]
-    rows = [row for split in splits for row in split.rows or ()]
-    reasons = ((row, reason) for row in rows if (reason := pictures.misfit(*row.size, size, fit)))
-    if first := next(reasons, None):
-        others = sum(1 for _ in reasons)
+    """Raises UserError where pictures cannot be brought to the size, as their headers tell: no batch may find out."""
+    faults, count = [], 0
+    for split, where in ((source.train, "train"), (source.test, "test")):
+        if isinstance(split, Stream) and (split.rows or split.size):
+            for row, stored in enumerate(row.size for row in split.rows) if split.rows else enumerate(_sizes(split)):
+                if reason := pictures.misfit(*stored, size, fit):
+                    faults.append(f"{split.rows[row].where if split.rows else f'row {row} of {where}'}: {reason}")
+            count += len(split)
+    if faults:
         raise UserError(
-            f"{name}: {1 + others} of {len(rows)} pictures cannot be brought to size {size}; the first is "
-            f"{first[0].where}: {first[1]}, or take {'them' if others else 'it'} out"
+            f"{name}: {len(faults)} of {count} pictures cannot be brought to size {size}; the first is {faults[0]}, or "
+            f"take {'them' if len(faults) > 1 else 'it'} out"
         )
+
+
+def _sizes(stream: Stream) -> list[tuple[int, int]]:
+    """The sizes of all rows by their headers; remembered, as whole files are read for them."""
+    assert stream.size is not None
+    memory = cache_dir() / f"sizes-{hashlib.sha256(stream.identity.encode()).hexdigest()}.npz"
+    try:
+        return [(int(height), int(width)) for height, width in read_arrays(memory, ["sizes"])["sizes"]]
+    except (UserError, KeyError, ValueError):
+        pass  # not there, or damaged: read again
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        parts = [list(pool.map(stream.size, rows)) for rows in runs(range(len(stream)), 2048)]
+    sizes = [size for part in parts for size in part]
+    write_npz(memory, {"sizes": np.array(sizes, np.int32)})
+    return sizes
 
 
 def _require_every_class(name: str, train: _Part, class_names: tuple[str, ...], skipped: list[str]) -> None:
@@ -201,7 +221,7 @@ def _require_every_class(name: str, train: _Part, class_names: tuple[str, ...], 
     counts = np.bincount(train.labels, minlength=len(class_names))
     if not counts.all():
         lost = class_names[int(np.argmin(counts))]
-        first = next((fault for fault in skipped if f"/{lost}/" in fault), *skipped[:1])
+        first = next((fault for fault in skipped if f"/{lost}/" in fault), [*skipped, "there is none"][0])
         raise UserError(
             f"{name}: no picture of the class {lost!r} can be read; the first: {first}\n"
             "Mend them, or take the class out"

@@ -103,8 +103,11 @@ def source_of(builder: Any) -> Source:
                 )
             return pictures.decode(io.BytesIO(example[image_key]), name=f"{split} row {row}"), label
 
-        info = splits[split]
-        return Stream(read, len(rows), f"tfds {builder.info.full_name} {split} {len(rows)} {info.num_bytes}")
+        def size(row: int) -> tuple[int, int]:
+            return pictures.read_shape(io.BytesIO(rows[int(row)][image_key]), name=f"{split} row {row}")[:2]
+
+        identity = f"tfds {builder.info.full_name} {split} {len(rows)} {splits[split].num_bytes}"
+        return Stream(read, len(rows), identity, size=size if height is None or width is None else None)
 
     height, width, channels = features[image_key].shape
     return Source(

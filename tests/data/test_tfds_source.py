@@ -89,3 +89,23 @@ def test_an_unknown_set_is_answered_with_the_nearest(tmp_path):
 def test_names_that_tfds_cannot_open(name, tmp_path):
     with pytest.raises(UserError, match=name.replace(":", ".")):
         load(f"tfds:{name}", data_dir=str(tmp_path))
+
+
+@pytest.mark.parametrize("resident_bytes", [0, 2**30])
+def test_pictures_of_a_stream_that_do_not_fit_are_found_at_once(data_dir, tmp_path, monkeypatch, resident_bytes):
+    """They are 4x6 and 5x6: the second kind does not fit into 5 if 6 wide, and none is found only in the batches."""
+    monkeypatch.setenv("JIMGEN_CACHE", str(tmp_path))
+    name = "tfds:jimgen_test_shades"
+    for _ in range(2):  # the second time the sizes are remembered
+        with pytest.raises(
+            UserError, match="12 of 12 pictures .* first is row 0 of train: a picture of .x6"
+        ):
+            load(name, data_dir=data_dir, size=5, fit="pad", resident_bytes=resident_bytes)
+        load(name, data_dir=data_dir, size=6, fit="pad", resident_bytes=resident_bytes)
+    with pytest.raises(
+        UserError, match="6 of 12 pictures .* first is row . of train: a picture of 4x6"
+    ):
+        load(name, data_dir=data_dir, size=40, resident_bytes=resident_bytes)
+    (memory, *_) = tmp_path.glob("sizes-*.npz")
+    memory.write_bytes(b"torn")
+    load(name, data_dir=data_dir, size=6, fit="pad", resident_bytes=resident_bytes)
