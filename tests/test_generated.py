@@ -94,6 +94,8 @@ def test_sets_that_cannot_be_read(tmp_path, images):
         "must be uint8": {"images": images / 255},
         "n, h, w, 1 or 3": {"images": images[..., :2]},
         "12 images but labels": {"images": images, "labels": np.zeros(3)},
+        "labels` go from 0 to 9223372036854775808": {"images": images, "labels": np.eye(12, dtype=np.uint64)[0] << 63},
+        "labels` go from -1": {"images": images, "labels": np.arange(12) - 1},
     }.items():
         np.savez(tmp_path / "bad.npz", **arrays)
         refused(message, tmp_path / "bad.npz")

@@ -1,6 +1,7 @@
 """Zip archives and the arrays in them (.npz), read without trust: no pickles, no absurd allocations."""
 
 import os
+import stat
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,7 +25,10 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         members that are encrypted or compressed in a foreign way.
     """
     with read_errors(path):
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+            raise UserError(f"{shown(path)} is not a file that can be read twice: copy it to one")
         path.open("rb").close()
+    kind = "zip" if path.suffix.lower() == ".zip" else "npz"
     try:
         with read_errors(path):
             archive = zipfile.ZipFile(path)
@@ -33,9 +37,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     except UserError:
         raise
     except Exception as error:  # a damaged archive can raise nearly anything
-        raise UserError(
-            f"{shown(path)} cannot be read as {path.suffix[1:]} ({error}): damaged, or another file"
-        ) from error
+        raise UserError(f"{shown(path)} cannot be read as {kind} ({error}): damaged, or another file") from error
     for info in archive.infolist():
         if info.flag_bits & _ENCRYPTED:
             raise UserError(f"{shown(path)}: {shown(info.filename)[:100]} is encrypted; unpack it with its password")

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -181,10 +181,11 @@ def _require_classes(within: Mapping[str, list[Member]], splits: Mapping[str, Se
             f"({where}/{shown(some)}) and a tenth of it is test"
         )
     classes = {top: {class_of(file.name.removeprefix(f"{top}/")) for file in files} for top, files in within.items()}
-    if len(within) == 1:
-        ((top, folders),) = classes.items()
-        if "train" in (kinds := {split_of(folder) for folder in folders if folder}) and kinds - {None, "train"}:
-            raise UserError(f"{where} holds {shown(top)}/ alone, which is split; did you mean {where}/{shown(top)}?")
+    if within and all(_are_splits(folders) for folders in classes.values()):
+        top = shown(next(iter(within)))
+        if len(within) == 1:
+            raise UserError(f"{where} holds {top}/ alone, which is split; did you mean {where}/{top}?")
+        raise UserError(f"{where}: the class folders are split, such as {top}/; put the splits above: train/{top}/")
     for kind, (top, *_) in splits.items():
         others = [other for other in within if other != top and classes[other] == classes[top] != {None}]
         if others:
@@ -192,6 +193,11 @@ def _require_classes(within: Mapping[str, list[Member]], splits: Mapping[str, Se
                 f"{where}: {shown(top)}/ and {shown(others[0])}/ hold the same class folders; if they are splits, "
                 f"rename {shown(others[0])}/ to {'test' if kind == 'train' else 'train'}/"
             )
+
+
+def _are_splits(folders: Collection[str | None]) -> bool:
+    kinds = {split_of(folder) for folder in folders if folder}
+    return "train" in kinds and len(kinds - {None}) > 1
 
 
 def _labels(layout: Layout, members: Sequence[Member], where: str) -> Labels:
@@ -225,7 +231,7 @@ def _label_file(member: Member) -> dict[str, Any] | None:
         try:
             with member.content() if callable(member.content) else member.content.open("rb") as file:
                 told = json.load(file)
-        except ValueError:
+        except (ValueError, RecursionError):  # no JSON, or nested deeper than Python goes
             return None
     return told if isinstance(told, dict) and isinstance(told.get("labels", 0), list | None) else None
 

@@ -146,7 +146,9 @@ def _open(name: str, *, data_dir: str | None, download: bool, bits: int | None) 
         return open_npz(argument)
 
     if path := find(name, "folder"):
-        nearest = f"npz:{name}" if holds_arrays(path) else f"folder:{name}"
+        kind = "folder" if path.is_dir() or path.suffix.lower() == ".zip" else None
+        kind = "npz" if holds_arrays(path) else kind
+        nearest = f"{kind}:{name}" if kind else None
     else:
         kinds = {known.partition(":")[0]: known for known in NAMES}
         nearest = kinds.get(next(iter(difflib.get_close_matches(kind, kinds)), ""))

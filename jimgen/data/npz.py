@@ -130,7 +130,7 @@ def _images(path: str, fields: Mapping[str, np.ndarray], name: str) -> np.ndarra
 def _check_rows(path: str, images: np.ndarray, labels: np.ndarray | None, name: str) -> None:
     if labels is None:
         return
-    if labels.dtype.kind not in "iu" and not (labels.ndim == 2 and labels.dtype.kind in "bf"):
+    if labels.dtype.kind not in "iu" and not (labels.dtype.kind in "bf" and labels.ndim == 2 and labels.shape[1] > 1):
         raise UserError(f"npz:{path}: {name} is {labels.dtype}, expected integers")
     if labels.ndim not in (1, 2) or len(labels) != len(images) or labels.size == 0:
         raise UserError(f"npz:{path}: {name} has shape {labels.shape}, expected {len(images)} labels")

@@ -27,9 +27,9 @@ def not_there(path: str, kind: str) -> UserError:
     """The error for a path where nothing is, with the nearest name beside it."""
     wanted = Path(path).expanduser()
     try:
-        siblings = os.listdir(wanted.parent)
-    except OSError:
-        siblings = []
+        siblings = set(os.listdir(wanted.parent)) - {wanted.name}  # itself, where it is a link to nothing
+    except (OSError, ValueError):
+        siblings = set()
     nearest = difflib.get_close_matches(wanted.name, siblings, n=1)
     guess = f"did you mean {kind}:{wanted.parent / nearest[0]}?" if nearest else f"looked in {wanted.parent.absolute()}"
     return UserError(f"{kind}:{shown(path)}: there is no such {'file' if kind == 'npz' else 'folder'}; {shown(guess)}")

@@ -184,6 +184,7 @@ def test_splits_without_labels_are_splits_too(tmp_path):
         ({"train/x": 2, "Train/x": 2, "test/x": 2}, "both Train/ and train/"),
         ({"train/x": 2, "holdout/x": 2}, "hold the same class folders.*rename holdout/ to test/"),
         ({"data/train/x": 2, "data/test/x": 2}, "did you mean folder:.*/data?"),
+        ({f"{name}/{split}": 2 for name in ("cat", "dog") for split in ("train", "test")}, "above: train/cat/"),
     ],
 )
 def test_splits_that_cannot_be_told_are_refused(tmp_path, folders, message):
@@ -228,9 +229,13 @@ def test_links_are_followed_and_loops_end(tmp_path):
 def test_pipes_are_not_opened(tmp_path):
     for number in range(3):
         picture(tmp_path / f"{number}.png")
-    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("pipe.png", "pipe.npz", "pipe.zip"):
+        os.mkfifo(tmp_path / name)
     spec = load(f"folder:{tmp_path}").spec
     assert spec.num_train + spec.num_test == 3
+    for name in (f"npz:{tmp_path}/pipe.npz", f"folder:{tmp_path}/pipe.zip"):
+        with pytest.raises(UserError, match="not a file that can be read twice"):
+            load(name)
 
 
 def test_files_of_the_system_are_no_pictures(tmp_path):

@@ -82,6 +82,7 @@ def test_class_names(save):
         ({"images": IMAGES[:0]}, r"shape \(0, 6, 6\)"),
         ({"images": IMAGES[:1]}, "one image is not enough"),
         ({"images": IMAGES, "labels": LABELS / 1.0}, "float64, expected integers"),
+        ({"images": IMAGES, "labels": LABELS[:, None] / 1.0}, "float64, expected integers"),
         ({"images": IMAGES, "labels": LABELS[:5]}, "expected 20 labels"),
         ({"images": IMAGES, "labels": LABELS.astype(int) - 1}, r"labels\[0\] is -1, out of the range"),
         ({"images": IMAGES, "labels": LABELS.astype(int) * 1000}, "labels go up to 2000"),

@@ -97,14 +97,10 @@ def test_pictures_of_a_stream_that_do_not_fit_are_found_at_once(data_dir, tmp_pa
     monkeypatch.setenv("JIMGEN_CACHE", str(tmp_path))
     name = "tfds:jimgen_test_shades"
     for _ in range(2):  # the second time the sizes are remembered
-        with pytest.raises(
-            UserError, match="12 of 12 pictures .* first is row 0 of train: a picture of .x6"
-        ):
+        with pytest.raises(UserError, match="12 of 12 pictures .* first is row 0 of train: a picture of .x6"):
             load(name, data_dir=data_dir, size=5, fit="pad", resident_bytes=resident_bytes)
         load(name, data_dir=data_dir, size=6, fit="pad", resident_bytes=resident_bytes)
-    with pytest.raises(
-        UserError, match="6 of 12 pictures .* first is row . of train: a picture of 4x6"
-    ):
+    with pytest.raises(UserError, match="6 of 12 pictures .* first is row . of train: a picture of 4x6"):
         load(name, data_dir=data_dir, size=40, resident_bytes=resident_bytes)
     (memory, *_) = tmp_path.glob("sizes-*.npz")
     memory.write_bytes(b"torn")
