@@ -15,7 +15,7 @@ from jimgen import __version__
 from jimgen.commands.begin import output_file, started_jax
 from jimgen.commands.figures import compare, evaluate, reference
 from jimgen.commands.images import inpaint, interpolate, reconstruct, sample
-from jimgen.errors import UserError
+from jimgen.errors import UserError, escape_unprintable
 from jimgen.interrupts import end_at_once
 
 
@@ -34,6 +34,7 @@ def main() -> None:
         "runs": runs,
         "doctor": doctor,
     }
+    escape_unprintable()
     try:
         with end_at_once("SIGINT", "SIGPIPE"):  # what a command writes is whole or not there
             if sys.argv[1:2] == ["train"] and len(sys.argv) > 2 and not sys.argv[2].startswith("-"):

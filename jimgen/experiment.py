@@ -32,7 +32,7 @@ from jimgen import checkpoint, data, loop, report
 from jimgen.cpu import keep_freed_memory
 from jimgen.data.dataset import DataSpec
 from jimgen.data.paths import PATH_KINDS, canonical
-from jimgen.errors import UserError
+from jimgen.errors import UserError, escape_unprintable
 from jimgen.files import disk_errors, write_atomically
 from jimgen.interrupts import end_at_once
 from jimgen.lock import only_training
@@ -72,6 +72,7 @@ def main(config_class: type[Config], build: Build, arguments: Sequence[str] | No
     """
     source = Path(inspect.getfile(build))
     description = (inspect.getmodule(build) or build).__doc__
+    escape_unprintable()
     output = Output()
     try:
         with end_at_once("SIGINT", "SIGPIPE"):

@@ -61,7 +61,11 @@ def status(path: Path | str) -> os.stat_result | None:
 
 def shown(path: Path | str | Any) -> str:
     """A name as text that can be printed and stored: bytes that are not UTF-8 as \\xNN."""
-    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = str(path)
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half characters, which no file name has
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def some_of(names: Iterable[str], most: int = 5) -> str:

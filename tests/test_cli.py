@@ -1,6 +1,8 @@
 """The command `jimgen`: what one does with a run, and what one is told when that cannot be done."""
 
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -437,6 +439,19 @@ def test_runs_lists_step_and_figures(folders, jimgen):
     assert len(lines) == 3
     assert "dcgan  digits  step 2 of 2" in lines[0] and "generator/loss" in lines[0]
     assert "vae  digits  step 2 of 2" in lines[2] and "test/nats_given_label[binarised,ELBO]" in lines[2]
+
+
+def test_names_that_are_not_utf8_are_printed_with_their_bytes(tmp_path, monkeypatch):
+    """A terminal or pipe in UTF-8 takes no others, and a traceback is no answer."""
+    run = tmp_path / os.fsdecode(b"caf\xe9")
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps({"config": {"data": "digits", "steps": 1}}))
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "argv", ["jimgen", "runs", str(tmp_path)])
+    cli.main()
+    terminal.flush()
+    assert f"{tmp_path}/caf\\udce9".encode() in terminal.buffer.getvalue()
 
 
 def test_doctor_names_versions_devices_and_data(jimgen):

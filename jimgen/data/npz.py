@@ -11,7 +11,7 @@ from jimgen.data.archive import array_names, read_arrays
 from jimgen.data.dataset import UNLABELLED, Arrays, Source
 from jimgen.data.paths import find, not_there
 from jimgen.errors import UserError
-from jimgen.files import some_of
+from jimgen.files import shown, some_of
 
 FIELDS = (
     *("images", "labels", "class_names"),
@@ -80,7 +80,10 @@ def _labels(
         return *zeros, UNLABELLED, (f"npz:{path}: {train.field} has several labels for an image: taken as unlabelled",)
     where = f"npz:{path}: {train.field}"
     if named is not None:
-        class_names = tuple(str(name) for name in named.ravel())
+        try:
+            class_names = tuple(shown(name) for name in named.ravel())
+        except ValueError as error:  # of numbers that are no characters
+            raise UserError(f"npz:{path}: class_names holds what is no text ({error})") from error
     elif train.stored.ndim == 2 and train.stored.shape[1] > 1:  # a one-hot row tells all classes
         class_names = tuple(str(label) for label in range(train.stored.shape[1]))
     else:
