@@ -347,7 +347,7 @@ def gaussian_nll(x: Array, mean: Array, log_sigma: Scalar) -> Array:
 def optimal_log_sigma(x: Array, reconstruction: Array) -> Array:
     """log sigma* with sigma*^2 = mean (x - reconstruction)^2: the shared deviation of highest likelihood (sigma-VAE).
 
-    The mean couples the batch: it is over the device's own examples under pmap, over all under jit, sharded or not. A
+    The mean couples the batch: it is over the global batch in every mode, and over a microbatch of accumulation. A
     perfect reconstruction gives a very negative number, not -inf; bound it by `soft_lower_bound`.
 
     Args:
@@ -357,7 +357,7 @@ def optimal_log_sigma(x: Array, reconstruction: Array) -> Array:
     References: Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, arXiv:2006.13202.
     """
     x, reconstruction = _of_one_shape(x=x, reconstruction=reconstruction)
-    variance = jnp.mean(jnp.square(x - reconstruction))
+    variance = mean_over_devices(jnp.mean(jnp.square(x - reconstruction)))
     return jnp.log(jnp.maximum(variance, jnp.finfo(variance.dtype).tiny)) / 2
 
 

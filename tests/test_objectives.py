@@ -232,6 +232,7 @@ COUPLED = {
     "relativistic_average_discriminator": (objectives.relativistic_average_discriminator, (8,)),
     "relativistic_average_generator": (objectives.relativistic_average_generator, (8,)),
     "free_bits": (lambda a, b: objectives.free_bits(jnp.square(a * b), 0.5), (8, 3)),
+    "optimal_log_sigma": (objectives.optimal_log_sigma, (8, 3)),
 }
 
 
