@@ -174,19 +174,21 @@ def _accumulated_gradient(
         loss, aux = phase.objective(together, batch, key)
         return mean_over_devices(loss), aux
 
-    found, observed = [], []
+    found, updates, observed = [], [], []
     # Unrolled rather than scanned: XLA:CPU runs convolutions inside a scan many times slower.
     for part in _microbatches(batch, accumulate):
         (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(params, part)
-        found.append((loss, *mean_over_devices((aux.metrics, aux.updates, grads))))
+        found.append((loss, *mean_over_devices((aux.metrics, grads))))
+        updates.append(mean_over_devices(aux.updates))
         observed.append(aux.observed)
-    loss, metrics, updates, grads = jax.tree.map(_mean, *found)
-    return loss, Aux(metrics, updates, jax.tree.map(_join, *observed)), grads
+    loss, metrics, grads = jax.tree.map(_mean, *found)
+    # Counts keep their type: all are alike, as all start from the same.
+    kept = jax.tree.map(lambda *x: _mean(*x) if jnp.issubdtype(x[0].dtype, jnp.floating) else x[0], *updates)
+    return loss, Aux(metrics, kept, jax.tree.map(_join, *observed)), grads
 
 
 def _mean(*parts: Array) -> Array:
-    """Of a microbatch each; one of several counts, all alike, as all start from the same."""
-    return sum(parts) / len(parts) if jnp.issubdtype(parts[0].dtype, jnp.floating) else parts[0]  # pyright: ignore[reportReturnType]
+    return sum(parts) / len(parts)  # pyright: ignore[reportReturnType]
 
 
 def _microbatches(batch: Batch, count: int) -> list[Batch]:

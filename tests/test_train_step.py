@@ -78,7 +78,8 @@ def test_running_statistics_decay_once_a_step():
     def objective(variables, batch, key):
         mean = variables["net"]["batch_stats"]["mean"]
         updates = {"net": {"batch_stats": {"mean": 0.75 * mean + 0.25 * batch["image"].mean(), "seen": jnp.int32(7)}}}
-        return variables["net"]["params"]["w"].sum(), Aux({}, updates)
+        bright = jnp.sum(batch["image"] > 2)  # an integer; metrics are averaged whatever they are
+        return variables["net"]["params"]["w"].sum(), Aux({"bright": bright}, updates)
 
     phases = (Phase("phase", ("net",), objective, optax.sgd(0.0)),)
     stats = {"mean": jnp.asarray(8.0), "seen": jnp.int32(6)}
@@ -86,7 +87,8 @@ def test_running_statistics_decay_once_a_step():
     for accumulate in (1, 2, 4):
         state = init_state(init, phases, (), jax.random.key(0), image_batch(1))
         step = make_train_step(phases, accumulate=accumulate)
-        state, _ = step(state, image_batch(1, 3, 1, 3), jax.random.key(0))
+        state, metrics = step(state, image_batch(1, 3, 1, 3), jax.random.key(0))
+        assert float(metrics["phase/bright"]) == 2 / accumulate
         found = state.variables["net"]["batch_stats"]
         assert float(found["mean"]) == 6.5 and int(found["seen"]) == 7 and found["seen"].dtype == jnp.int32
 
