@@ -28,6 +28,8 @@ from jimgen.errors import UserError
 from jimgen.files import disk_errors
 from jimgen.train_step import TrainState
 
+_DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's file in every step: handlers and times, which we do not need
+
 
 def open_checkpoints(folder: Path, keep: int = 3) -> ocp.CheckpointManager:
     """The checkpoints in a folder, made if it is not there; the newest `keep` stay. Saves run in the background.
@@ -38,13 +40,12 @@ def open_checkpoints(folder: Path, keep: int = 3) -> ocp.CheckpointManager:
     logging.getLogger("absl").setLevel(logging.ERROR)
     with _disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        return ocp.CheckpointManager(
-            folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
+        return _manager(
+            folder,
+            ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.LatestN(keep),
                 cleanup_tmp_directories=True,
             ),
-            item_names=("state", "meta"),
         )
 
 
@@ -107,9 +108,24 @@ def read(folder: Path, target: TrainState) -> tuple[TrainState | None, list[str]
     with _refusals(folder):
         if not folder.is_dir():
             return None, []
-        options = ocp.CheckpointManagerOptions(read_only=True)
-        manager = ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "meta"))
+        manager = _manager(folder, ocp.CheckpointManagerOptions(read_only=True))
     return _newest_good(manager, target, lambda step: "going back")
+
+
+def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+    """Orbax's manager, which reads what every step says of itself before it lists any.
+
+    Raises:
+      UserError: one of these descriptions is damaged.
+    """
+    try:
+        return ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "meta"))
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise UserError(
+            f"a checkpoint in {folder} is damaged: its {_DESCRIPTION} cannot be read ({reason}).\n"
+            f"Remove the newest {_DESCRIPTION} and try again; if that does not help, the next."
+        ) from error
 
 
 def _newest_good(

@@ -449,3 +449,19 @@ def test_other_disk_errors_name_the_folder(tmp_path, monkeypatch, number):
 def test_errors_that_are_not_the_disk_s_pass_unchanged(tmp_path):
     with pytest.raises(ZeroDivisionError), checkpoint._disk_errors(tmp_path):
         1 / 0  # noqa: B018
+
+
+@pytest.mark.parametrize("text", ["[]", '{"init_timestamp_nsecs": "x"}', '{"metrics": 3}', "{", "[" * 100_000])
+def test_a_damaged_description_of_a_step_is_named_and_can_be_removed(tmp_path, text):
+    """Orbax reads it before it lists any step. Where it does not mind the damage, or the file is gone, nor do we."""
+    save_steps(tmp_path, 1, 2)
+    folder = tmp_path / "checkpoints"
+    (folder / "2" / "_CHECKPOINT_METADATA").write_text(text)
+    for opened in (lambda: read(folder, target_of(small_state())), lambda: reopened(tmp_path)):
+        try:
+            assert int(opened()[0].step) == 2
+        except UserError as error:
+            assert "Remove the newest _CHECKPOINT_METADATA" in str(error)
+    (folder / "2" / "_CHECKPOINT_METADATA").unlink()
+    state, warnings = read(folder, target_of(small_state()))
+    assert int(state.step) == 2 and warnings == []
