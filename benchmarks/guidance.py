@@ -47,7 +47,7 @@ def main(args: Args) -> None:
     for scale in args.scales:
         began = time.perf_counter()
         run = load_run(args.run, changes=[f"guidance={scale}"])
-        images, labels = draw_images(run, args.num, args.seed)
+        images, labels, _ = draw_images(run, args.num, args.seed)
         if labels is None or run.spec.name not in OF_DATA:
             raise UserError(f"{args.run}: needs labels, and a classifier of {run.spec.name}, of which there is none")
         net = load_extractor(OF_DATA[run.spec.name])
