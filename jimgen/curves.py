@@ -17,6 +17,8 @@ from jimgen.files import write_atomically
 
 Metrics = Sequence[Mapping[str, Any]]  # rows of metrics.jsonl: {"step": 100, "generator/loss": 0.7, ...}
 
+MOST_STEPS = 2**53  # beyond this a float skips integers
+LARGEST_DRAWN = 1e100  # values beyond this are drawn as gaps: matplotlib overflows where it leaves room around them
 PALETTE = ("#2f6db3", "#cc5a3b", "#3f8f5f", "#8759a8", "#b4861d", "#3a97a6")
 
 
@@ -39,7 +41,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and is_number(row.get("step")) and 0 <= row["step"] < math.inf:
+        if isinstance(row, dict) and is_number(row.get("step")) and 0 <= row["step"] <= MOST_STEPS:
             rows.append({name: value for name, value in row.items() if is_number(value)})
     if len(lines) > 1 and not rows:
         raise UserError(f'{path} holds no metrics. Each line should be a JSON object with a "step".')
@@ -132,9 +134,9 @@ def _draw_panel(axes: Any, title: str, curves: Mapping[str, Series], markers: bo
 
     ink, faint = "#3c3c43", "#dcdce1"
     values = np.concatenate([curve.values for curve in curves.values()])
-    finite = values[np.isfinite(values)]
+    finite = values[_can_be_drawn(values)]
     for i, (label, (steps, line)) in enumerate(curves.items()):
-        line = np.where(np.isfinite(line), line, np.nan)
+        line = np.where(_can_be_drawn(line), line, np.nan)
         style: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "lw": 1.5, "label": label}
         if markers or len(steps) < 3:
             style |= {"marker": "o", "ms": 4.5, "mec": "white", "mew": 0.8}
@@ -158,6 +160,10 @@ def _draw_panel(axes: Any, title: str, curves: Mapping[str, Series], markers: bo
     axes.spines[["left", "bottom"]].set_color(faint)
     if len(curves) > 1:
         axes.legend(frameon=False, fontsize=9, labelcolor=ink, handlelength=1.4)
+
+
+def _can_be_drawn(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.abs(values) <= LARGEST_DRAWN  # NaN is not
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:

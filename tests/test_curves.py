@@ -27,6 +27,7 @@ def test_read_metrics_skips_torn_lines(tmp_path):
         '{"step": 2, "a": ' * 50_000,
         '{"step": Infinity, "a": 1}',
         '{"step": -1, "a": 1}',
+        '{"step": 1e300, "a": 1}',
         '{"step": 1%s, "a": 1}' % ("0" * 400),
         '{"step": true, "a": 1}',
     ],
@@ -85,6 +86,7 @@ def test_draw_curves_groups(tmp_path):
         [{"step": 1, "a/loss": 1.0}],  # a single point
         [{"step": s, "a/loss": float("nan"), "b": float("inf")} for s in range(99)],  # nothing finite
         [{"step": s, "a/loss": 10.0 ** (s % 9) if s % 7 else float("nan")} for s in range(99)],  # logarithmic, gaps
+        [{"step": 1, "a": 1e308}, {"step": 2, "a": -1e308}, {"step": 2**53, "a": 1.0}],  # ends of the range of floats
         [{"step": 1, "a/loss": 0.0}, {"step": 2, "b/../c": 1e30}, {"step": 3, "a/loss": -1, "x y$": 2}],  # odd names
     ],
 )
