@@ -4,6 +4,7 @@ A source (digits.py, fashion_mnist.py, tfds_source.py, folder.py, npz.py) hands 
 fits every picture to one shape, keeps the splits in memory if they are small enough, and hashes what came out.
 """
 
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -34,7 +35,7 @@ from jimgen.data.dataset import (
 from jimgen.data.layout import held_out
 from jimgen.data.paths import find
 from jimgen.errors import UserError
-from jimgen.files import shown, write_atomically, write_npz
+from jimgen.files import read_json, shown, write_atomically, write_npz
 
 NAMES = ("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH")
 
@@ -272,10 +273,10 @@ def _unreadable_rows(stream: Stream) -> dict[int, str]:
         return {}
     files = "\n".join(row.stamp for row in stream.rows)
     memory = cache_dir() / f"unreadable-{hashlib.sha256(files.encode(errors='surrogateescape')).hexdigest()}.json"
-    try:
-        return {int(row): str(fault) for row, fault in json.loads(memory.read_text()).items()}
-    except (OSError, ValueError, AttributeError, RecursionError):
-        pass  # not there, or torn: read again
+    with contextlib.suppress(UserError, ValueError):  # damaged: read again
+        remembered = read_json(memory, fix="remove it")
+        if remembered is not None and all(0 <= int(row) < len(stream) for row in remembered):
+            return {int(row): str(fault) for row, fault in remembered.items()}
     results = enumerate(read_in_threads(stream))
     faults = {row: str(result) for row, result in results if isinstance(result, pictures.UnreadableImage)}
     write_atomically(memory, json.dumps(faults))

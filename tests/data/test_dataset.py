@@ -100,6 +100,18 @@ def test_a_cut_off_picture_is_left_out_and_named(folder, resident_bytes):
         load(f"folder:{folder}", resident_bytes=resident_bytes, strict=True)
 
 
+@pytest.mark.parametrize("text", ["", "[]", "[" * 100_000, '{"x": "a"}', '{"-1": "a"}', '{"1000": "a"}'])
+def test_what_is_remembered_of_a_stream_and_damaged_is_found_again(folder, tmp_path, monkeypatch, text):
+    monkeypatch.setenv("JIMGEN_CACHE", str(tmp_path / "cache"))
+    broken = folder / "dog" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    first = load(f"folder:{folder}", resident_bytes=0)
+    for remembered in (tmp_path / "cache").iterdir():
+        remembered.write_text(text)
+    again = load(f"folder:{folder}", resident_bytes=0)
+    assert again.spec == first.spec and again.skipped == first.skipped and len(first.skipped) == 1
+
+
 def test_the_cache_folder_must_be_one(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("JIMGEN_CACHE", str(tmp_path / "file"))
