@@ -119,7 +119,7 @@ def _evaluation(run: Path) -> dict[str, Any]:
 def _identity(run: Path, evaluation: dict[str, Any]) -> str:
     """What a run is and how it was drawn from, seed aside; a set of images is itself.
 
-    Fields that say how a run is carried out, not what it computes, tell no runs apart. Its number of steps does, and so
+    Fields that say how a run is carried out, not what it computes, tell no runs apart. Its numbers of steps do, and so
     does what decides on its best checkpoint, where that one was evaluated. Its data count by their content.
     """
     from jimgen.experiment import FREE_FIELDS  # takes seconds: it imports JAX
@@ -131,7 +131,9 @@ def _identity(run: Path, evaluation: dict[str, Any]) -> str:
     if not isinstance(saved.get("config"), dict):
         raise UserError(f"{run / 'config.json'} is damaged (it has no config): {fix}")
     drawn = {name: evaluation.get("subject", {}).get(name) for name in ("best", "classes", "changes")}
-    decisive = {"steps"} | ({name for name in FREE_FIELDS if name.startswith("quality_")} if drawn["best"] else set())
+    decisive = {"steps", "schedule_steps"} | (
+        {name for name in FREE_FIELDS if name.startswith("quality_")} if drawn["best"] else set()
+    )
     free = {"seed", *FREE_FIELDS} - decisive
     config = {name: value for name, value in saved["config"].items() if name not in free}
     if isinstance(data := saved.get("data"), dict) and "hash" in data:

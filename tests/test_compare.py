@@ -46,9 +46,9 @@ def test_runs_that_differ_in_their_seed_are_one_group(tmp_path):
 
 @pytest.mark.parametrize("field", FREE_FIELDS)
 def test_fields_of_how_a_run_is_carried_out_do_not_split_its_seeds(tmp_path, field):
-    """data_dir, quality_*, max_skipped, ...; only the number of steps, which is training itself."""
+    """data_dir, quality_*, max_skipped, ...; only the numbers of steps, which are training itself."""
     groups, _ = compare([write(tmp_path / str(seed), 1.0, seed=seed, **{field: seed}) for seed in range(2)])
-    assert len(groups) == (2 if field == "steps" else 1)
+    assert len(groups) == (2 if field in ("steps", "schedule_steps") else 1)
 
 
 def test_seeds_are_one_group_where_the_same_data_lie_elsewhere(tmp_path):
