@@ -57,7 +57,7 @@ PEAKS = {
     "NVIDIA A100-PCIE-40GB": 312e12,
     "NVIDIA A100 80GB PCIe": 312e12,
 }
-TRANSFORMERS = ("gpt", "dit")
+TRANSFORMERS = {"gpt": 32, "dit": 64}  # and the width of their heads
 OF_TRANSFORMERS = ("depth", "width", "attention")  # fields of Args that only these heed
 OF_DIT = ("size", "patch")
 
@@ -114,6 +114,8 @@ def check(args: Args) -> None:
     unused = (() if transformer else OF_TRANSFORMERS) + (() if args.workload == "dit" else OF_DIT)
     if given := [name for name in unused if getattr(args, name) != getattr(Args, name)]:
         sys.exit(f"error: {args.workload} takes no {', '.join(f'--{name}' for name in given)}")
+    if transformer and (args.width < 1 or args.width % TRANSFORMERS[args.workload]):
+        sys.exit(f"error: --width {args.width}: give {args.workload} a multiple of {TRANSFORMERS[args.workload]}")
 
 
 def measure(args: Args) -> None:

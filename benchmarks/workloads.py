@@ -22,6 +22,7 @@ from jimgen.nets.transformer import (
     causal_mask,
     cudnn_attention,
     einsum_attention,
+    num_heads,
     xla_attention,
 )
 from jimgen.nets.vae import ConvDecoder, ConvEncoder
@@ -110,7 +111,7 @@ class GPT(nn.Module):
 
 def gpt(*, width: int, num_codes: int = 512, num_tokens: int = 256, **options: Any) -> Workload:
     """A GPT over tokens that are drawn at random each step; it samples tokens int32 [n, num_tokens], not images."""
-    net = GPT(Backbone(width, num_heads=max(1, width // 32), **options), num_codes, num_tokens)
+    net = GPT(Backbone(width, num_heads=num_heads(width, 32), **options), num_codes, num_tokens)
 
     def init(key: Array, batch: Batch) -> Variables:
         return {"net": net.init(key, jnp.zeros((2, num_tokens), jnp.int32))}
@@ -143,7 +144,7 @@ class WithoutRotary(Backbone):
 
 def dit(size: int, patch: int, *, width: int, **options: Any) -> Workload:
     """Flow matching with a DiT on grey images of 10 classes."""
-    backbone = WithoutRotary(width, num_heads=max(1, width // 64), use_bias=True, **options)
+    backbone = WithoutRotary(width, num_heads=num_heads(width, 64), use_bias=True, **options)
     method = flow(
         DiffusionTransformer(patch, 10, backbone),
         image_shape=(size, size, 1),

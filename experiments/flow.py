@@ -19,6 +19,7 @@ The others: not run to the end yet.
 from jimgen.experiment import RunConfig, main
 
 # isort: split
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +31,7 @@ from jimgen.diffusion import Guidance
 from jimgen.methods.flow import flow
 from jimgen.methods.method import Method
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
-from jimgen.nets.transformer import Backbone, cudnn_attention, einsum_attention, xla_attention
+from jimgen.nets.transformer import Backbone, cudnn_attention, einsum_attention, num_heads, xla_attention
 from jimgen.schedules import warmup_cosine
 
 SAMPLERS = {
@@ -51,7 +52,7 @@ class Config(RunConfig):
     depth: int = 4
     """blocks"""
     head_dim: int = 32
-    """width of an attention head, a multiple of 4"""
+    """width of an attention head: a multiple of 4 that divides the width"""
     dropout: float = 0.0
     """after attention and MLP"""
     attention: Literal["einsum", "xla", "cudnn"] = "einsum"
@@ -87,7 +88,7 @@ class Config(RunConfig):
     beta2: float = 0.95
     """of AdamW"""
     clip: float = 1.0
-    """largest norm of the gradient"""
+    """largest norm of the gradient; 0 for no limit"""
     ema_half_life: float = 10_000
     """images after which the moving average of the weights has forgotten half; 0 for none"""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -99,7 +100,7 @@ def build(config: Config, data: DataSpec) -> Method:
     backbone = Backbone(
         width=config.width,
         depth=config.depth,
-        num_heads=max(1, config.width // config.head_dim),
+        num_heads=num_heads(config.width, config.head_dim),
         dropout=config.dropout,
         attention=ATTENTIONS[config.attention],
         remat=config.remat,
@@ -111,7 +112,7 @@ def build(config: Config, data: DataSpec) -> Method:
         DiffusionTransformer(config.patch, num_classes, backbone),
         image_shape=data.shape,
         num_classes=num_classes,
-        tx=optax.chain(optax.clip_by_global_norm(config.clip), adamw),
+        tx=optax.chain(optax.clip_by_global_norm(config.clip or math.inf), adamw),
         prediction=config.prediction,
         loss=config.loss,
         label_drop=config.label_drop,

@@ -32,7 +32,7 @@ from jimgen.data.dataset import DataSpec
 from jimgen.methods.masked import masked
 from jimgen.methods.method import Method
 from jimgen.nets.masked_transformer import MaskedTransformer
-from jimgen.nets.transformer import Backbone
+from jimgen.nets.transformer import Backbone, num_heads
 from jimgen.schedules import warmup_cosine
 from jimgen.tokenizer_run import load_tokenizer
 
@@ -46,7 +46,7 @@ class Config(RunConfig):
     depth: int = 4
     """blocks"""
     head_dim: int = 32
-    """width of an attention head, a multiple of 4"""
+    """width of an attention head: a multiple of 4 that divides the width"""
     dropout: float = 0.1
     """after attention and MLP"""
     conditional: bool = True
@@ -79,7 +79,7 @@ def build(config: Config, data: DataSpec) -> Method:
     backbone = Backbone(
         width=config.width,
         depth=config.depth,
-        num_heads=max(1, config.width // config.head_dim),
+        num_heads=num_heads(config.width, config.head_dim),
         dropout=config.dropout,
         dtype=config.dtype,
     )

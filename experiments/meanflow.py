@@ -17,6 +17,7 @@ step are recognisable, after 225 s on one core that had much other work (AMD EPY
 from jimgen.experiment import RunConfig, main
 
 # isort: split
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +27,7 @@ from jimgen.data.dataset import DataSpec
 from jimgen.methods.meanflow import mean_flow
 from jimgen.methods.method import Method
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
-from jimgen.nets.transformer import Backbone
+from jimgen.nets.transformer import Backbone, num_heads
 from jimgen.schedules import warmup_cosine
 
 
@@ -39,7 +40,7 @@ class Config(RunConfig):
     depth: int = 4
     """blocks"""
     head_dim: int = 32
-    """width of an attention head, a multiple of 4"""
+    """width of an attention head: a multiple of 4 that divides the width"""
     time_scale: float = 1.0
     """factor of the times before their embedding; the target holds derivatives that grow with it"""
     conditional: bool = True
@@ -61,7 +62,7 @@ class Config(RunConfig):
     beta2: float = 0.95
     """of AdamW"""
     clip: float = 1.0
-    """largest norm of the gradient"""
+    """largest norm of the gradient; 0 for no limit"""
     ema_half_life: float = 10_000
     """images after which the moving average of the weights has forgotten half; 0 for none"""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -70,15 +71,15 @@ class Config(RunConfig):
 
 def build(config: Config, data: DataSpec) -> Method:
     num_classes = data.num_classes if config.conditional and data.num_classes > 1 else 0
-    num_heads = max(1, config.width // config.head_dim)
-    backbone = Backbone(width=config.width, depth=config.depth, num_heads=num_heads, dtype=config.dtype)
+    heads = num_heads(config.width, config.head_dim)
+    backbone = Backbone(width=config.width, depth=config.depth, num_heads=heads, dtype=config.dtype)
     learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
     return mean_flow(
         DiffusionTransformer(config.patch, num_classes, backbone, num_times=2, time_scale=config.time_scale),
         image_shape=data.shape,
         num_classes=num_classes,
         tx=optax.chain(
-            optax.clip_by_global_norm(config.clip),
+            optax.clip_by_global_norm(config.clip or math.inf),
             optax.adamw(learning_rate, 0.9, config.beta2, weight_decay=0.0),
         ),
         same_time=config.same_time,

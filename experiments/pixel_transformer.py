@@ -21,6 +21,7 @@ yet.
 from jimgen.experiment import RunConfig, main
 
 # isort: split
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,7 +32,7 @@ from jimgen.data.dataset import DataSpec
 from jimgen.methods.autoregressive import Autoregressive, pixel_autoregressive
 from jimgen.methods.method import Method
 from jimgen.nets.pixel_transformer import PixelTransformer
-from jimgen.nets.transformer import Backbone
+from jimgen.nets.transformer import Backbone, num_heads
 from jimgen.sampling_logits import LogitFilter
 from jimgen.schedules import warmup_cosine
 
@@ -45,7 +46,7 @@ class Config(RunConfig):
     depth: int = 4
     """blocks of the trunk"""
     head_dim: int = 32
-    """width of an attention head, a multiple of 4"""
+    """width of an attention head: a multiple of 4 that divides the width"""
     head_width: int = 128
     """units of the head, for each sub-pixel"""
     head_depth: int = 1
@@ -77,7 +78,7 @@ class Config(RunConfig):
     beta2: float = 0.95
     """of AdamW"""
     clip: float = 1.0
-    """largest norm of the gradient"""
+    """largest norm of the gradient; 0 for no limit"""
     ema_half_life: float = 10_000
     """images after which the moving average of the weights has forgotten half; 0 for none"""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -92,8 +93,8 @@ def build_autoregressive(config: Config, data: DataSpec) -> Autoregressive:
     """The method with its likelihood and its decoder."""
     if config.conditional and data.num_classes < 2:
         raise ValueError(f"--conditional needs classes, and {data.name} has only one")
-    num_heads = max(1, config.width // config.head_dim)
-    backbone = Backbone(config.width, config.depth, num_heads, dropout=config.dropout, dtype=config.dtype)
+    heads = num_heads(config.width, config.head_dim)
+    backbone = Backbone(config.width, config.depth, heads, dropout=config.dropout, dtype=config.dtype)
     net = PixelTransformer(
         data.shape,
         config.patch,
@@ -108,7 +109,7 @@ def build_autoregressive(config: Config, data: DataSpec) -> Autoregressive:
     decays = {"b2": config.beta2, "weight_decay": config.weight_decay, "mask": matrices}
     return pixel_autoregressive(
         net,
-        tx=optax.chain(optax.clip_by_global_norm(config.clip), optax.adamw(learning_rate, **decays)),
+        tx=optax.chain(optax.clip_by_global_norm(config.clip or math.inf), optax.adamw(learning_rate, **decays)),
         flips=config.flips,
         label_drop=config.label_drop,
         guidance=config.guidance,

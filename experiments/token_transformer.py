@@ -34,7 +34,7 @@ from jimgen.data.dataset import DataSpec
 from jimgen.methods.autoregressive import token_autoregressive
 from jimgen.methods.method import Method
 from jimgen.nets.token_transformer import TokenTransformer
-from jimgen.nets.transformer import Backbone
+from jimgen.nets.transformer import Backbone, num_heads
 from jimgen.sampling_logits import LogitFilter
 from jimgen.schedules import warmup_cosine
 from jimgen.tokenizer_run import load_tokenizer
@@ -51,7 +51,7 @@ class Config(RunConfig):
     depth: int = 4
     """blocks"""
     head_dim: int = 32
-    """width of an attention head, a multiple of 4"""
+    """width of an attention head: a multiple of 4 that divides the width"""
     dropout: float = 0.1
     """after attention and MLP"""
     conditional: bool = True
@@ -81,8 +81,8 @@ class Config(RunConfig):
 def build(config: Config, data: DataSpec) -> Method:
     tokenizer, frozen = load_tokenizer(config.tokenizer, data)
     num_classes = data.num_classes if config.conditional and data.num_classes > 1 else 0
-    num_heads = max(1, config.width // config.head_dim)
-    backbone = Backbone(config.width, config.depth, num_heads, dropout=config.dropout, dtype=config.dtype)
+    heads = num_heads(config.width, config.head_dim)
+    backbone = Backbone(config.width, config.depth, heads, dropout=config.dropout, dtype=config.dtype)
     learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
     adamw = optax.adamw(learning_rate, 0.9, 0.95, weight_decay=config.weight_decay)
     return token_autoregressive(

@@ -61,7 +61,7 @@ LONGEST_NAME = 200  # bytes of a folder that is named for its data; systems allo
 # Fields of which there must be at least one, where a config has them.
 COUNTED_FIELDS = (
     *("size", "steps", "batch_size", "accumulate", "log_every", "save_every", "keep", "max_skipped"),
-    *("width", "depth", "hidden", "latent_dim", "discriminator_steps"),
+    *("width", "depth", "hidden", "latent_dim", "codes", "head_width", "discriminator_steps"),
 )
 
 

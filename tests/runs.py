@@ -21,6 +21,7 @@ SMALLEST = {  # flags that make an experiment tiny, given where its config has t
     "steps": 2,
     "batch_size": 8,
     "width": 4,
+    "head_dim": 4,
     "depth": 2,
     "num_steps": 2,
     "hidden": 8,

@@ -125,10 +125,12 @@ def test_flop_of_sampling(throughput):
         {"workload": "gpt", "task": "sample", "mode": "pmap"},
         {"workload": "gpt", "patch": 2},
         {"workload": "r1", "depth": 2},
+        {"workload": "gpt", "width": 48},
+        {"workload": "dit", "width": 32},
     ],
 )
 def test_what_there_is_not(throughput, changed):
-    with pytest.raises(SystemExit, match="error: .*--(task|mode|patch|depth)"):
+    with pytest.raises(SystemExit, match="error: .*--(task|mode|patch|depth|width)"):
         throughput.check(throughput.Args(**changed))
 
 

@@ -14,6 +14,7 @@ import types
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,7 +32,7 @@ from runs import (
     tiny_flags,
 )
 
-from jimgen import experiment, loop
+from jimgen import data, experiment, loop
 from jimgen.checkpoint import content_hash
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
@@ -340,7 +341,16 @@ def test_a_damaged_config_is_named(copy, capsys):
         ("vae", ["--learning-rate", "-0.1"], "--learning-rate -0.1: must be finite and not negative"),
         ("vae", ["--learning-rate", "nan"], "--learning-rate nan: must be finite and not negative"),
         ("vae", ["--learning-rate", "inf"], "--learning-rate inf: must be finite"),
-        ("vae", ["--seed", "-1"], "--seed -1"),
+        ("vae", ["--seed", "-1"], "--seed -1: must lie within 0 and 9223372036854775807"),
+        ("vae", ["--seed", str(2**63)], "--seed 9223372036854775808: must lie within"),
+        ("vae", ["--hidden", str(2**31)], "--hidden 2147483648: must be below 2^31"),
+        ("vae", ["--likelihood", "gaussian", "--sigma", "0"], "--sigma 0.0: must be above 0"),
+        ("flow", ["--head-dim", "32", "--width", "16"], "divides --width 16: use 4, 8, 16"),
+        ("flow", ["--head-dim", "48", "--width", "128"], "divides --width 128: use 4, 8, 16, 32, 64, 128"),
+        ("meanflow", ["--head-dim", "0"], "--head-dim 0 must be a multiple of 4"),
+        ("pixel_transformer", ["--head-dim", "6", "--width", "12"], "divides --width 12: use 4, 12"),
+        ("pixel_transformer", ["--width", "6"], "make the width a multiple of 4"),
+        ("pixel_transformer", ["--head-width", "0"], "--head-width 0: must be at least 1"),
         ("vae", ["--size", "0"], "--size 0: must be at least 1"),
         ("vae", ["--latent-dim", "0"], "--latent-dim 0: must be at least 1"),
         ("vae", ["--width", "0"], "--width 0: must be at least 1"),
@@ -416,6 +426,17 @@ def test_labels_need_classes(capsys, tmp_path):
     for name in NAMES:
         flags = tiny_flags(name, tmp_path / "run", data=f"npz:{tmp_path}/x.npz")
         assert "--conditional needs classes" in refusal(capsys, name, *flags, "--conditional")
+
+
+@pytest.mark.parametrize("name", ["flow", "meanflow", "pixel_transformer"])
+def test_no_limit_on_the_gradient_is_said_with_0(name):
+    """`--clip 0` is the largest limit, and not one that stops all learning."""
+    config = tiny_config(name, Path(), clip=0.0, warmup_steps=0)
+    spec = data.load("digits").spec
+    (phase,) = experiment.build_method(config, load_experiment(name).build, spec).phases
+    params = {"x": jnp.ones((2, 2))}
+    updates, _ = phase.tx.update({"x": jnp.full((2, 2), 1e6)}, phase.tx.init(params), params)
+    assert (np.abs(np.asarray(updates["x"])) > 5e-4).all()
 
 
 def test_dry_run_prints_and_writes_nothing(capsys, tmp_path):

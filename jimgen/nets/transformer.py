@@ -88,6 +88,19 @@ def rotate(x: Array, angles: tuple[Array, Array]) -> Array:
     return jnp.concatenate([first * cosine - second * sine, first * sine + second * cosine], axis=-1)
 
 
+def num_heads(width: int, head_dim: int) -> int:
+    """How many attention heads of a given width make up the width of the tokens, exactly.
+
+    Raises:
+      ValueError: head_dim is no multiple of 4, which rotary positions need, or does not divide the width.
+    """
+    if head_dim >= 4 and head_dim % 4 == 0 and width % head_dim == 0:
+        return width // head_dim
+    fitting = [size for size in range(4, width + 1, 4) if width % size == 0]
+    use = f"use {', '.join(map(str, fitting))}" if fitting else "no head does: make the width a multiple of 4"
+    raise ValueError(f"--head-dim {head_dim} must be a multiple of 4 that divides --width {width}: {use}")
+
+
 class Norm(nn.Module):
     """x / rms(x) (Zhang and Sennrich, arXiv 1910.07467), or layer normalisation, over the last axis; in float32."""
 

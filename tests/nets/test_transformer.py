@@ -18,6 +18,7 @@ from jimgen.nets.transformer import (
     cudnn_attention,
     einsum_attention,
     grid_positions,
+    num_heads,
     rotary_angles,
     rotate,
     xla_attention,
@@ -367,3 +368,24 @@ def test_a_cache_that_is_too_short_is_refused():
     _, cache = net.apply(variables, x[:, :4], net.empty_cache(B, 5), method="decode")
     with pytest.raises(ValueError, match="5 places holds 4 tokens and has no room for 2 more"):
         net.apply(variables, x[:, 4:], cache, method="decode")
+
+
+def test_heads_make_up_the_width_exactly():
+    assert [num_heads(128, size) for size in (4, 32, 64, 128)] == [32, 4, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("width", "head_dim", "fitting"),
+    [
+        (128, 48, "4, 8, 16, 32, 64, 128"),
+        (16, 32, "4, 8, 16"),
+        (24, 6, "4, 8, 12, 24"),
+        (8, 0, "4, 8"),
+        (8, -4, "4, 8"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_told_those_that_do(width, head_dim, fitting):
+    with pytest.raises(ValueError, match=f"--head-dim {head_dim} must be .* divides --width {width}: use {fitting}$"):
+        num_heads(width, head_dim)
+    with pytest.raises(ValueError, match="make the width a multiple of 4"):
+        num_heads(10, 10)
