@@ -16,6 +16,7 @@ from jimgen.experiment import RunConfig, main
 
 # isort: split
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import flax.linen as nn
@@ -45,7 +46,7 @@ class Config(RunConfig):
     """bernoulli: pixels binarised afresh at each step; cross_entropy: grey values as they are; gaussian: deviation
     sigma; learned_gaussian: learns it"""
     sigma: float = 0.1
-    """gaussian: deviation of the pixels, which span [-1, 1]. Lambda of ||x - D(E(x))||^2 + lambda KL is 2 sigma^2"""
+    """gaussian: deviation > 0 of pixels, which span [-1, 1]. Lambda of ||x - D(E(x))||^2 + lambda KL is 2 sigma^2"""
     kl_weight: float = 1.0
     """factor of the KL term beside the likelihood: beta of a beta-VAE"""
     importance_samples: int = 0
@@ -78,10 +79,10 @@ def build(config: Config, data: DataSpec) -> Method:
         encoder = MLPEncoder(config.latent_dim, (config.hidden,) * 2, **shared)
         decoder = MLPDecoder(data.shape, (config.hidden,) * 2, **shared)
     likelihoods = {
-        "bernoulli": bernoulli(),
-        "cross_entropy": bernoulli(binarise=False),
-        "gaussian": gaussian(config.sigma),
-        "learned_gaussian": gaussian(),
+        "bernoulli": bernoulli,
+        "cross_entropy": partial(bernoulli, binarise=False),
+        "gaussian": partial(gaussian, config.sigma),
+        "learned_gaussian": gaussian,
     }
     learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
     return vae(
@@ -89,7 +90,7 @@ def build(config: Config, data: DataSpec) -> Method:
         decoder,
         latent_dim=config.latent_dim,
         tx=optax.adam(learning_rate),
-        likelihood=likelihoods[config.likelihood],
+        likelihood=likelihoods[config.likelihood](),
         kl_weight=config.kl_weight,
         importance_samples=config.importance_samples,
     )

@@ -1,5 +1,6 @@
 """Variational autoencoders (Kingma and Welling, arXiv 1312.6114): reconstruction + lambda KL, in one phase."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -59,10 +60,15 @@ def gaussian(sigma: float | None = None) -> Likelihood:
 
     A fixed sigma is the loss ||x - D(E(x))||^2 + 2 sigma^2 KL up to a factor and a constant: lambda = 2 sigma^2. The
     learnt one is softly bounded from below (Rybkin et al., arXiv 2006.13202).
+
+    Raises:
+      ValueError: a sigma that is not above 0.
     """
+    if sigma is not None and not 0 < sigma < math.inf:
+        raise ValueError(f"--sigma {sigma}: must be above 0; --likelihood learned_gaussian learns it")
 
     def log_sigma(params: Any) -> Array:
-        return jnp.log(jnp.asarray(sigma)) if sigma else soft_lower_bound(params["log_sigma"], -6.0)
+        return soft_lower_bound(params["log_sigma"], -6.0) if sigma is None else jnp.asarray(math.log(sigma))
 
     return Likelihood(
         observe=lambda key, index, images: images,
@@ -70,7 +76,7 @@ def gaussian(sigma: float | None = None) -> Likelihood:
         expectation=lambda mean: mean,
         nll=lambda params, mean, x: gaussian_nll(x, mean, log_sigma(params)),
         data=None,
-        params={} if sigma else {"log_sigma": 0.0},
+        params={"log_sigma": 0.0} if sigma is None else {},
     )
 
 

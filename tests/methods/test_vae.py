@@ -284,3 +284,9 @@ def test_a_vae_learns_digits():
     independent = -(means * np.log(means) + (1 - means) * np.log(1 - means)).sum()
     assert float(figures["nats[binarised,ELBO]"].mean()) < 0.9 * independent
     assert float(figures["kl_nats"].mean()) > 2  # it uses its latents
+
+
+@pytest.mark.parametrize("sigma", [0, 0.0, -0.1, float("nan"), float("inf")])
+def test_a_deviation_that_is_none_is_refused_and_not_learnt(sigma):
+    with pytest.raises(ValueError, match=f"--sigma {sigma}: must be above 0"):
+        gaussian(sigma)
