@@ -94,6 +94,7 @@ def load_data(
     size: int | None = None,
     fit: Fit | None = None,
     channels: Literal[1, 3] | None = None,
+    bits: int | None = None,
 ) -> Dataset:
     """The data that a run was trained on, as it saw them, or with other choices in place of its own, one by one.
 
@@ -105,7 +106,7 @@ def load_data(
         size=config.size if size is None else size,
         fit=config.fit if fit is None else fit,
         channels=config.channels if channels is None else channels,
-        bits=config.bits,
+        bits=config.bits if bits is None else bits,
         data_dir=config.data_dir,
     )
 
@@ -146,15 +147,12 @@ def evaluate(
     check_metrics(metrics)
     images = subject.generated.images
     labels = labels_for(subject.generated, dataset.spec.class_names)
-    if (
-        "cas" in metrics
-        and labels is None
-        and dataset.spec.num_classes > 1
-        and (folders := subject.generated.class_names)
-    ):
+    given = subject.generated.labels
+    if "cas" in metrics and given is not None and labels is None and dataset.spec.num_classes > 1:
+        theirs = subject.generated.class_names or [str(label) for label in np.unique(given)]
         raise UserError(
-            f"cas needs labels: the folders {some_of(folders)} are not the classes of {dataset.spec.name}, which are "
-            f"{some_of(dataset.spec.class_names)}; call them so"
+            f"cas needs labels that are classes of {dataset.spec.name}: those of the images are {some_of(theirs)}, the "
+            f"classes are {some_of(dataset.spec.class_names)}; call them alike, or number them from 0"
         )
     nets = [load_extractor(name) for name in extractors or default_extractors(dataset.spec.name)]
     count = min(len(images), num_rows(dataset.train))
@@ -247,6 +245,7 @@ def subject_of(
     out: Path | None,
     best: bool = False,
     changes: Sequence[str] = (),
+    bits: int | None = None,
 ) -> tuple[Subject, Run | None]:
     """A run's folder, an .npz or a folder of pictures as a subject; and the run, or None.
 
@@ -261,7 +260,7 @@ def subject_of(
         about = {"run": str(path), "step": step, "best": best, "classes": classes, "seed": seed}
         about["changes"] = list(changes)
         return Subject(drawn, about, out or default_folder(path), _test_figures(path, step)), run
-    found = read_generated(path)
+    found = read_generated(path, bits=bits)
     if len(found.images) < num:
         raise UserError(f"{path} holds {len(found.images)} images: --num {num} is too many")
     labels = None if found.labels is None else found.labels[:num]

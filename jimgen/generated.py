@@ -123,11 +123,12 @@ def save(path: Path, generated: GeneratedSet, form: Literal["npz", "folder"] | N
     return path
 
 
-def read_generated(path: Path) -> GeneratedSet:
+def read_generated(path: Path, *, bits: int | None = None) -> GeneratedSet:
     """Reads a set back: an npz with `images` (uint8 [n, h, w, c]) and perhaps `labels`, or pictures in a folder or zip.
 
     Pictures are found and decoded as those of `folder:PATH` are. Their order is the natural one of the file names.
     Subfolders, where there are any, are classes in natural order; if all their names are numbers, these are the labels.
+    `bits` is that of `data.load`.
 
     Raises:
         UserError: nothing there, a damaged file, arrays of another kind, a picture that cannot be read, pictures beside
@@ -141,7 +142,7 @@ def read_generated(path: Path) -> GeneratedSet:
         raise UserError(f"{shown(path)} is neither an .npz file nor a folder or .zip of pictures")
     files = sorted(pictures_of(list_members(path), shown(path)), key=lambda file: _order(file.name))
     require_one_kind([file.name for file in files], shown(path))
-    images = [read_picture(file) for file in files]
+    images = [read_picture(file, bits=bits) for file in files]
     channels = max(image.shape[-1] for image in images)
     images = [np.repeat(image, channels, -1) if image.shape[-1] < channels else image for image in images]
     for file, image in zip(files, images, strict=True):
@@ -160,14 +161,11 @@ def read_generated(path: Path) -> GeneratedSet:
 
 
 def labels_for(generated: GeneratedSet, class_names: Sequence[str]) -> np.ndarray | None:
-    """The labels of a set as classes of a data set: int32 [n], or None where they are not known.
+    """The labels of a set as classes of a data set: int32 [n], or None where they are none.
 
     Labels of an array are the data's class numbers. Folders that are all called after classes of the data are these
     classes. Others are the data's classes in their order if there are as many folders as classes; and else, if all are
     numbers, those of the classes (a saved set may lack some).
-
-    Raises:
-        UserError: a label that is not a class of the data.
     """
     labels, folders = generated.labels, generated.class_names
     if labels is None or len(class_names) < 2:
@@ -185,13 +183,7 @@ def labels_for(generated: GeneratedSet, class_names: Sequence[str]) -> np.ndarra
         else:
             return None
         labels = np.asarray(meant, np.int32)[np.searchsorted(stored, labels)]
-    outside = (labels < 0) | (labels >= len(class_names))
-    if outside.any():
-        raise UserError(
-            f"the images have label {labels[np.argmax(outside)]}, and the data have {len(class_names)} classes, 0 to "
-            f"{len(class_names) - 1}: number them as the data does"
-        )
-    return labels
+    return labels if labels.min() >= 0 and labels.max() < len(class_names) else None
 
 
 def label_numbers(names: Sequence[str]) -> tuple[int, ...]:

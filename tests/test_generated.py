@@ -10,6 +10,7 @@ from tiny import SHAPE, state_of, tiny_batch, tiny_gan, tiny_vae
 
 from jimgen import data
 from jimgen.errors import UserError
+from jimgen.evaluate import Subject, evaluate
 from jimgen.generated import GeneratedSet, class_labels, generate, labels_for, read_generated, save
 
 
@@ -161,8 +162,13 @@ def test_labels_that_are_no_classes_of_the_data(tmp_path, images):
     assert labels_for(read, ("ant", "bee")) is None  # `cat` is neither
     assert labels_for(read, ("x", "y", "z")) is None
     assert labels_for(read, ("all",)) is None
-    with pytest.raises(UserError, match="label 3, and the data have 2 classes, 0 to 1"):
-        labels_for(GeneratedSet(images[:2], np.array([0, 3], np.int32)), ("x", "y"))
+    with pytest.raises(
+        UserError, match="cas needs labels .* those of the images are ant, cat, the classes are 0, 1, 2"
+    ):
+        evaluate(Subject(read, {}, tmp_path / "evaluation"), data.load("digits"), metrics=["fd", "cas"])
+    assert not (tmp_path / "evaluation").exists()
+    for labels in ([0, 3], [-1, 0]):
+        assert labels_for(GeneratedSet(images[:2], np.array(labels, np.int32)), ("x", "y")) is None
 
 
 def test_generated_folders_are_read_as_training_folders_are(tmp_path, images):

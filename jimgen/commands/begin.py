@@ -1,14 +1,20 @@
 """What commands begin with: a run's folder, JAX, checked flags."""
 
+from __future__ import annotations
+
 import contextlib
 import errno
 import os
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from jimgen.errors import UserError
+
+if TYPE_CHECKING:
+    from jimgen.data import Dataset
 
 MOST = 2**31 - 1  # what is counted is numbered in 32 bits
 RunFolder = Annotated[Path, tyro.conf.Positional]
@@ -41,6 +47,14 @@ def load_run(run: Path, best: bool = False, changes: tuple[str, ...] = ()):
     from jimgen import experiment
 
     return experiment.load_run(run, best, changes)
+
+
+def say_what_is_left_out(dataset: Dataset) -> None:
+    """Prints to stderr which pictures and labels of a data set are not used."""
+    if dataset.skipped:
+        print(f"{len(dataset.skipped)} picture(s) left out, the first: {dataset.skipped[0]}", file=sys.stderr)
+    for note in dataset.notes:
+        print(note, file=sys.stderr)
 
 
 def require_positive(**numbers: int) -> None:

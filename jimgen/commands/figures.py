@@ -5,7 +5,14 @@ from typing import Any, Literal
 
 import tyro
 
-from jimgen.commands.begin import RunFolder, output_file, output_folder, require_positive, started_jax
+from jimgen.commands.begin import (
+    RunFolder,
+    output_file,
+    output_folder,
+    require_positive,
+    say_what_is_left_out,
+    started_jax,
+)
 from jimgen.errors import UserError
 
 
@@ -24,6 +31,7 @@ def evaluate(
     size: int | None = None,
     fit: Literal["resize", "pad"] | None = None,
     channels: Literal[1, 3] | None = None,
+    bits: int | None = None,
     out: Path | None = None,
 ) -> None:
     """Measure a run, an .npz of images or a folder of pictures against real images; the last line is JSON.
@@ -31,7 +39,7 @@ def evaluate(
     Beside each figure stand those of real test images and of one Gaussian per class, the line to beat.
 
     Args:
-        source: folder of a run, .npz with `images` (uint8 [n, h, w, c]), or folder of pictures.
+        source: folder of a run, .npz with `images` (uint8 [n, h, w, c]), or folder or .zip of pictures.
         data: real images, as in training; by default the run's own.
         num: images drawn, or the first ones of a set.
         metrics: of fd, fd_infinity, kid, is, prdc, cmmd, copying, fls, cas; separated by commas.
@@ -44,6 +52,7 @@ def evaluate(
         reference: files of `jimgen reference`, one for each extractor, in place of the data's statistics.
         size, fit, channels: how real images are brought to the shape of the others; each by default as the run did, and
             for a set of images as they are, fit: resize.
+        bits: used by grey pictures of 16, as 12; by default as the run did, else what the files say.
         out: folder of the results. Default RUN/evaluation
     """
     import json
@@ -60,13 +69,14 @@ def evaluate(
     chosen = [name.strip() for name in metrics.split(",") if name.strip()]
     check_metrics(chosen)
     with started_jax():
-        subject, run = evaluation.subject_of(source, num, seed, classes, folder, best, change)
+        subject, run = evaluation.subject_of(source, num, seed, classes, folder, best, change, bits)
         if run is not None:
-            dataset = evaluation.load_data(run.config, name=data, size=size, fit=fit, channels=channels)
+            dataset = evaluation.load_data(run.config, name=data, size=size, fit=fit, channels=channels, bits=bits)
         elif data is not None:
-            dataset = sets.load(data, size=size, fit=fit or "resize", channels=channels)
+            dataset = sets.load(data, size=size, fit=fit or "resize", channels=channels, bits=bits)
         else:
             raise UserError(f"{source} does not say what it should be compared with: give --data")
+        say_what_is_left_out(dataset)
         result = evaluation.evaluate(
             subject,
             dataset,
@@ -127,17 +137,18 @@ def reference(
     size: int | None = None,
     fit: Literal["resize", "pad"] = "resize",
     channels: Literal[1, 3] | None = None,
+    bits: int | None = None,
 ) -> None:
     """Make reference statistics of one's own data: a file for `jimgen evaluate --reference`.
 
     Args:
-        data: digits, fashion_mnist, tfds:NAME, folder:PATH or npz:PATH.
+        data: digits, fashion_mnist, tfds:NAME, folder:PATH (or a .zip of pictures) or npz:PATH.
         out: the file, .npz.
         extractor: whose features.
         split: which images.
         num: how many of them; 0 for all. A distance compares only with others of the same number.
         features: keep the features too, which kid, prdc and cmmd need; the file is larger.
-        size, fit, channels: as in training.
+        size, fit, channels, bits: as in training.
     """
     from jimgen import data as sets
     from jimgen.data.dataset import num_rows
@@ -149,7 +160,8 @@ def reference(
         require_positive(num=num)
     with started_jax():
         net = load_extractor(extractor)
-        dataset = sets.load(data, size=size, fit=fit, channels=channels)
+        dataset = sets.load(data, size=size, fit=fit, channels=channels, bits=bits)
+        say_what_is_left_out(dataset)
         count = num or num_rows(dataset.train if split == "train" else dataset.test)
         made = make_reference(dataset, net, split=split, count=count, keep_features=features)
     save_reference(out, made)

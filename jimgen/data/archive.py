@@ -102,7 +102,12 @@ def holds_arrays(path: Path) -> bool:
     Raises:
       UserError: as `open_zip`.
     """
-    return path.suffix == ".npz" or path.suffix.lower() == ".zip" and path.is_file() and bool(array_names(path))
+    return path.suffix == ".npz" or path.suffix.lower() == ".zip" and path.is_file() and _has_arrays(path)
+
+
+def _has_arrays(path: Path) -> bool:
+    with open_zip(path) as archive:
+        return any(name.endswith(".npy") for name in archive.namelist())
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
