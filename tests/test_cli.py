@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from runs import EXPERIMENTS, contents, load_experiment, rows_of, tiny_config
 
-from jimgen import __version__, cli, experiment
+from jimgen import __version__, cli, data, experiment
 from jimgen.errors import UserError
+from jimgen.metrics.reference import load_reference
 
 DRAWING = ("sample", "reconstruct", "interpolate", "inpaint")
 
@@ -272,7 +273,6 @@ def test_evaluate_ends_with_one_line_of_json_and_fills_the_report(folders, jimge
 
 def test_evaluate_a_set_against_stored_statistics(jimgen, refused, hook, tmp_path):
     """The same figure as from the data; statistics of another number are refused."""
-    from jimgen import data
 
     images = data.load("digits").test.images[:80]
     np.savez(tmp_path / "set.npz", images=images)
@@ -439,6 +439,19 @@ def test_runs_lists_step_and_figures(folders, jimgen):
     assert len(lines) == 3
     assert "dcgan  digits  step 2 of 2" in lines[0] and "generator/loss" in lines[0]
     assert "vae  digits  step 2 of 2" in lines[2] and "test/nats_given_label[binarised,ELBO]" in lines[2]
+
+
+def test_data_of_a_command_are_read_as_told_and_what_is_left_out_is_said(jimgen, hook, tmp_path, monkeypatch, capsys):
+    for number in range(8):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8), 500 * number, np.uint16)).save(tmp_path / "set" / f"{number}.png")
+    (tmp_path / "set" / "x.heic").touch()
+    name = f"folder:{tmp_path / 'set'}"
+    monkeypatch.setattr(sys, "argv", ["jimgen", "reference", name, "--out", str(tmp_path / "x.npz")])
+    sys.argv += ["--extractor", hook, "--bits", "12"]
+    cli.main()
+    assert "1 picture(s) left out, the first: " in (said := capsys.readouterr().err) and "x.heic" in said
+    assert load_reference(tmp_path / "x.npz").source.data_hash == data.load(name, bits=12).spec.hash
 
 
 def test_names_that_are_not_utf8_are_printed_with_their_bytes(tmp_path, monkeypatch):
