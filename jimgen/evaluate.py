@@ -113,7 +113,10 @@ def load_data(
 
 def default_folder(path: Path) -> Path:
     """Where the evaluation of a run or of a set of images goes, unless told otherwise."""
-    return path / "evaluation" if (path / "config.json").exists() else path.with_name(f"{path.stem}-evaluation")
+    if (path / "config.json").exists():
+        return path / "evaluation"
+    path = path if path.name not in ("", "..") else path.resolve()  # the folder that one is in has a name too
+    return path.with_name(f"{path.name if path.is_dir() else path.stem}-evaluation")
 
 
 def evaluate(

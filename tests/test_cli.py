@@ -130,17 +130,18 @@ def test_runs_that_know_no_labels_write_none(folders, jimgen, hook, tmp_path, mo
     monkeypatch.setattr("jimgen.metrics.evaluation.classification_accuracy_score", score)
     sets = {"run": folders["dcgan"], "npz": tmp_path / "set.npz", "folder": tmp_path / "set"}
     for out in (sets["npz"], sets["folder"]):
-        jimgen("sample", folders["dcgan"], "--num", 40, "--classes", "frequency", "--out", out)
+        jimgen("sample", folders["dcgan"], "--num", 50, "--classes", "frequency", "--out", out)
     assert arrays_of(sets["npz"])[1] is None
-    assert sorted(path.name for path in sets["folder"].iterdir()) == [f"{i:06d}.png" for i in range(40)]
+    assert sorted(path.name for path in sets["folder"].iterdir()) == [f"{i:06d}.png" for i in range(50)]
     measured = []
     for name, path in sets.items():
         trained.clear()
-        asked = ["--data", "digits", "--size", 16, "--num", 40, "--metrics", "cas", "--extractors", hook]
+        asked = ["--data", "digits", "--size", 16, "--num", 50, "--metrics", "cas", "--extractors", hook]
         found = json.loads(jimgen("evaluate", path, *asked, "--out", tmp_path / name).splitlines()[-1])
         assert found["cas_pseudo_labels"] == 50 and "cas" not in found
         measured.append(trained[0])
     assert measured[0] == measured[1] == measured[2]
+    assert size_of(tmp_path / "npz" / "extremes.png") == ((10 * 17 - 1) * 3, (6 * 17 - 1) * 3)  # 25 best, then 25 worst
 
 
 def test_unlabelled_data_give_no_labels(folders, jimgen, refused, tmp_path):
@@ -397,6 +398,18 @@ def test_evaluate_loads_real_images_as_the_run_did_field_by_field(folders, jimge
         with pytest.raises(SystemExit):
             jimgen("evaluate", run, "--num", 20, *flags)
         assert loaded.pop() == expected and not loaded
+
+
+def test_evaluations_lie_beside_what_was_evaluated(tmp_path, monkeypatch):
+    """Also beside the folder that one is in; and a name with a dot is not cut, as others may begin with it."""
+    from jimgen.evaluate import default_folder
+
+    (tmp_path / "set.v1").mkdir()
+    monkeypatch.chdir(tmp_path / "set.v1")
+    expected = tmp_path / "set.v1-evaluation"
+    assert default_folder(Path(".")) == default_folder(tmp_path / "set.v1") == expected
+    assert default_folder(Path("..")) == tmp_path.with_name(f"{tmp_path.name}-evaluation")
+    assert default_folder(tmp_path / "x.npz") == tmp_path / "x-evaluation"
 
 
 def test_report_of_several_runs(folders, jimgen, tmp_path):

@@ -181,3 +181,11 @@ def test_exact_copies_and_far_fakes_stay_finite():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 2**63 - 1])
+def test_cells_take_seeds_of_63_bits(seed):
+    """k-means itself takes 32; with a larger seed it still finds three clusters that are far apart."""
+    train = np.repeat(column(0, 10, 20), 5, axis=0)
+    cells = cut_into_cells(train, column(1, 11, 21), num_cells=3, seed=seed)
+    np.testing.assert_allclose(np.sort(cells.centres[:, 0]), [0, 10, 20])
