@@ -88,16 +88,19 @@ def output_folder(out: Path, *, empty: bool = False) -> Path:
     Raises:
         UserError: a file, a folder that holds something, or a place that cannot be written.
     """
+    from jimgen.files import disk_errors
+
     out = _writable(out, is_file=False)
-    if empty and out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is there already: give a folder that is empty or does not exist")
+    with disk_errors(out):
+        if empty and out.exists() and any(out.iterdir()):
+            raise UserError(f"{out} is there already: give a folder that is empty or does not exist")
     return out
 
 
 def _writable(out: Path, is_file: bool) -> Path:
     from jimgen.files import disk_errors
 
-    out = out.expanduser()
+    out = Path(os.path.expanduser(out))  # that of Path raises where there is no such user
     with disk_errors(out.parent):
         if out.exists() and out.is_dir() == is_file:
             kinds = ("file", "folder") if is_file else ("folder", "file")
