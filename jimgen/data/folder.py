@@ -139,7 +139,10 @@ def _without_wrapper(members: list[Member]) -> list[Member]:
 def _layout(files: list[Member], where: str) -> Layout:
     """Train and test by the names of the folders at the top."""
     tops = class_order(top for file in files if (top := class_of(file.name)))
-    within = {top: [file for file in files if class_of(file.name) == top] for top in tops}
+    within: dict[str, list[Member]] = {top: [] for top in tops}
+    for file in files:
+        if top := class_of(file.name):
+            within[top].append(file)
     splits: dict[str, list[str]] = {}
     for top in tops:
         if kind := split_of(top):
@@ -233,6 +236,10 @@ def _label_file(member: Member) -> dict[str, Any] | None:
                 told = json.load(file)
         except (ValueError, RecursionError):  # no JSON, or nested deeper than Python goes
             return None
+        except OSError:
+            raise
+        except Exception as error:  # a damaged archive can raise nearly anything
+            raise UserError(f"{member.where} is damaged ({error}); make or copy the archive anew") from error
     return told if isinstance(told, dict) and isinstance(told.get("labels", 0), list | None) else None
 
 

@@ -1,5 +1,6 @@
 """The files of a data set by their relative names, whether they lie in a folder or in a zip archive."""
 
+import errno
 import io
 import os
 import stat
@@ -11,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 from jimgen.data.archive import check_names, open_zip, read_member
 from jimgen.data.images import picture_suffixes
+from jimgen.errors import UserError
 from jimgen.files import read_errors, shown
 
 
@@ -47,7 +49,7 @@ def _in_folder(root: Path) -> list[Member]:
     while waiting:
         folder, prefix, above = waiting.pop()
         with read_errors(folder):
-            own = os.stat(folder)
+            own, real = os.stat(folder), os.path.realpath(folder)
             here = (own.st_dev, own.st_ino)
             if here in above:  # a link to a folder that it lies in would never end
                 continue
@@ -57,21 +59,41 @@ def _in_folder(root: Path) -> list[Member]:
                 with read_errors(entry.path):
                     if _exists(entry) and entry.is_dir():
                         waiting.append((entry.path, f"{prefix}{entry.name}/", above | {here}))
-                    elif member := _file(entry, prefix):
+                    elif member := _file(entry, prefix, real):
                         found.append(member)
     return found
 
 
 def _exists(entry: os.DirEntry) -> bool:
-    return not entry.is_symlink() or os.path.exists(entry.path)
+    """Whether an entry is more than a link to nothing.
+
+    Raises:
+      OSError: what a link leads to may not be read.
+      UserError: a link to nothing that may have been a folder: a class must not vanish.
+    """
+    if not entry.is_symlink():
+        return True
+    try:
+        os.stat(entry.path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not PurePosixPath(entry.name).suffix:
+            target = shown(os.readlink(entry.path))
+            raise UserError(f"{shown(entry.path)} is a link to {target}, where nothing is: remove it") from error
+        return False
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
+    return True
 
 
-def _file(entry: os.DirEntry, prefix: str) -> Member | None:
+def _file(entry: os.DirEntry, prefix: str, folder: str) -> Member | None:
     """A regular file, or a link to nowhere, which opening will tell. Pipes and devices would never end."""
     status = entry.stat() if _exists(entry) else entry.stat(follow_symlinks=False)
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
         return None
-    stamp = f"{os.path.realpath(entry.path)}\t{status.st_size}\t{status.st_mtime_ns}"
+    real = os.path.realpath(entry.path) if entry.is_symlink() else f"{folder}/{entry.name}"
+    stamp = f"{real}\t{status.st_size}\t{status.st_mtime_ns}"
     return Member(prefix + entry.name, shown(entry.path), status.st_size, stamp, Path(entry.path))
 
 

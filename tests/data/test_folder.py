@@ -224,6 +224,23 @@ def test_links_are_followed_and_loops_end(tmp_path):
     data = load(f"folder:{tmp_path / 'set'}")
     assert data.spec.num_train + data.spec.num_test == 3 and data.spec.class_names == ("a", "b")
     assert [fault.partition(":")[0] for fault in data.skipped] == [str(tmp_path / "set" / "b" / "gone.png")]
+    (tmp_path / "set" / "c").symlink_to(tmp_path / "not-mounted" / "c")
+    with pytest.raises(UserError, match="set/c is a link to .*not-mounted/c, where nothing is"):
+        load(f"folder:{tmp_path / 'set'}")
+
+
+def test_a_linked_class_behind_a_locked_folder_does_not_vanish(ordinary_user):
+    root, become = ordinary_user
+    for folder in ("set/a", "locked/b"):
+        for number in range(4):
+            picture(root / folder / f"{number}.png")
+    (root / "set" / "b").symlink_to(root / "locked" / "b")
+    with become():
+        assert load(f"folder:{root}/set").spec.class_names == ("a", "b")
+        (root / "locked").chmod(0)
+        with pytest.raises(UserError, match=f"cannot read {root}/set/b: Permission denied"):
+            load(f"folder:{root}/set")
+        (root / "locked").chmod(0o700)
 
 
 def test_pipes_are_not_opened(tmp_path):

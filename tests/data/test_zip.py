@@ -118,6 +118,17 @@ def test_a_damaged_member_is_a_picture_that_cannot_be_read(tmp_path):
     assert data.spec.num_train == 5 and len(data.skipped) == 1 and f"x.zip/{NAMES[0]}: Bad CRC" in data.skipped[0]
 
 
+def test_a_damaged_label_file_is_an_error(tmp_path):
+    """Without it the pictures would be unlabelled, silently."""
+    text = json.dumps({"labels": [[name, i % 2] for i, name in enumerate(NAMES)]})
+    name = save(tmp_path / "x.zip", FILES | {"dataset.json": text})
+    content = bytearray((tmp_path / "x.zip").read_bytes())
+    content[content.find(text.encode()) + 30] ^= 1
+    (tmp_path / "x.zip").write_bytes(content)
+    with pytest.raises(UserError, match="dataset.json is damaged .Bad CRC"):
+        load(name)
+
+
 def test_a_member_is_not_believed_to_be_larger_than_a_picture(tmp_path):
     """600 MB of zeros are a few hundred kilobytes in an archive. Nothing of them is unpacked."""
     name = save(tmp_path / "x.zip", FILES)
