@@ -99,7 +99,7 @@ def read_torch_weights(path: Path | str) -> tuple[dict[str, np.ndarray], str]:
     except _Refused as error:
         raise UserError(f"{path} is refused: {error}. Use a file of weights alone, from a source you trust") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
-        reason = str(error) or type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(f"{path} is damaged, cut off or no PyTorch file ({reason}): fetch it once more") from error
     return tensors, hashlib.sha256(content).hexdigest()
 

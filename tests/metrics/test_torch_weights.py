@@ -119,6 +119,17 @@ def test_every_cut_is_refused(name, tmp_path):
             read(tmp_path, FILES[name][:length])
 
 
+def test_messages_do_not_quote_damaged_bytes_at_length(tmp_path):
+    """Python's own quotes the whole name of a member, here all of the file."""
+    content = bytearray(FILES["zip"])
+    content[26:28] = b"\xff\x7f"  # the length of the first member's name
+    for flags in (7, content.index(b"PK\x01\x02") + 9):
+        content[flags] &= 0xF7  # whose name need not be UTF-8
+    with pytest.raises(UserError, match="damaged") as error:
+        read(tmp_path, bytes(content))
+    assert len(str(error.value)) < 600
+
+
 def test_a_changed_byte_of_the_numbers_is_noticed(tmp_path):
     place = FILES["zip"].index(np.arange(12, dtype="<f4").tobytes())
     with pytest.raises(UserError, match="damaged"):
