@@ -39,7 +39,9 @@ def read_errors(path: Path | str) -> Iterator[None]:
             fix = "Raise the limit of open files (ulimit -n)"
         else:
             fix = "Check the path and the disk"
-        raise UserError(f"cannot read {shown(path)}: {error.strerror or error}. {fix}.") from error
+        name = shown(path)
+        name = name if len(name) <= 500 else f"{name[:100]}... ({len(name)} characters)"
+        raise UserError(f"cannot read {name}: {error.strerror or error}. {fix}.") from error
 
 
 def status(path: Path | str) -> os.stat_result | None:

@@ -11,10 +11,10 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jimgen.data import labels as label_arrays
-from jimgen.data.archive import read_arrays
-from jimgen.data.folder import pictures_of, read_picture
-from jimgen.data.layout import class_of, class_order, natural, require_one_kind
-from jimgen.data.members import list_members
+from jimgen.data.archive import holds_arrays, read_arrays
+from jimgen.data.dataset import UNLABELLED
+from jimgen.data.folder import labels_of, layout_of, members_of, pictures_of, read_picture
+from jimgen.data.layout import natural
 from jimgen.errors import UserError
 from jimgen.files import disk_errors, shown, status, write_npz
 from jimgen.methods.method import Method
@@ -126,38 +126,39 @@ def save(path: Path, generated: GeneratedSet, form: Literal["npz", "folder"] | N
 def read_generated(path: Path, *, bits: int | None = None) -> GeneratedSet:
     """Reads a set back: an npz with `images` (uint8 [n, h, w, c]) and perhaps `labels`, or pictures in a folder or zip.
 
-    Pictures are found and decoded as those of `folder:PATH` are. Their order is the natural one of the file names.
-    Subfolders, where there are any, are classes in natural order; if all their names are numbers, these are the labels.
+    Pictures are found, decoded and labelled as those of `folder:PATH` are, and nothing is left out. Their order is the
+    natural one of the file names. Classes are in natural order; if all their names are numbers, these are the labels.
     `bits` is that of `data.load`.
 
     Raises:
         UserError: nothing there, a damaged file, arrays of another kind, a picture that cannot be read, pictures beside
-            class folders, or pictures of several sizes.
+            class folders, splits, or pictures of several sizes.
     """
     if status(path) is None:
         raise UserError(f"there is no {shown(path)}, neither an .npz file nor a folder or .zip of pictures")
-    if path.suffix.lower() == ".npz":
+    if path.is_file() and holds_arrays(path):
         return _read_npz(path)
     if not path.is_dir() and path.suffix.lower() != ".zip":
         raise UserError(f"{shown(path)} is neither an .npz file nor a folder or .zip of pictures")
-    files = sorted(pictures_of(list_members(path), shown(path)), key=lambda file: _order(file.name))
-    require_one_kind([file.name for file in files], shown(path))
+    members = members_of(path)
+    layout = layout_of(pictures_of(members, shown(path)), shown(path))
+    if layout.test is not None:
+        raise UserError(f"{shown(path)} holds {layout.below} and {layout.test_below}: give the path of one of them")
+    found = labels_of(layout, members, shown(path))
+    files = sorted(layout.train, key=lambda file: _order(file.name))
     images = [read_picture(file, bits=bits) for file in files]
     channels = max(image.shape[-1] for image in images)
     images = [np.repeat(image, channels, -1) if image.shape[-1] < channels else image for image in images]
     for file, image in zip(files, images, strict=True):
         if image.shape != images[0].shape:
             raise UserError(
-                f"{shown(path)}: pictures of several sizes, {images[0].shape} of {files[0].name} and {image.shape} of "
-                f"{file.name}: bring them to one"
+                f"{shown(path)}: pictures of several sizes, {images[0].shape} of {files[0].where} and {image.shape} of "
+                f"{file.where}: bring them to one"
             )
-    folders = [class_of(file.name) for file in files]
-    names = class_order(folder for folder in folders if folder is not None)
-    if not names:
+    if found.class_names == UNLABELLED:
         return GeneratedSet(np.stack(images), None)
-    numbers = label_numbers(names)
-    labels = [numbers[names.index(folder)] for folder in folders if folder is not None]
-    return GeneratedSet(np.stack(images), np.asarray(labels, np.int32), names)
+    numbers = np.asarray(label_numbers(found.class_names), np.int32)
+    return GeneratedSet(np.stack(images), numbers[[found.of[file.name] for file in files]], found.class_names)
 
 
 def labels_for(generated: GeneratedSet, class_names: Sequence[str]) -> np.ndarray | None:

@@ -1,5 +1,7 @@
 """Generated sets: the same set for the same seed anywhere, and what comes back from a file is what went into it."""
 
+import io
+import json
 import zipfile
 
 import jax
@@ -134,6 +136,7 @@ def folder_of(root, names, copies=3):
         ["a2", "a10"],
         ["0001", "0002"],
         ["1", "01"],
+        ["train/b", "train/a"],
     ],
 )
 def test_a_folder_has_the_same_classes_as_training_data_and_as_a_generated_set(tmp_path, names):
@@ -144,6 +147,28 @@ def test_a_folder_has_the_same_classes_as_training_data_and_as_a_generated_set(t
     drawn = read_generated(folder)
     labels = labels_for(drawn, trained.spec.class_names)
     assert [level_of[int(level)] for level in drawn.images[:, 0, 0, 0]] == labels.tolist()
+
+
+def test_an_archive_with_a_label_file_has_the_same_classes_as_either(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        labels = [[f"{i // 4:05d}/{i}.png", (i + 1) % 3] for i in range(12)]
+        for i, (name, _) in enumerate(labels):
+            file = io.BytesIO()
+            Image.new("L", (4, 4), i).save(file, "png")
+            archive.writestr(f"around/{name}", file.getvalue())
+        archive.writestr("around/dataset.json", json.dumps({"labels": labels}))
+    trained = data.load(f"folder:{tmp_path / 'set.zip'}")
+    assert trained.spec.class_names == ("0", "1", "2")
+    drawn = read_generated(tmp_path / "set.zip")
+    for images, found in (trained.train, (drawn.images, labels_for(drawn, trained.spec.class_names))):
+        np.testing.assert_array_equal((images[:, 0, 0, 0] + 1) % 3, found)
+
+
+def test_a_split_folder_is_no_set(tmp_path):
+    folder_of(tmp_path / "set", ["train/a", "train/b", "valid/a", "valid/b"])
+    with pytest.raises(UserError, match="holds train/ and valid/: give the path of one"):
+        read_generated(tmp_path / "set")
+    assert labels_for(read_generated(tmp_path / "set" / "valid"), ("a", "b")).tolist() == [0, 1] * 3
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], [0, 2], [1]])

@@ -63,11 +63,9 @@ def open_folder(path: str, *, bits: int | None = None) -> Source:
         train, a test split without labels where train has them, a test class that train lacks, no readable header.
     """
     where, root = f"folder:{shown(path)}", _root(path)
-    members = list_members(root)
-    if not root.is_dir():
-        members = _without_wrapper(members)
-    layout = _layout(pictures_of(members, where), where)
-    labels = _labels(layout, members, where)
+    members = members_of(root)
+    layout = layout_of(pictures_of(members, where), where)
+    labels = labels_of(layout, members, where)
     skipped, shapes, streams = [], set(), []
     for split in (layout.train, layout.test or []):
         readable = []
@@ -108,6 +106,16 @@ def _root(path: str) -> Path:
     return root
 
 
+def members_of(root: Path) -> list[Member]:
+    """`list_members`; those of an archive without one folder around all of them.
+
+    Raises:
+      UserError: as `list_members`.
+    """
+    members = list_members(root)
+    return members if root.is_dir() else _without_wrapper(members)
+
+
 def pictures_of(members: Sequence[Member], where: str) -> list[Member]:
     """The members that are pictures by their names, those that are not read here included.
 
@@ -136,8 +144,12 @@ def _without_wrapper(members: list[Member]) -> list[Member]:
     return within if worth else members
 
 
-def _layout(files: list[Member], where: str) -> Layout:
-    """Train and test by the names of the folders at the top."""
+def layout_of(files: list[Member], where: str) -> Layout:
+    """Train and test by the names of the folders at the top: see `open_folder`.
+
+    Raises:
+      UserError: splits without train, two of one kind, a test split without labels where train has them.
+    """
     tops = class_order(top for file in files if (top := class_of(file.name)))
     within: dict[str, list[Member]] = {top: [] for top in tops}
     for file in files:
@@ -203,7 +215,7 @@ def _are_splits(folders: Collection[str | None]) -> bool:
     return "train" in kinds and len(kinds - {None}) > 1
 
 
-def _labels(layout: Layout, members: Sequence[Member], where: str) -> Labels:
+def labels_of(layout: Layout, members: Sequence[Member], where: str) -> Labels:
     """Labels by LABEL_FILE, else by folders.
 
     Raises:

@@ -190,11 +190,12 @@ def _require_fit(name: str, source: Source, size: int | None, fit: Literal["resi
     """Raises UserError where pictures cannot be brought to the size, as their headers tell: no batch may find out."""
     faults, count = [], 0
     for split, where in ((source.train, "train"), (source.test, "test")):
-        if isinstance(split, Stream) and (split.rows or split.size):
-            for row, stored in enumerate(row.size for row in split.rows) if split.rows else enumerate(_sizes(split)):
-                if reason := pictures.misfit(*stored, size, fit):
-                    faults.append(f"{split.rows[row].where if split.rows else f'row {row} of {where}'}: {reason}")
-            count += len(split)
+        if not isinstance(split, Stream) or split.rows is None and split.size is None:
+            continue  # of one size, which arrays have; fitting them tells
+        for row, stored in enumerate(_sizes(split)):
+            if reason := pictures.misfit(*stored, size, fit):
+                faults.append(f"{split.rows[row].where if split.rows else f'row {row} of {where}'}: {reason}")
+        count += len(split)
     if faults:
         raise UserError(
             f"{name}: {len(faults)} of {count} pictures cannot be brought to size {size}; the first is {faults[0]}, or "
@@ -203,7 +204,9 @@ def _require_fit(name: str, source: Source, size: int | None, fit: Literal["resi
 
 
 def _sizes(stream: Stream) -> list[tuple[int, int]]:
-    """The sizes of all rows by their headers; remembered, as whole files are read for them."""
+    """The sizes of all rows by their headers; remembered where that takes long."""
+    if stream.rows is not None:
+        return [row.size for row in stream.rows]
     assert stream.size is not None
     memory = cache_dir() / f"sizes-{hashlib.sha256(stream.identity.encode()).hexdigest()}.npz"
     try:
