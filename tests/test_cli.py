@@ -506,6 +506,7 @@ def test_doctor_names_versions_devices_and_data(jimgen):
         (["evaluate", "{dcgan}", "--metrics", "fid"], "unknown metrics fid"),
         (["evaluate", "{dcgan}", "--num", "20", "--extractors", "vgg"], "unknown extractor 'vgg'"),
         (["evaluate", "{dcgan}", "--num", "20", "--data", "digits", "--size", "8"], "bring them to one size"),
+        (["evaluate", "{flow}", "--num", "30", "--metrics", "is", "--extractors", "{hook}"], "Give a larger --num"),
         (["compare", "{dcgan}"], "has no evaluation yet"),
         (["reference", "digits", "--out", "{none}/x.json"], "ends in .npz"),
         (["sample", "{dcgan}", "--best"], "keeps no best checkpoint"),
@@ -518,8 +519,8 @@ def test_doctor_names_versions_devices_and_data(jimgen):
         (["train", "{none}/x.py"], "there is no experiment"),
     ],
 )
-def test_bad_input_is_told_and_nothing_written(folders, refused, tmp_path, arguments, message):
-    places = {**folders, "none": tmp_path / "none"}
+def test_bad_input_is_told_and_nothing_written(folders, refused, hook, tmp_path, arguments, message):
+    places = {**folders, "none": tmp_path / "none", "hook": hook}
     before = {name: contents(folder) for name, folder in folders.items()}
     assert message in refused(*(argument.format(**places) for argument in arguments))
     assert {name: contents(folder) for name, folder in folders.items()} == before

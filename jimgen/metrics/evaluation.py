@@ -135,7 +135,10 @@ def compared_with(
     train = read_rows(dataset.train, chosen_rows(num_rows(dataset.train), min(count, num_rows(dataset.train))))
     test = read_rows(dataset.test, chosen_rows(num_rows(dataset.test), min(count, num_rows(dataset.test))))
     wanted_labels = np.resize(train[1], count)
-    gaussian = gaussian_per_class(*train, wanted_labels, seed=seed)
+    try:
+        gaussian = gaussian_per_class(*train, wanted_labels, seed=seed)
+    except ValueError as error:  # too few images of a class
+        raise UserError(f"{count} images are too few to compare with: {error}. Give a larger --num.") from error
     real = measure(*test, dataset, extractors, others, seed=seed).figures if others else {}
     if "cas" in metrics:
         real["cas"] = 100 * _cas(*train, dataset, seed, CAS_STEPS)["accuracy"]
