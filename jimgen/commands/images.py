@@ -49,12 +49,8 @@ def sample(
         drawn = draw_images(loaded, shown, seed, classes, label)
     if path.suffix.lower() == ".png":
         in_turn = loaded.conditional and label is None and classes == "balanced"
-        _write(
-            path,
-            drawn.images,
-            drawn.labels,
-            columns=_class_columns(shown, loaded.spec.num_classes) if in_turn else None,
-        )
+        columns = _class_columns(shown, loaded.spec.num_classes) if in_turn else None
+        _write(path, drawn.images, drawn.labels, columns)
     else:
         print(generated.save(path, drawn))
 
