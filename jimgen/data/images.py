@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -108,6 +109,8 @@ def decode(
       UserError: the file may not be read, or memory is short: nothing that the file's content is to blame for.
     """
     with _opened(file, name) as image:
+        if image.format == "PNG":
+            _check_png(image.fp)  # pyright: ignore[reportAttributeAccessIssue]
         stored = _stored(image)
         if bits not in (None, 16) and not stored.is_grey and ";16" in _rawmode(image):
             raise ValueError("16 bits a channel in colour: Pillow reads the upper 8 of them; save it with 8 bits")
@@ -226,6 +229,19 @@ def _rawmode(image: Image.Image) -> str:
     args = tiles[0].args if tiles else ""
     first = args[0] if isinstance(args, tuple) and args else args
     return first if isinstance(first, str) else ""
+
+
+def _check_png(file: Any) -> None:
+    """Raises ValueError where the checksum of a chunk of pixels is wrong: Pillow does not look at the last one."""
+    here = file.tell()
+    file.seek(8)
+    while len(start := file.read(8)) == 8 and start[4:] != b"IEND":
+        length, name = int.from_bytes(start[:4], "big"), start[4:]
+        if name != b"IDAT":
+            file.seek(length + 4, 1)
+        elif zlib.crc32(file.read(length), zlib.crc32(name)) != int.from_bytes(file.read(4), "big"):
+            raise ValueError("its pixels are damaged: their checksum is wrong")
+    file.seek(here)
 
 
 def _is_turned_by_pillow(image: Image.Image) -> bool:

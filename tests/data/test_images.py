@@ -317,3 +317,16 @@ def test_a_picture_that_is_handed_over_open_stays_open():
     for _ in range(2):
         file.seek(0)
         np.testing.assert_array_equal(decode(file)[..., 0], GREY)
+
+
+def test_pixels_with_a_wrong_checksum_are_refused():
+    """Pillow looks at no checksum once it has all the rows it needs."""
+    file = io.BytesIO()
+    Image.fromarray(GREY).save(file, "png")
+    content = bytearray(file.getvalue())
+    assert decode(io.BytesIO(content)).shape == (2, 3, 1)
+    start = content.index(b"IDAT")
+    length = int.from_bytes(content[start - 4 : start], "big")
+    content[start + 4 + length] ^= 1  # of the checksum itself
+    with pytest.raises(UnreadableImage, match="checksum is wrong"):
+        decode(io.BytesIO(content))
