@@ -23,7 +23,7 @@ docs/results.md. The others: see experiments/token_transformer.py for the first,
 from jimgen.experiment import RunConfig, main
 
 # isort: split
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import optax
@@ -33,13 +33,14 @@ from jimgen.methods.masked import masked
 from jimgen.methods.method import Method
 from jimgen.nets.masked_transformer import MaskedTransformer
 from jimgen.nets.transformer import Backbone, num_heads
+from jimgen.run_folder import CONTAINED_RUN
 from jimgen.schedules import warmup_cosine
 from jimgen.tokenizer_run import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
-    tokenizer: str = ""
+    tokenizer: str = field(default="", metadata=CONTAINED_RUN)
     """folder of a run of experiments/tokenizer.py on images of this size"""
     width: int = 128
     """of the tokens"""

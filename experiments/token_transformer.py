@@ -25,7 +25,7 @@ classes recognisable, Frechet distances in docs/results.md. Each on one core tha
 from jimgen.experiment import RunConfig, main
 
 # isort: split
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import optax
@@ -35,6 +35,7 @@ from jimgen.methods.autoregressive import token_autoregressive
 from jimgen.methods.method import Method
 from jimgen.nets.token_transformer import TokenTransformer
 from jimgen.nets.transformer import Backbone, num_heads
+from jimgen.run_folder import CONTAINED_RUN
 from jimgen.sampling_logits import LogitFilter
 from jimgen.schedules import warmup_cosine
 from jimgen.tokenizer_run import load_tokenizer
@@ -42,7 +43,7 @@ from jimgen.tokenizer_run import load_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
-    tokenizer: str = ""
+    tokenizer: str = field(default="", metadata=CONTAINED_RUN)
     """folder of a run of experiments/tokenizer.py on images of this size"""
     order: Literal["raster", "random"] = "raster"
     """in which tokens are read: row by row, or drawn for each image"""

@@ -15,7 +15,7 @@ from jimgen import __version__
 from jimgen.commands.begin import output_file, started_jax
 from jimgen.commands.figures import compare, evaluate, reference
 from jimgen.commands.images import inpaint, interpolate, reconstruct, sample
-from jimgen.errors import UserError, escape_unprintable
+from jimgen.errors import UserError, errors_in_a_line
 from jimgen.interrupts import end_at_once
 
 
@@ -34,18 +34,13 @@ def main() -> None:
         "runs": runs,
         "doctor": doctor,
     }
-    escape_unprintable()
-    try:
-        with end_at_once("SIGINT", "SIGPIPE"):  # what a command writes is whole or not there
-            if sys.argv[1:2] == ["train"] and len(sys.argv) > 2 and not sys.argv[2].startswith("-"):
-                train(sys.argv[2], *sys.argv[3:])  # its flags are the experiment's own
-            elif sys.argv[1:] == ["--version"]:
-                print(f"jimgen {__version__}")
-            else:
-                tyro.extras.subcommand_cli_from_dict(commands, prog="jimgen", description=__doc__)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with errors_in_a_line(), end_at_once("SIGINT", "SIGPIPE"):  # what a command writes is whole or not there
+        if sys.argv[1:2] == ["train"] and len(sys.argv) > 2 and not sys.argv[2].startswith("-"):
+            train(sys.argv[2], *sys.argv[3:])  # its flags are the experiment's own
+        elif sys.argv[1:] == ["--version"]:
+            print(f"jimgen {__version__}")
+        else:
+            tyro.extras.subcommand_cli_from_dict(commands, prog="jimgen", description=__doc__)
 
 
 def train(experiment: tyro.conf.Positional[str], *flags: str) -> None:
@@ -90,22 +85,27 @@ def runs(folder: tyro.conf.Positional[Path] = Path("runs")) -> None:
     Args:
         folder: where runs lie.
     """
-    import json
-
     from jimgen.curves import read_metrics
+    from jimgen.run_folder import METRICS, find_runs, read_saved
 
-    found = sorted(path.parent for path in folder.rglob("config.json"))
+    found = find_runs(folder)
     if not found:
         raise UserError(f"no runs in {folder}: train one, for example `jimgen train vae`")
     for run in found:
-        saved = json.loads((run / "config.json").read_text())
-        rows = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+        try:
+            saved = read_saved(run)
+            assert saved is not None
+            rows = read_metrics(run / METRICS) if (run / METRICS).exists() else []
+        except UserError as error:
+            print(f"{run}  {error}")
+            continue
         last: dict[str, Any] = {}
         for row in rows:
             last |= row
         figures = {name: value for name, value in last.items() if name.endswith("/loss") or name.startswith("test/")}
         shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        print(f"{run}  {saved['config']['data']}  step {last.get('step', 0)} of {saved['config']['steps']}  {shown}")
+        steps = saved.config.get("steps", "?")
+        print(f"{run}  {saved.data.name}  step {last.get('step', 0)} of {steps}  {shown}")
 
 
 def doctor() -> None:

@@ -1,17 +1,37 @@
-"""The one error that people are meant to see."""
+"""The one error that people are meant to see, and how entry points show it."""
 
+import contextlib
+import io
+import os
 import sys
+from collections.abc import Iterator
 
 
 class UserError(Exception):
-    """Something the user can mend. The message names the cause and the mend, in one or two lines.
+    """Something the user can fix. The message names the cause and the fix, in one or two lines.
 
     Entry points print it without a traceback and exit with status 2.
     """
 
 
-def escape_unprintable() -> None:
-    """Prints what the terminal's encoding lacks, such as names that are not UTF-8, as escapes in place of failing."""
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None:  # a stream that someone put in its place may have none
-        reconfigure(errors="backslashreplace")
+@contextlib.contextmanager
+def errors_in_a_line() -> Iterator[None]:
+    """For entry points: prints a UserError to stderr as "error: ..." and exits with status 2.
+
+    So it does with what the system says of a file, wherever that was not foreseen; JIMGEN_TRACEBACK=1 shows where. File
+    names that are not UTF-8 print as backslash escapes.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        if error.filename is None or os.environ.get("JIMGEN_TRACEBACK"):
+            raise
+        message = f"{os.fsdecode(error.filename)}: {error.strerror} (JIMGEN_TRACEBACK=1 shows where)"
+    else:
+        return
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)

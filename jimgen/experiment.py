@@ -6,7 +6,6 @@ import jimgen.libraries  # noqa: F401
 import dataclasses
 import difflib
 import hashlib
-import importlib.util
 import inspect
 import json
 import math
@@ -32,7 +31,7 @@ from jimgen import checkpoint, data, loop, report
 from jimgen.cpu import keep_freed_memory
 from jimgen.data.dataset import DataSpec
 from jimgen.data.paths import PATH_KINDS, canonical
-from jimgen.errors import UserError, escape_unprintable
+from jimgen.errors import UserError, errors_in_a_line
 from jimgen.files import disk_errors, write_atomically
 from jimgen.interrupts import end_at_once
 from jimgen.lock import only_training
@@ -42,6 +41,20 @@ from jimgen.metrics.extractors import load_extractor
 from jimgen.noise import require_seed
 from jimgen.output import Output
 from jimgen.quality import check_quality, extractor_name
+from jimgen.run_folder import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG,
+    ENVIRONMENT,
+    EXPERIMENT,
+    MODULES,
+    Saved,
+    contained_runs,
+    from_values,
+    read_saved,
+    with_contained_runs,
+)
+from jimgen.source_files import copy_experiment, load_experiment
 from jimgen.train_step import TrainState
 
 __all__ = ["RunConfig", "main", "load_run", "Run"]
@@ -72,27 +85,22 @@ def main(config_class: type[Config], build: Build, arguments: Sequence[str] | No
     """
     source = Path(inspect.getfile(build))
     description = (inspect.getmodule(build) or build).__doc__
-    escape_unprintable()
     output = Output()
     try:
-        with end_at_once("SIGINT", "SIGPIPE"):
-            parse = partial(tyro.cli, config_class, args=arguments, prog=source.name, description=description)
-            config = parse()
-            if saved := _saved_config(config_class, _folder(config, source)):
-                config = parse(default=saved)  # what is not said again stays as it was
-        with end_at_once("SIGINT"):  # while the loop runs, it saves first
-            run(config, build, output)
-    except UserError as error:
-        sys.exit(_report(error))
+        with errors_in_a_line():
+            with end_at_once("SIGINT", "SIGPIPE"):
+                parse = partial(tyro.cli, config_class, args=arguments, prog=source.name, description=description)
+                config = parse()
+                folder = _folder(config, source)
+                saved = read_saved(folder)
+                if saved and saved.experiment == source.stem:  # what is not said again stays as it was
+                    config = parse(default=_saved_config(config_class, saved, folder))
+            with end_at_once("SIGINT"):  # while the loop runs, it saves first
+                run(config, build, output)
     except loop.Interrupted as stop:
         command = shlex.join(["python", *(sys.argv if arguments is None else [str(source)])])
         output.print(f"\nsaved at step {stop.step} after {signal.Signals(stop.signum).name}; to resume: {command}")
         sys.exit(128 + stop.signum)
-
-
-def _report(error: UserError) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
 
 
 def run(config: RunConfig, build: Build, output: Output | None = None) -> TrainState | None:
@@ -102,7 +110,8 @@ def run(config: RunConfig, build: Build, output: Output | None = None) -> TrainS
     keep_freed_memory()
     source = Path(inspect.getfile(build))
     folder = _folder(config, source)
-    _require_same_config(config, source, folder)
+    saved = read_saved(folder)
+    _require_same_config(config, saved, source, folder)
     dataset = data.load(
         config.data,
         size=config.size,
@@ -118,18 +127,21 @@ def run(config: RunConfig, build: Build, output: Output | None = None) -> TrainS
         output.print(left_out, style="yellow")
     for note in dataset.notes:
         output.print(note, style="yellow")
-    if note := _schedule_note(config, folder):
+    if note := _schedule_note(config, saved, folder):
         output.print(note, style="yellow")
-    method = build_method(config, build, dataset.spec)
+    inside = config if saved is None else _with_contained(config, saved, folder)
+    method = build_method(inside, build, dataset.spec)
     if config.dry_run:
         loop.describe(method, dataset.spec, config, output)
         return None
     if config.quality_every:
         check_quality(config.quality_metric, config.quality_num, dataset)
         load_extractor(extractor_name(config.quality_extractor, config.data))  # what is missing is told now
-    _require_same_data(dataset.spec, folder, config.override)
+    _require_same_data(dataset.spec, saved, folder, config.override)
     loop.prepare(method, dataset.spec, config)  # a batch that does not fit is told before anything is written
     with only_training(folder):
+        for name, run_inside in contained_runs(inside).items():
+            _contain(Path(run_inside), folder / name)
         _write_run_files(config, source, dataset.spec, folder)
         began = time.perf_counter()
         output.print(f"{source.stem} on {dataset.spec.name} {list(dataset.spec.shape)}: {folder}")
@@ -144,18 +156,44 @@ def _folder(config: RunConfig, source: Path) -> Path:
     if len(os.fsencode(name)) > LONGEST_NAME:
         name = f"{name[:60]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
     folder = Path(config.workdir or Path("runs") / name).expanduser()
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--workdir {folder} is a file: give a folder, or one that does not exist yet")
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"--workdir {folder} is a file: give a folder, or one that does not exist yet")
+    except OSError as error:
+        raise UserError(f"--workdir {str(folder):.200}: {error.strerror}. Choose another folder.") from error
     return folder
 
 
-def _saved_config(config_class: type[Config], folder: Path) -> Config | None:
+def _saved_config(config_class: type[Config], saved: Saved, folder: Path) -> Config:
     """The config that a run was begun with, as far as its class still has the fields."""
-    saved = _read_json(folder / "config.json")
-    if saved is None:
-        return None
-    fields = {field.name for field in dataclasses.fields(config_class)} - {"override", "dry_run"}
-    return config_class(**{name: _tuples(value) for name, value in saved["config"].items() if name in fields})
+    values = {name: value for name, value in saved.config.items() if name not in ("override", "dry_run")}
+    return from_values(config_class, values, folder / CONFIG)
+
+
+def _with_contained(config: RunConfig, saved: Saved, folder: Path) -> RunConfig:
+    """The config with the runs that its folder contains, where they are still those that it names."""
+    same = all(saved.config.get(name) == value for name, value in contained_runs(config).items())
+    return with_contained_runs(config, folder) if same else config
+
+
+def _contain(run: Path, copy: Path) -> None:
+    """Copies what it takes to use a run (config, code, the newest good checkpoint), to where it is not yet."""
+    if copy.resolve() == run.resolve():
+        return
+    loaded = load_run(run)
+    shutil.rmtree(copy, ignore_errors=True)
+    with disk_errors(copy):
+        copy.mkdir(parents=True)
+        for name in (EXPERIMENT, ENVIRONMENT):
+            shutil.copyfile(run / name, copy / name)
+        for name in (MODULES, *contained_runs(loaded.config)):
+            if (run / name).is_dir():
+                shutil.copytree(run / name, copy / name)
+    manager = checkpoint.open_checkpoints(copy / CHECKPOINTS)
+    checkpoint.save(manager, loaded.state)
+    checkpoint.finish(manager)
+    manager.close()
+    shutil.copyfile(run / CONFIG, copy / CONFIG)  # last: now it is a run
 
 
 def _changed(config: RunConfig, changes: Sequence[str]) -> RunConfig:
@@ -234,65 +272,37 @@ def load_run(folder: Path, best: bool = False, changes: Sequence[str] = ()) -> R
       UserError: no run there, one of another version of jimgen, or no good checkpoint in it; changes of no such field,
         or that the weights do not fit.
     """
-    saved = _read_json(folder / "config.json")
-    if saved is None or not (folder / "experiment.py").exists():
-        raise UserError(f"{folder} is not a run: it has no config.json and experiment.py. `jimgen runs` lists runs.")
-    module_spec = importlib.util.spec_from_file_location("jimgen_run_experiment", folder / "experiment.py")
-    assert module_spec and module_spec.loader
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module  # dataclasses look their module up
-    try:
-        module_spec.loader.exec_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"{folder}/experiment.py was written for another version of jimgen: {error}. Install that version (its "
-            "commit is in environment.json), or put today's file of that experiment in its place."
-        ) from error
-    config = _saved_config(module.Config, folder)
-    assert config is not None
-    config = _changed(config, changes)
-    spec = DataSpec(**{name: _tuples(value) for name, value in saved["data"].items()})
+    saved = read_saved(folder)
+    if saved is None or not (folder / EXPERIMENT).exists():
+        raise UserError(f"{folder} is not a run: it has no {CONFIG} and {EXPERIMENT}. `jimgen runs` lists runs.")
+    module, spec = load_experiment(folder), saved.data
+    config = _changed(with_contained_runs(_saved_config(module.Config, saved, folder), folder), changes)
     method = build_method(config, module.build, spec)
     target = jax.eval_shape(partial(loop.initialise, method, spec, config.seed))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), target)
-    if best and not (folder / "best").is_dir():
+    if best and not (folder / BEST).is_dir():
         raise UserError(f"{folder} keeps no best checkpoint: train it with --quality-every N")
-    saved_in = folder / ("best" if best else "checkpoints")
-    state, warnings = checkpoint.read(saved_in, target)
+    state, warnings = checkpoint.read(folder / (BEST if best else CHECKPOINTS), target)
     for warning in warnings:
         print(warning, file=sys.stderr)
     if state is None:
         raise UserError(f"{folder} has no checkpoint yet: train it first, or longer")
-    return Run(folder, config, spec, method, state, saved["experiment"], module)
+    return Run(folder, config, spec, method, state, saved.experiment, module)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(x) for x in value) if isinstance(value, list) else value
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): mend it, or use another --workdir") from error
-
-
-def _require_same_config(config: RunConfig, source: Path, folder: Path) -> None:
+def _require_same_config(config: RunConfig, saved: Saved | None, source: Path, folder: Path) -> None:
     """An existing run goes on only as what it was, unless the user says otherwise."""
-    saved = _read_json(folder / "config.json")
     if saved is None or config.override or config.dry_run:
         return
-    if saved["experiment"] != source.stem:
-        raise UserError(f"{folder} is a run of {saved['experiment']}, not of {source.stem}: give another --workdir")
+    if saved.experiment != source.stem:
+        raise UserError(f"{folder} is a run of {saved.experiment}, not of {source.stem}: give another --workdir")
     now = json.loads(json.dumps(dataclasses.asdict(config)))
-    names = [n for n in now if n not in FREE_FIELDS and n in saved["config"] and saved["config"][n] != now[n]]
-    if "data" in names and _both_paths(saved["config"]["data"], config.data):
+    names = [n for n in now if n not in FREE_FIELDS and n in saved.config and saved.config[n] != now[n]]
+    if "data" in names and _both_paths(saved.config["data"], config.data):
         names.remove("data")  # one folder can be written in many ways: the hash of its content decides
     if names:
-        changes = ", ".join(f"{name} {saved['config'][name]!r} -> {now[name]!r}" for name in names)
+        changes = ", ".join(f"{name} {saved.config[name]!r} -> {now[name]!r}" for name in names)
         raise UserError(f"{folder} was trained with another config: {changes}.\nGive a new --workdir, or --override.")
 
 
@@ -301,15 +311,15 @@ def _both_paths(*names: str) -> bool:
     return len(kinds) == 1 and kinds <= set(PATH_KINDS)
 
 
-def _schedule_note(config: RunConfig, folder: Path) -> str:
+def _schedule_note(config: RunConfig, saved: Saved | None, folder: Path) -> str:
     """What to know of a learning rate that leaps where a run resumes, or ends before the run; "" if nothing."""
     schedule_steps = getattr(config, "schedule_steps", None)
     if schedule_steps is None:
         return ""
-    saved = (_read_json(folder / "config.json") or {"config": {}})["config"]
-    now, before = schedule_steps or config.steps, saved.get("schedule_steps") or saved.get("steps")
+    then = saved.config if saved else {}
+    now, before = schedule_steps or config.steps, then.get("schedule_steps") or then.get("steps")
     notes = []
-    if before not in (None, now) and any((folder / "checkpoints").glob("[0-9]*")):
+    if before not in (None, now) and any((folder / CHECKPOINTS).glob("[0-9]*")):
         notes.append(
             f"the learning rate now falls to 0 at step {now}, not {before}, so it leaps where this run resumes: "
             f"--schedule-steps {before} keeps the curve that it was begun with"
@@ -319,12 +329,11 @@ def _schedule_note(config: RunConfig, folder: Path) -> str:
     return "\n".join(notes)
 
 
-def _require_same_data(spec: DataSpec, folder: Path, override: bool) -> None:
-    saved = _read_json(folder / "config.json")
-    if saved and not override and saved["data"]["hash"] != spec.hash:
+def _require_same_data(spec: DataSpec, saved: Saved | None, folder: Path, override: bool) -> None:
+    if saved and not override and saved.data.hash != spec.hash:
         raise UserError(
             f"the data {spec.name} are not those that {folder} was trained on (hash {spec.hash[:12]}, then "
-            f"{saved['data']['hash'][:12]}).\nGive a new --workdir, or --override."
+            f"{saved.data.hash[:12]}).\nGive a new --workdir, or --override."
         )
 
 
@@ -334,11 +343,11 @@ def _write_run_files(config: RunConfig, source: Path, spec: DataSpec, folder: Pa
     changed = {name: value for name, value in values.items() if value != defaults[name]}
     saved = {"experiment": source.stem, "config": values, "changed": changed, "data": spec._asdict()}
     with disk_errors(folder):
-        for name in ("samples", "plots", "checkpoints"):
+        for name in ("samples", "plots", CHECKPOINTS):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        _write_json(folder / "config.json", saved)
-        _write_json(folder / "environment.json", environment(config, spec))
-        shutil.copyfile(source, folder / "experiment.py")
+        copy_experiment(source, folder)
+        _write_json(folder / ENVIRONMENT, environment(config, spec))
+        _write_json(folder / CONFIG, saved)
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -358,7 +367,7 @@ def environment(config: RunConfig, spec: DataSpec) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "data_hash": spec.hash,
         "seed": config.seed,
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
 

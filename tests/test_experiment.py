@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -30,12 +31,14 @@ from runs import (
     signal_before,
     tiny_config,
     tiny_flags,
+    tiny_tokenizer,
 )
 
 from jimgen import data, experiment, loop
 from jimgen.checkpoint import content_hash
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
+from jimgen.lock import only_training
 
 NAMES = ("dcgan", "vae")
 
@@ -328,6 +331,103 @@ def test_other_data_of_the_same_name_are_refused(copy, capsys):
 def test_a_damaged_config_is_named(copy, capsys):
     (copy / "config.json").write_text('{"config": ')
     assert "config.json is damaged" in refusal(capsys, "vae", "--workdir", str(copy))
+
+
+def test_a_folder_that_is_being_trained_in_is_refused(copy, capsys):
+    before = contents(copy)
+    with only_training(copy):
+        held = contents(copy)
+        message = refusal(capsys, "vae", "--workdir", str(copy), "--steps", "3")
+        assert f"is being trained by process {os.getpid()}" in message and contents(copy) == held
+    assert held.keys() - before.keys() == {".lock"}
+
+
+@pytest.mark.parametrize("name", ["exp[/b] [final]", "a b'c", "runs :smile:", "ünï", "-x", "\udcff"])
+def test_any_name_will_do_for_a_workdir(tmp_path, monkeypatch, capsys, name):
+    """Brackets are no markup, and what is to be typed to resume is quoted for the shell."""
+    monkeypatch.chdir(tmp_path)
+    flags = tiny_flags("vae", Path(name))
+    flags[flags.index("--workdir") :][:2] = []
+    flags.append(f"--workdir={name}")
+    monkeypatch.setattr(sys, "argv", ["vae.py", *flags])
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        signal_before(patch, 1)
+        module = load_experiment("vae")
+        experiment.main(module.Config, module.build)
+    assert stop.value.code == 143 and saved_steps(Path(name)) == [1]
+    said = capsys.readouterr().out
+    if name.isprintable():
+        assert f"[8, 8, 1]: {Path(name)}\n" in said
+        assert shlex.split(said.partition("to resume: ")[2].strip()) == ["python", "vae.py", *flags]
+
+
+def test_a_workdir_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    train("vae", Path("~/run"), steps=1)
+    assert saved_steps(tmp_path / "run") == [1]
+
+
+@pytest.mark.parametrize("length", [300, 5000])
+def test_very_long_names_of_data_are_told_in_two_lines(capsys, monkeypatch, tmp_path, length):
+    monkeypatch.chdir(tmp_path)
+    for name in ("folder:" + "x" * length, "npz:" + "x/" * (length // 2)):
+        refusal(capsys, "vae", "--data", name)
+    message = refusal(capsys, "vae", "--workdir", "x" * length)
+    assert "--workdir xxx" in message and "too long" in message and len(message) < 400
+
+
+def test_what_may_not_be_read_or_written_is_told(capsys, monkeypatch, ordinary_user):
+    """A locked parent, a locked workdir, a workdir without the right to write, a locked config."""
+    folder, become = ordinary_user
+    train("vae", folder / "run")
+    with become():
+        for locked, mode in (
+            (folder, 0),
+            (folder / "run", 0),
+            (folder / "run", 0o500),
+            (folder / "run/config.json", 0),
+        ):
+            locked.chmod(mode)
+            assert "Permission denied" in refusal(capsys, "vae", "--workdir", str(folder / "run"), "--steps", "3")
+            locked.chmod(0o700)
+
+
+# Runs that need other files
+
+
+def test_a_token_run_is_whole_by_itself(tmp_path, monkeypatch, capsys):
+    """From another working directory and without the tokenizer's folder it draws the same, and resumes the same."""
+    whole, run = tmp_path / "whole", tmp_path / "moved"
+    shutil.copytree(tiny_tokenizer(8), tmp_path / "runs" / "tokenizer")
+    monkeypatch.chdir(tmp_path)
+    train("maskgit", whole, tokenizer="runs/tokenizer", steps=2)
+    with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
+        signal_before(patch, 1)
+        train("maskgit", tmp_path / "run", tokenizer="runs/tokenizer", steps=2)
+    (tmp_path / "run").rename(run)
+    shutil.rmtree(tmp_path / "runs")
+    monkeypatch.chdir("/")
+    command("maskgit", "--workdir", str(run))
+    assert saved_hash(run) == saved_hash(whole)
+    loaded = experiment.load_run(run)
+    images = loaded.method.sample(loop.eval_variables(loaded.state), jax.random.key(0), np.arange(3, dtype=np.int32))
+    assert images.shape == (3, 8, 8, 1)
+    message = refusal(capsys, "maskgit", "--workdir", str(run), "--tokenizer", "runs/other")
+    assert "tokenizer 'runs/tokenizer' -> 'runs/other'" in message
+
+
+def test_a_run_keeps_what_its_experiment_imports(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    source = (EXPERIMENTS / "vae.py").read_text().replace("import optax\n", "import optax\nimport beside_it\n")
+    (tmp_path / "mine" / "my_vae.py").write_text(source)
+    (tmp_path / "mine" / "beside_it.py").write_text("VALUE = 5\n")
+    flags = tiny_flags("vae", tmp_path / "run", steps=1)
+    subprocess.run([sys.executable, tmp_path / "mine" / "my_vae.py", *flags], check=True, capture_output=True)
+    shutil.rmtree(tmp_path / "mine")
+    assert experiment.load_run(tmp_path / "run").module.beside_it.VALUE == 5
+    (tmp_path / "run" / "modules" / "beside_it.py").unlink()
+    with pytest.raises(UserError, match="imports what is not here: No module named 'beside_it'"):
+        experiment.load_run(tmp_path / "run")
 
 
 # Bad input
