@@ -156,6 +156,8 @@ def _folder(config: RunConfig, source: Path) -> Path:
     if len(os.fsencode(name)) > LONGEST_NAME:
         name = f"{name[:60]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
     folder = Path(config.workdir or Path("runs") / name).expanduser()
+    if any("\ud800" <= character <= "\udfff" for character in str(folder.absolute())):
+        raise UserError(f"--workdir {folder} is not UTF-8: checkpoints cannot be written there. Choose another folder.")
     try:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"--workdir {folder} is a file: give a folder, or one that does not exist yet")
