@@ -33,5 +33,5 @@ def errors_in_a_line() -> Iterator[None]:
         message = f"{os.fsdecode(error.filename)}: {error.strerror} (JIMGEN_TRACEBACK=1 shows where)"
     else:
         return
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {message.encode(errors='backslashreplace').decode()}", file=sys.stderr)
     sys.exit(2)
