@@ -471,7 +471,8 @@ def test_names_that_are_not_utf8_are_printed_with_their_bytes(tmp_path, monkeypa
     """A terminal or pipe in UTF-8 takes no others, and a traceback is no answer."""
     run = tmp_path / os.fsdecode(b"caf\xe9")
     run.mkdir()
-    (run / "config.json").write_text(json.dumps({"config": {"data": "digits", "steps": 1}}))
+    (run / "config.json").write_text("{}")
+    (run / "experiment.py").touch()
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
     monkeypatch.setattr(sys, "stdout", terminal)
     monkeypatch.setattr(sys, "argv", ["jimgen", "runs", str(tmp_path)])

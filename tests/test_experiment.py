@@ -507,7 +507,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(capsys, tmp_path, monkeypat
     assert "Permission denied. Choose another" in refusal(capsys, "vae", *tiny_flags("vae", tmp_path / "run"))
 
 
-@pytest.mark.parametrize("free", [100_000, 20_000])
+@pytest.mark.parametrize("free", [100_000, 24_000])
 def test_a_disk_that_fills_up_is_told_in_one_line(capsys, tiny_disk, free):
     """By whichever of pictures, figures and checkpoints meets it first; what was written before is whole."""
     (tiny_disk / "ballast").write_bytes(bytes(2**20 - free))
