@@ -237,6 +237,8 @@ def build_method(config: RunConfig, build: Build, spec: DataSpec) -> Method:
     """
     try:
         method = build(config, spec)
+        if not isinstance(method, Method):
+            raise TypeError(f"build of the experiment returned {type(method).__name__}, not a Method: is it complete?")
         jax.eval_shape(partial(loop.initialise, method, spec, config.seed))
     except (ValueError, TypeError) as error:
         if os.environ.get("JIMGEN_TRACEBACK"):
@@ -279,7 +281,17 @@ def load_run(folder: Path, best: bool = False, changes: Sequence[str] = ()) -> R
         raise UserError(f"{folder} is not a run: it has no {CONFIG} and {EXPERIMENT}. `jimgen runs` lists runs.")
     module, spec = load_experiment(folder), saved.data
     config = _changed(with_contained_runs(_saved_config(module.Config, saved, folder), folder), changes)
-    method = build_method(config, module.build, spec)
+    try:
+        method = build_method(config, module.build, spec)
+    except UserError:
+        raise
+    except Exception as error:  # it is code: it may raise anything
+        if os.environ.get("JIMGEN_TRACEBACK"):
+            raise
+        raise UserError(
+            f"{folder / EXPERIMENT} cannot build its method ({type(error).__name__}: {error}): restore it from a copy. "
+            "JIMGEN_TRACEBACK=1 shows where."
+        ) from error
     target = jax.eval_shape(partial(loop.initialise, method, spec, config.seed))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), target)

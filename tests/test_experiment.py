@@ -620,3 +620,20 @@ def test_names_that_are_not_utf8_reach_the_run_folder(tmp_path, capsys):
         command("vae", *flags, "--data", "folder:" + os.fsdecode(b"s\xe9t"))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["class_names"] == ["caf\\xe9", "th\\xe9"]
     capsys.readouterr().out.encode()
+
+
+def test_a_build_that_returns_no_method_is_named():
+    """As that of a file that is cut off before its last line."""
+    with pytest.raises(UserError, match="returned NoneType, not a Method"):
+        experiment.build_method(loop.RunConfig(), lambda config, spec: None, data.load("digits").spec)
+
+
+def test_a_run_whose_experiment_fails_to_build_is_named(vae_run, tmp_path):
+    """A file that is cut off can raise anything when it builds; JIMGEN_TRACEBACK=1 shows where."""
+    run = tmp_path / "run"
+    shutil.copytree(vae_run, run)
+    code = (run / "experiment.py").read_text()
+    assert "\ndef build(config: Config, data: DataSpec)" in code
+    (run / "experiment.py").write_text(code + "\n\ndef build(config, data):\n    return None.method\n")
+    with pytest.raises(UserError, match=r"experiment.py cannot build its method \(AttributeError"):
+        experiment.load_run(run)
