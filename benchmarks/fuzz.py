@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz.py --minutes 10
 
-Each input ends in the right result or in a UserError. A finding is anything else: another exception, more than 10 s,
-more than 4 GiB of memory, a wrong result, a file that reading has changed. Inputs depend on --seed, kind and number
-alone; with each finding stands the command that tries it again. Exits with 1 if there are findings.
+Each input ends in the right result or in a UserError. A finding is anything else: another exception, more than 10 s of
+work, more than 4 GiB of memory, a wrong result, a file that reading has changed. Inputs depend on --seed, kind and
+number alone; with each finding stands the command that tries it again. Exits with 1 if there are findings. Needs Linux.
 """
 
 import contextlib
@@ -26,13 +26,23 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import NamedTuple
 
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+# isort: split
 import numpy as np
 import tyro
+from fuzz_kinds import KINDS
+from fuzz_trial import Trial, Wrong
 
-SECONDS = 10  # that one input may take
+from jimgen.errors import UserError
+
+SECONDS = 10  # of processor time that one input may take
+PATIENCE = 60  # seconds that it may wait for other programs, locks or files
 MEMORY = 4 * 2**30  # that one input may take, in bytes beyond what the process holds already
-GRACE = 30  # seconds after which a process that does not answer to its alarm is killed
+GRACE = 300  # seconds without a result after which a process is killed: a library does not answer to the alarm
 LONGEST_MESSAGE = 1000  # characters of a UserError that people still read
+FINE = ("right", "UserError")
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class Args:
 
 
 class Outcome(NamedTuple):
-    """What came of one input. `ending` is "right", "UserError" or a finding: "exception", "hang", "memory", ..."""
+    """What came of one input. `ending` is one of FINE or a finding: "exception", "wrong", "hang", "memory", ..."""
 
     kind: str
     number: int
@@ -68,55 +78,60 @@ class Hang(BaseException):
 
 
 def main(args: Args) -> int:
-    from fuzz_kinds import KINDS
-
     if unknown := [kind for kind in args.kinds if kind not in KINDS]:
         sys.exit(f"error: unknown kinds {', '.join(unknown)}: there are {', '.join(KINDS)}")
     outcomes, began = [], time.monotonic()
     for outcome in _all_outcomes(args, began + 60 * args.minutes):
         outcomes.append(outcome)
-        if outcome.ending not in ("right", "UserError"):
+        if outcome.ending not in FINE:
             again = f"--seed {args.seed} --kinds {outcome.kind} --first {outcome.number} --inputs 1 --processes 1"
             print(
                 f"\n{outcome.kind}: {outcome.ending}\n{outcome.detail.rstrip()}\npython {__file__} {again}", flush=True
             )
     print(f"\n{_table(outcomes)}\n{len(outcomes)} inputs in {time.monotonic() - began:.0f} s, seed {args.seed}")
-    return int(any(outcome.ending not in ("right", "UserError") for outcome in outcomes))
+    return int(any(outcome.ending not in FINE for outcome in outcomes))
 
 
 def try_input(kind: str, number: int, seed: int, work: Path, save: Path | None = None) -> Outcome:
-    """Makes one input in a folder below `work`, reads it and judges the result."""
-    from fuzz_kinds import KINDS
-
-    rng = np.random.default_rng([seed, zlib.crc32(kind.encode()), number])
+    """Makes one input in a folder below `work`, reads it and judges what comes of it."""
     folder = work / f"{kind}-{number}"
-    folder.mkdir(parents=True)
-    trial = KINDS[kind].make(folder, rng)
+    trial = make_input(kind, number, seed, folder)
     began = time.monotonic()
+    ending, detail = judge(trial, folder)
+    seconds = time.monotonic() - began
+    if save is not None and ending not in FINE:
+        shutil.copytree(folder, save / folder.name, dirs_exist_ok=True)
+    shutil.rmtree(folder)
+    return Outcome(kind, number, ending, detail, seconds)
+
+
+def make_input(kind: str, number: int, seed: int, folder: Path) -> Trial:
+    """One input in a new folder: the same for the same kind, number and seed."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng([seed, zlib.crc32(kind.encode()), number])
+    return KINDS[kind].make(folder, rng)
+
+
+def judge(trial: Trial, folder: Path) -> tuple[str, str]:
+    """How an input ends, as in `Outcome`, and the details."""
     before = _contents(folder)
     _forget_peak_memory()
     held = _peak_memory()
     try:
         with _alarm(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ending, detail = _judged(trial)
+            ending, detail = _read_and_check(trial)
     except Hang:
         ending, detail = "hang", traceback.format_exc(limit=-4)
     if (taken := _peak_memory() - held) > MEMORY:
         ending, detail = "memory", f"{taken / 2**30:.1f} GiB. {ending}: {detail}"
-    if changed := _changes(before, _contents(folder)):
+    after = _contents(folder)
+    if changed := sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)):
         ending, detail = "changed", f"reading changed {', '.join(changed[:5])}. {ending}: {detail}"
-    if save is not None and ending not in ("right", "UserError"):
-        shutil.copytree(folder, save / folder.name, dirs_exist_ok=True)
-    shutil.rmtree(folder)
-    return Outcome(kind, number, ending, detail, time.monotonic() - began)
+    return ending, detail
 
 
-def _judged(trial) -> tuple[str, str]:
-    from fuzz_trial import Wrong
-
-    from jimgen.errors import UserError
-
+def _read_and_check(trial: Trial) -> tuple[str, str]:
     try:
         trial.check(trial.read())
     except UserError as error:
@@ -141,8 +156,6 @@ def _schedule(kinds: Mapping[str, int]) -> list[str]:
 
 def _all_outcomes(args: Args, stop: float) -> Iterator[Outcome]:
     """Outcomes as they come from the worker processes. One that dies or hangs is replaced."""
-    from fuzz_kinds import KINDS
-
     schedule = _schedule({name: KINDS[name].weight for name in args.kinds or KINDS})
     context = multiprocessing.get_context("spawn")
     last = args.first + args.inputs
@@ -177,8 +190,8 @@ def _all_outcomes(args: Args, stop: float) -> Iterator[Outcome]:
                     continue
                 workers[connection][1:] = [outcome.number + args.processes, time.monotonic()]
                 yield outcome
-            for process, number, since in list(workers.values()):
-                if time.monotonic() - since > GRACE + (120 if number < args.first + args.processes else 0):
+            for process, _, since in list(workers.values()):
+                if time.monotonic() - since > GRACE:
                     process.kill()
 
 
@@ -189,10 +202,7 @@ def _work(
     log = os.open(work / f"stderr-{os.getpid()}", os.O_CREAT | os.O_WRONLY)
     os.dup2(log, sys.stderr.fileno())
     os.environ["JIMGEN_CACHE"] = str(work / f"cache-{os.getpid()}")
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-    import fuzz_kinds  # noqa: F401, what it imports takes memory
-
+    tempfile.tempdir = str(work)
     _limit_memory()
     for number in numbers:
         if time.monotonic() > stop:
@@ -226,21 +236,20 @@ def _alarm() -> Iterator[None]:
     def ring(signum: int, frame: object) -> None:
         raise Hang
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(SECONDS)
+    timers = [(signal.SIGPROF, signal.ITIMER_PROF, SECONDS), (signal.SIGALRM, signal.ITIMER_REAL, PATIENCE)]
+    before = {number: signal.signal(number, ring) for number, _, _ in timers}
+    for _, timer, seconds in timers:
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for number, timer, _ in timers:
+            signal.setitimer(timer, 0)
+            signal.signal(number, before[number])
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
-
-
-def _changes(before: dict[str, bytes], after: dict[str, bytes]) -> list[str]:
-    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 
 def _table(outcomes: list[Outcome]) -> str:
