@@ -3,14 +3,12 @@
 import dataclasses
 import json
 import os
-import random
 import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -21,7 +19,6 @@ import pytest
 from PIL import Image
 from runs import (
     EXPERIMENTS,
-    ROOT,
     assert_equal_trees,
     contents,
     figures_of,
@@ -152,83 +149,6 @@ def test_load_run_refuses_what_is_no_run(vae_run, tmp_path):
     (tmp_path / "untrained" / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json is damaged"):
         experiment.load_run(tmp_path / "untrained")
-
-
-# A real process
-
-
-def start(workdir: Path, steps: int) -> subprocess.Popen:
-    """`python experiments/vae.py`, slow enough to be met in mid-run: it saves at every step."""
-    flags = tiny_flags("vae", workdir, steps=steps, save_every=1)
-    return subprocess.Popen(
-        [sys.executable, str(EXPERIMENTS / "vae.py"), *flags],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def read_until(process: subprocess.Popen, step: int) -> str:
-    """What the process prints until it has done a step, or until it ends."""
-    said = []
-    assert process.stdout is not None
-    for line in process.stdout:
-        said.append(line)
-        if (found := re.match(r"step (\d+)/", line)) and int(found[1]) >= step:
-            break
-    return "".join(said)
-
-
-def finished(workdir: Path, steps: int) -> str:
-    """What a process prints that runs to the end."""
-    process = start(workdir, steps)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return said
-
-
-@pytest.fixture
-def process_run(request, tmp_path):
-    """An undisturbed run in a process of its own, beside the test: its steps, folder and process."""
-    steps = 200 if request.config.getoption("--slow") else 30
-    folder = tmp_path / "whole"
-    with start(folder, steps) as process:
-        yield steps, folder, process
-
-
-def test_a_process_that_is_killed_and_stopped_ends_as_one_that_is_not(process_run, tmp_path, request):
-    """kill -9 at random moments, many of them within a save: what is found on the disk is always whole. Then SIGTERM:
-    exit status 143 and a checkpoint at the step it says. At the end, the bits and figures of an undisturbed run.
-    """
-    steps, whole, undisturbed = process_run
-    folder, moments, reached = tmp_path / "run", random.Random(0), 0
-    kills = 20 if request.config.getoption("--slow") else 2
-    for kill in range(kills):
-        process = start(folder, steps)
-        said = read_until(process, min(reached + moments.randint(1, 3 * steps // (4 * kills)), steps - 1))
-        time.sleep(moments.uniform(0, 0.05))
-        process.kill()
-        said += process.communicate(timeout=300)[0]
-        assert process.returncode == -signal.SIGKILL, (kill, said)
-        assert "corrupt" not in said and ("resuming at step" in said) == (reached > 0), (kill, said)
-        assert (done := max(saved_steps(folder), default=0)) >= reached
-        reached = done
-
-    process = start(folder, steps)
-    said = read_until(process, reached + 1)
-    process.send_signal(signal.SIGTERM)
-    said += process.communicate(timeout=300)[0]
-    assert process.returncode == 143, said
-    stopped = int(re.search(r"saved at step (\d+) after SIGTERM", said)[1])
-    assert reached < stopped < steps and saved_steps(folder)[-1] == stopped
-
-    said = finished(folder, steps)
-    assert f"resuming at step {stopped} of {steps}" in said and "corrupt" not in said
-    said, _ = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, said
-    assert figures_of(folder) == figures_of(whole)  # first: it shows at which step they part
-    assert saved_hash(folder) == saved_hash(whole)
 
 
 # A workdir that is there already
