@@ -1,7 +1,7 @@
 """A process that reads a run again and again while another one trains it: python tests/reader.py RUN.
 
-It goes on until its stdin is closed, then prints how often each command was answered. What a command may say of a run
-that has just begun ("no checkpoint yet") is no fault; everything else ends the process with a traceback.
+It goes on until its stdin is closed, then prints how often each command was answered. A command may refuse a run that
+has no checkpoint yet; everything else than its work ends the process with a traceback.
 """
 
 import contextlib
@@ -11,8 +11,6 @@ import sys
 from pathlib import Path
 
 from jimgen import cli
-
-NOT_YET = ("has no checkpoint yet", "is not a run", "no runs in", "holds no run", "there is no", "is not a folder")
 
 
 def main(run: Path) -> None:
@@ -27,19 +25,19 @@ def main(run: Path) -> None:
     print("ready", flush=True)
     while not select.select([sys.stdin], [], [], 0)[0]:
         for name, arguments in commands.items():
-            answered[name] += answer(name, arguments)
+            answered[name] += answer(name, arguments, young=not any((run / "checkpoints").glob("[0-9]*")))
     print(answered)
 
 
-def answer(name: str, arguments: list[str]) -> bool:
-    """Whether a command did its work; False where the run is too young for it."""
+def answer(name: str, arguments: list[str], young: bool) -> bool:
+    """Whether a command did its work; it may refuse, where the run was young."""
     sys.argv = ["jimgen", name, *arguments]
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             cli.main()
     except SystemExit as stop:
-        if stop.code != 2 or not any(words in said.getvalue() for words in NOT_YET):
+        if stop.code != 2 or not young:
             raise RuntimeError(f"{name} ended with {stop.code}: {said.getvalue()}") from stop
         return False
     if "corrupt" in said.getvalue():
