@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from jimgen.commands.figures import compare as show_side_by_side
 from jimgen.compare import compare, confidence_interval
 from jimgen.errors import UserError
 from jimgen.experiment import FREE_FIELDS
@@ -125,3 +126,10 @@ def test_what_may_not_stand_side_by_side(tmp_path):
     (first / "evaluation" / "evaluation.json").write_text("{")
     with pytest.raises(UserError, match="damaged"):
         compare([first])
+
+
+@pytest.mark.parametrize("name", ["exp[b]", "run [final]", "a:smile:"])
+def test_brackets_in_names_are_no_markup(tmp_path, capsys, name):
+    show_side_by_side((write(tmp_path / name, 1.0),))
+    head = capsys.readouterr().out.partition("fd[tiny@8]")[0]
+    assert name in head

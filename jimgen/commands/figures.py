@@ -111,7 +111,7 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     table = Table(title=f"{sum(len(group.runs) for group in groups)} runs")
     table.add_column("figure", no_wrap=True)
     for group in groups:
-        table.add_column(group.name, justify="right")
+        table.add_column(escape(group.name), justify="right")
     columns = [who for who in ("real", "gaussian") if any(who in row for row in beside.values())]
     for who in columns:
         table.add_column({"real": "real images", "gaussian": "Gaussian per class"}[who], justify="right")
@@ -172,8 +172,8 @@ def _show(table: Any) -> None:
     """Prints a table; into a file or a pipe as wide as it needs to be, so that no number is cut."""
     from rich.console import Console
 
-    console = Console()
-    (console if console.is_terminal else Console(width=240)).print(table)
+    console = Console(emoji=False)
+    (console if console.is_terminal else Console(width=240, emoji=False)).print(table)
 
 
 def _print_figures(result: dict[str, Any]) -> None:
@@ -182,7 +182,8 @@ def _print_figures(result: dict[str, Any]) -> None:
     from rich.table import Table
 
     counts = result["num_real"]
-    table = Table(title=f"{result['num']} images against {counts['train']} of {result['data']['name']}")
+    title = f"{result['num']} images against {counts['train']} of {result['data']['name']}"
+    table = Table(title=escape(title))
     table.add_column("figure", no_wrap=True)
     for head in ("images", f"real ({counts['test']} test)", "Gaussian per class"):
         table.add_column(head, justify="right")
