@@ -102,7 +102,6 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     import json
     import math
 
-    from rich.markup import escape
     from rich.table import Table
 
     from jimgen import compare as comparison
@@ -111,7 +110,7 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
     table = Table(title=f"{sum(len(group.runs) for group in groups)} runs")
     table.add_column("figure", no_wrap=True)
     for group in groups:
-        table.add_column(escape(group.name), justify="right")
+        table.add_column(group.name, justify="right")
     columns = [who for who in ("real", "gaussian") if any(who in row for row in beside.values())]
     for who in columns:
         table.add_column({"real": "real images", "gaussian": "Gaussian per class"}[who], justify="right")
@@ -121,7 +120,7 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
             found = group.figures.get(name)
             width = "" if found is None or math.isnan(found.half_width) else f" ± {found.half_width:.2g}"
             cells.append("" if found is None else f"{found.mean:.4g}{width}")
-        table.add_row(escape(name), *cells, *(f"{others[who]:.4g}" if who in others else "" for who in columns))
+        table.add_row(name, *cells, *(f"{others[who]:.4g}" if who in others else "" for who in columns))
     _show(table)
     rows = {group.name: {name: found._asdict() for name, found in group.figures.items()} for group in groups}
     print(json.dumps(rows).replace("NaN", "null"))
@@ -169,26 +168,25 @@ def reference(
 
 
 def _show(table: Any) -> None:
-    """Prints a table; into a file or a pipe as wide as it needs to be, so that no number is cut."""
+    """Prints a table, in which brackets are not markup; to a file or a pipe 240 wide, so that no number is cut."""
     from rich.console import Console
 
-    console = Console(emoji=False)
-    (console if console.is_terminal else Console(width=240, emoji=False)).print(table)
+    width = None if Console().is_terminal else 240
+    Console(width=width, markup=False, emoji=False).print(table)
 
 
 def _print_figures(result: dict[str, Any]) -> None:
     """The table of an evaluation."""
-    from rich.markup import escape
     from rich.table import Table
 
     counts = result["num_real"]
     title = f"{result['num']} images against {counts['train']} of {result['data']['name']}"
-    table = Table(title=escape(title))
+    table = Table(title=title)
     table.add_column("figure", no_wrap=True)
     for head in ("images", f"real ({counts['test']} test)", "Gaussian per class"):
         table.add_column(head, justify="right")
     for name, row in result["figures"].items():
-        table.add_row(escape(name), *(f"{row[who]:.4g}" if who in row else "" for who in ("value", "real", "gaussian")))
+        table.add_row(name, *(f"{row[who]:.4g}" if who in row else "" for who in ("value", "real", "gaussian")))
     _show(table)
     for warning in result["warnings"]:
         print(f"warning: {warning}")
