@@ -32,7 +32,7 @@ from jimgen.cpu import keep_freed_memory
 from jimgen.data.dataset import DataSpec
 from jimgen.data.paths import PATH_KINDS, canonical
 from jimgen.errors import UserError, errors_in_a_line
-from jimgen.files import disk_errors, write_atomically
+from jimgen.files import disk_errors, expanded, write_atomically
 from jimgen.interrupts import end_at_once
 from jimgen.lock import only_training
 from jimgen.loop import RunConfig
@@ -155,7 +155,7 @@ def _folder(config: RunConfig, source: Path) -> Path:
     name = f"{source.stem}-{canonical(config.data).replace(':', '-').replace('/', '_')}"
     if len(os.fsencode(name)) > LONGEST_NAME:
         name = f"{name[:60]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
-    folder = Path(config.workdir or Path("runs") / name).expanduser()
+    folder = expanded(config.workdir or Path("runs") / name)
     if any("\ud800" <= character <= "\udfff" for character in str(folder.absolute())):
         raise UserError(f"--workdir {folder} is not UTF-8: checkpoints cannot be written there. Choose another folder.")
     try:

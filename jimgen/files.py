@@ -44,6 +44,18 @@ def read_errors(path: Path | str) -> Iterator[None]:
         raise UserError(f"cannot read {name}: {error.strerror or error}. {fix}.") from error
 
 
+def expanded(path: Path | str) -> Path:
+    """A path with the home folder in place of `~` or `~user` at its start.
+
+    Raises:
+      UserError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{shown(path)}: {error}; write the path in full") from error
+
+
 def status(path: Path | str) -> os.stat_result | None:
     """What the system knows of a path, links followed; None where there is nothing.
 
@@ -116,14 +128,13 @@ def read_json(path: Path, fix: str) -> dict[str, Any] | None:
     Raises:
       UserError: it cannot be read, is not JSON or something else than an object.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({error}): {fix}") from error
+    with read_errors(path):
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is damaged ({error}): {fix}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (it holds no object): {fix}")
     return content

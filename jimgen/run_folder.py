@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args
 
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
-from jimgen.files import read_json
+from jimgen.files import read_errors, read_json
 
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
@@ -49,8 +49,8 @@ def read_saved(folder: Path) -> Saved | None:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder looks like a run, damaged or not."""
-    return (folder / CONFIG).is_file() and (folder / EXPERIMENT).is_file()
+    """Whether a folder looks like a run, damaged or not; one that may not be looked into does not."""
+    return os.path.isfile(folder / CONFIG) and os.path.isfile(folder / EXPERIMENT)
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -62,13 +62,14 @@ def find_runs(folder: Path) -> list[Path]:
 
     def refuse(error: OSError) -> None:
         if Path(error.filename) == folder and not isinstance(error, FileNotFoundError):
-            raise UserError(f"cannot read {folder}: {error.strerror}") from error
+            raise error
 
     found = []
-    for parent, folders, _ in os.walk(folder, onerror=refuse):
-        if is_run(Path(parent)):
-            found.append(Path(parent))
-            folders.clear()
+    with read_errors(folder):
+        for parent, folders, _ in os.walk(folder, onerror=refuse):
+            if is_run(Path(parent)):
+                found.append(Path(parent))
+                folders.clear()
     return sorted(found)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from jimgen.errors import UserError
+from jimgen.files import read_errors
 from jimgen.run_folder import EXPERIMENT, MODULES
 
 
@@ -68,8 +69,9 @@ def load_experiment(folder: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except ImportError as error:
         raise UserError(_missing(path, error)) from error
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except OSError:
+        with read_errors(path):
+            raise
     except Exception as error:  # it is code: it may raise anything
         raise UserError(f"{path} cannot be run ({type(error).__name__}: {error}): restore it from a copy") from error
     if not (hasattr(module, "Config") and hasattr(module, "build")):

@@ -291,6 +291,10 @@ def test_a_workdir_may_begin_with_a_tilde(tmp_path, monkeypatch):
     assert saved_steps(tmp_path / "run") == [1]
 
 
+def test_the_home_of_a_user_who_is_not_there_is_no_workdir(capsys):
+    assert "write the path in full" in refusal(capsys, "vae", "--workdir", "~nobody-of-this-name/run")
+
+
 @pytest.mark.parametrize("length", [300, 5000])
 def test_very_long_names_of_data_are_told_in_two_lines(capsys, monkeypatch, tmp_path, length):
     monkeypatch.chdir(tmp_path)

@@ -145,6 +145,16 @@ def test_a_folder_of_runs_that_may_not_be_read_is_named(ordinary_user):
         folder.chmod(0o700)
 
 
+def test_a_folder_that_may_be_listed_and_not_entered_is_passed_over(ordinary_user):
+    folder, become = ordinary_user
+    for name in ("a", "locked"):
+        write_run(folder / "runs" / name)
+    with become():
+        (folder / "runs" / "locked").chmod(0o400)
+        assert find_runs(folder / "runs") == [folder / "runs" / "a"]
+        (folder / "runs" / "locked").chmod(0o700)
+
+
 def test_a_contained_run_takes_the_place_of_the_one_that_was_named(tmp_path):
     config = Config(tokenizer="runs/tokenizer")
     assert contained_runs(config) == {"tokenizer": "runs/tokenizer"} and contained_runs(Config()) == {}

@@ -98,9 +98,9 @@ def output_folder(out: Path, *, empty: bool = False) -> Path:
 
 
 def _writable(out: Path, is_file: bool) -> Path:
-    from jimgen.files import disk_errors
+    from jimgen.files import disk_errors, expanded
 
-    out = Path(os.path.expanduser(out))  # that of Path raises where there is no such user
+    out = expanded(out)
     with disk_errors(out.parent):
         if out.exists() and out.is_dir() == is_file:
             kinds = ("file", "folder") if is_file else ("folder", "file")

@@ -12,6 +12,7 @@ import numpy as np
 
 from jimgen.data import images as pictures
 from jimgen.errors import UserError
+from jimgen.files import expanded
 
 UNLABELLED = ("all",)  # the class names of a set without labels: one class, every label 0
 
@@ -139,7 +140,7 @@ def cache_dir() -> Path:
     Raises:
       UserError: it cannot be made.
     """
-    path = Path(os.environ.get("JIMGEN_CACHE") or "~/.cache/jimgen").expanduser()
+    path = expanded(os.environ.get("JIMGEN_CACHE") or "~/.cache/jimgen")
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

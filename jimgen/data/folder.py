@@ -92,7 +92,7 @@ def open_folder(path: str, *, bits: int | None = None) -> Source:
 
 
 def _root(path: str) -> Path:
-    root = find(path, "folder")
+    root = find(path)
     if root is None:
         raise not_there(path, "folder")
     if root.is_dir():

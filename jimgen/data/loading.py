@@ -146,7 +146,7 @@ def _open(name: str, *, data_dir: str | None, download: bool, bits: int | None) 
 
         return open_npz(argument)
 
-    if path := find(name, "folder"):
+    if path := find(name):
         kind = "folder" if path.is_dir() or path.suffix.lower() == ".zip" else None
         kind = "npz" if holds_arrays(path) else kind
         nearest = f"{kind}:{name}" if kind else None

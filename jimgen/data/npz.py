@@ -94,7 +94,7 @@ def _labels(
 
 
 def _read_fields(path: str) -> dict[str, np.ndarray]:
-    file = find(path, "npz")
+    file = find(path)
     if file is None:
         raise not_there(path, "npz")
     if file.is_dir():

@@ -5,27 +5,24 @@ import os
 from pathlib import Path
 
 from jimgen.errors import UserError
-from jimgen.files import shown, status
+from jimgen.files import expanded, shown, status
 
 PATH_KINDS = ("folder", "npz")  # of data sets whose name holds a path
 
 
-def find(path: str, kind: str) -> Path | None:
+def find(path: str) -> Path | None:
     """The file or folder of a data set's name, `~` expanded; None where there is nothing.
 
     Raises:
-      UserError: it cannot be told.
+      UserError: it cannot be told; see `status` and `expanded`.
     """
-    try:
-        found = Path(path).expanduser()
-    except RuntimeError as error:  # the home of a user who is not there
-        raise UserError(f"{kind}:{path}: {error}; write the path in full") from error
+    found = expanded(path)
     return None if status(found) is None else found
 
 
 def not_there(path: str, kind: str) -> UserError:
     """The error for a path where nothing is, with the nearest name beside it."""
-    wanted = Path(path).expanduser()
+    wanted = expanded(path)
     try:
         siblings = set(os.listdir(wanted.parent)) - {wanted.name}  # itself, where it is a link to nothing
     except (OSError, ValueError):

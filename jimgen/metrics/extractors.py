@@ -23,6 +23,7 @@ from jax.tree_util import Partial
 
 from jimgen.cpu import compiler_options
 from jimgen.errors import UserError
+from jimgen.files import expanded
 from jimgen.metrics.classifier import in_batches, load_weights
 from jimgen.metrics.torch_weights import folded_params, read_torch_weights
 from jimgen.nets import efficientnet, inception
@@ -108,7 +109,7 @@ def load_extractor(name: str, *, inception_weights: Path | str | None = None) ->
         return _inception(name, inception_weights)
     path, _, function = name.rpartition(":")
     if path.endswith(".py"):
-        return _from_file(Path(path).expanduser(), function)
+        return _from_file(expanded(path), function)
     raise UserError(f"unknown extractor {name!r}. The names are {', '.join(NAMES)}")
 
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jimgen.errors import UserError
+from jimgen.files import expanded, read_errors
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file of the old format
 PROTOCOL = 1001  # the second
@@ -89,10 +90,8 @@ def read_torch_weights(path: Path | str) -> tuple[dict[str, np.ndarray], str]:
       UserError: no such file; cut off or damaged; not a state dict of tensors; or it asks for anything else than
         tensors, which might be an attack.
     """
-    try:
-        content = Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    with read_errors(path):
+        content = expanded(path).read_bytes()
     try:
         read = _read_zip if zipfile.is_zipfile(io.BytesIO(content)) else _read_legacy
         tensors = read(io.BytesIO(content))
