@@ -1,6 +1,7 @@
 """Arrays in an .npz file: MedMNIST's field names, or the `images` and `labels` that `jimgen sample` writes."""
 
 import difflib
+import os
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -32,7 +33,8 @@ def open_npz(path: str) -> Source:
     every tenth row, counted back from the last, is test. Images are uint8 [n, h, w] or [n, h, w, 1 or 3]. Labels
     (`train_labels`, ...) are integers [n] or [n, 1], counted from 0, or one-hot rows [n, k]; `class_names`, else the
     labels of train, which then leave no gap, say how many classes there are. With no labels at all, or several to a row
-    ([n, k]), the set is taken as unlabelled; `notes` says so in the latter case. Pickles are never read.
+    ([n, k]), the set is taken as unlabelled; `notes` says so in the latter case, and names what is not read. Pickles
+    never are.
 
     Raises:
       UserError: no such file, not an .npz, a field missing or of a wrong dtype or shape, a label out of range, a class
@@ -43,6 +45,7 @@ def open_npz(path: str) -> Source:
     if "images" in fields or "train_images" in fields and held_out is None:
         prefix = "" if "images" in fields else "train_"
         images, stored, field = _split(path, fields, prefix)
+        read = {f"{prefix}images", f"{prefix}labels"}
         held_back = (len(images) - 1 - np.arange(len(images))) % 10 == 0
         if held_back.all():
             raise UserError(f"npz:{path}: one image is not enough; give two or more, one is kept for test")
@@ -50,7 +53,9 @@ def open_npz(path: str) -> Source:
             Split(images[rows], None if stored is None else stored[rows], field) for rows in (~held_back, held_back)
         )
     else:
-        train, test = (_split(path, fields, f"{split}_") for split in ("train", held_out or "test"))
+        names = ("train", held_out or "test")
+        train, test = (_split(path, fields, f"{split}_") for split in names)
+        read = {f"{split}_{kind}" for split in names for kind in ("images", "labels")}
         if (train.stored is None) != (test.stored is None):
             missing = train.field if train.stored is None else test.field
             raise UserError(f"npz:{path} has no field {missing!r}, though the other split has labels")
@@ -59,6 +64,8 @@ def open_npz(path: str) -> Source:
             raise UserError(f"npz:{path}: {sizes}")
 
     train_labels, test_labels, class_names, notes = _labels(path, train, test, fields.get("class_names"))
+    if unread := fields.keys() - read - {"class_names"}:
+        notes += (f"npz:{path}: not read: {some_of(sorted(unread))}",)
     return Source(
         train=Arrays(train.images, train_labels),
         test=Arrays(test.images, test_labels),
@@ -81,7 +88,7 @@ def _labels(
     where = f"npz:{path}: {train.field}"
     if named is not None:
         try:
-            class_names = tuple(shown(name) for name in named.ravel())
+            class_names = tuple(shown(os.fsdecode(name) if isinstance(name, bytes) else name) for name in named.ravel())
         except ValueError as error:  # of numbers that are no characters
             raise UserError(f"npz:{path}: class_names holds what is no text ({error})") from error
     elif train.stored.ndim == 2 and train.stored.shape[1] > 1:  # a one-hot row tells all classes

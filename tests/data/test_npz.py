@@ -68,6 +68,8 @@ def test_without_labels_or_with_several_to_a_row_it_is_unlabelled(save):
 def test_class_names(save):
     names = np.array(["cat", "dog", "elk", "fox"])
     assert load(save(images=IMAGES, labels=LABELS, class_names=names)).spec.num_classes == 4
+    stored = load(save(images=IMAGES, labels=LABELS, class_names=np.array([b"cat", b"\xc3\xa9lan", b"\xff"])))
+    assert stored.spec.class_names == ("cat", "élan", "\\xff")
 
 
 @pytest.mark.parametrize(
@@ -135,6 +137,13 @@ def test_several_labels_to_a_row_are_said_to_be_left_out(save, several):
     rows[3] = several
     data = load(save(images=IMAGES, labels=rows))
     assert data.spec.class_names == ("all",) and "labels has several labels" in data.notes[0]
+
+
+def test_what_is_not_read_is_said(save):
+    assert "not read: label" in load(save(images=IMAGES, label=LABELS)).notes[0]
+    assert "not read: train_images" in load(save(images=IMAGES, train_images=IMAGES)).notes[0]
+    assert "not read: val_images, val_labels" in load(save(**medmnist())).notes[0]
+    assert not load(save(images=IMAGES, labels=LABELS, class_names=np.array(list("abc")))).notes
 
 
 @pytest.mark.parametrize("labels", [LABELS + 1, LABELS * 2, LABELS.astype(int) + 10**12])
