@@ -103,15 +103,21 @@ def _in_zip(path: Path) -> list[Member]:
         status = path.stat()
     found = []
     for info in archive.infolist():
-        name = info.filename.replace("\\", "/")  # as some programs under Windows write it
+        name = _name(info)
         if PurePosixPath(name).suffix.lower() not in picture_suffixes() and info.file_size:
             check_names(archive, [info], path)  # nobody will unpack it: a damaged name would hide a picture
-        if name.endswith("/") or any(is_hidden(part) for part in name.split("/")):
+        if info.filename.endswith(("/", "\\")) or any(is_hidden(part) for part in name.split("/")):
             continue
         stamp = f"{path.resolve()}\t{name}\t{info.CRC}\t{info.file_size}\t{status.st_mtime_ns}"
         where = f"{shown(path)}/{shown(name)}"
         found.append(Member(name, where, info.file_size, stamp, partial(_open, archive, info)))
     return found
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """The name of a member with forward slashes, whatever the program that packed it wrote: cat\\1.png, ./cat/1.png."""
+    parts = info.filename.replace("\\", "/").split("/")
+    return "/".join(part for part in parts if part not in ("", "."))
 
 
 def _open(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:

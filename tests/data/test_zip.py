@@ -45,6 +45,12 @@ def test_an_archive_is_the_folder_that_it_would_unpack_to(tmp_path, monkeypatch,
     assert packed.spec == folder.spec._replace(name=name)
 
 
+@pytest.mark.parametrize("prefix", ["./", ".//", "/", ".\\\\"])
+def test_names_are_those_that_they_would_be_unpacked_to(tmp_path, prefix):
+    spec = load(save(tmp_path / "x.zip", {prefix + name: content for name, content in FILES.items()})).spec
+    assert spec == load(save(tmp_path / "x.zip", FILES)).spec and spec.class_names == ("2", "10")
+
+
 def test_the_labels_of_stylegans_archives(tmp_path):
     names = [f"0000{i // 5}/img{i:08d}.png" for i in range(10)]
     files = {name: png(20 * i) for i, name in enumerate(names)}
