@@ -13,7 +13,7 @@ from jimgen.data import images as pictures
 from jimgen.data import labels as numbers
 from jimgen.data.archive import holds_arrays
 from jimgen.data.dataset import UNLABELLED, Row, Source, Stream, stream_of
-from jimgen.data.layout import TEST_NAMES, class_of, class_order, require_one_kind, split_of
+from jimgen.data.layout import TEST_NAMES, class_of, class_order, require_one_kind, split_of, split_pair
 from jimgen.data.members import Member, list_members
 from jimgen.data.paths import find, not_there
 from jimgen.errors import UserError
@@ -195,6 +195,11 @@ def _require_classes(within: Mapping[str, list[Member]], splits: Mapping[str, Se
             f"{where} has {some_of(f'{top}/' for top in within)}, but no train/: rename one, or give the path of one "
             f"({where}/{shown(some)}) and a tenth of it is test"
         )
+    if pair := split_pair(tuple(within)):
+        train, test = map(shown, pair)
+        raise UserError(
+            f"{where}: {train}/ and {test}/ are called like splits, not classes: name them train/ and test/"
+        )
     classes = {top: {class_of(file.name.removeprefix(f"{top}/")) for file in files} for top, files in within.items()}
     if within and all(_are_splits(folders) for folders in classes.values()):
         top = shown(next(iter(within)))
@@ -237,7 +242,21 @@ def labels_of(layout: Layout, members: Sequence[Member], where: str) -> Labels:
         )
     number = {name: i for i, name in enumerate(class_names)}
     of = {file.name: number[folder] for file, folder in zip(files, folders[0] + folders[1], strict=True)}
-    return Labels(of, tuple(shown(name) for name in class_names))
+    return Labels(of, tuple(shown(name) for name in class_names), _label_notes(layout, class_names, members, where))
+
+
+def _label_notes(
+    layout: Layout, class_names: tuple[str, ...], members: Sequence[Member], where: str
+) -> tuple[str, ...]:
+    """What may have been meant as labels and is not read as such."""
+    notes = []
+    if told := next((file.name for file in members if PurePosixPath(file.name).name == LABEL_FILE), None):
+        notes.append(f"{where}: {shown(told)} tells no labels, folders do; StyleGAN's lies at the top")
+    around = f"{layout.below}{class_names[0]}/"
+    inner = class_order(top for file in layout.train if (top := class_of(file.name.removeprefix(around))))
+    if len(class_names) == 1 and len(inner) > 1:
+        notes.append(f"{where}: one class, {shown(around)}; the folders in it are none: {some_of(inner)}")
+    return tuple(notes)
 
 
 def _label_file(member: Member) -> dict[str, Any] | None:

@@ -45,6 +45,16 @@ def split_of(folder: str) -> str | None:
     return None if match is None else "train" if match[1] in TRAIN_NAMES else match[1]
 
 
+def split_pair(folders: Sequence[str]) -> tuple[str, str] | None:
+    """Two folders called alike but for train and test, as splits are: seg_train and seg_test, trainA and testA."""
+    folded = {folder.lower(): folder for folder in folders}
+    for name, folder in folded.items():
+        for test in TEST_NAMES if "train" in name else ():
+            if other := folded.get(name.replace("train", test)):
+                return folder, other
+    return None
+
+
 def require_one_kind(names: Sequence[str], where: str) -> None:
     """Refuses pictures beside folders of pictures: it is not known whether the folders are classes.
 

@@ -183,6 +183,8 @@ def test_splits_without_labels_are_splits_too(tmp_path):
         ({"test/x": 2}, "no train/"),
         ({"train/x": 2, "Train/x": 2, "test/x": 2}, "both Train/ and train/"),
         ({"train/x": 2, "holdout/x": 2}, "hold the same class folders.*rename holdout/ to test/"),
+        ({"seg_train/x": 2, "seg_test/x": 2}, "seg_train/ and seg_test/ are called like splits"),
+        ({f"{split}{half}": 2 for split in ("train", "test") for half in "AB"}, "trainA/ and testA/ are called"),
         ({"data/train/x": 2, "data/test/x": 2}, "did you mean folder:.*/data?"),
         ({f"{name}/{split}": 2 for name in ("cat", "dog") for split in ("train", "test")}, "above: train/cat/"),
     ],
@@ -194,6 +196,15 @@ def test_splits_that_cannot_be_told_are_refused(tmp_path, folders, message):
 
 def test_a_class_may_be_called_like_a_split(tmp_path):
     assert load(splits(tmp_path, {"train": 3, "bus": 3, "tram": 3})).spec.class_names == ("bus", "train", "tram")
+    others = splits(tmp_path / "others", {"bullet_train": 3, "crash_test": 3})
+    assert load(others).spec.class_names == ("bullet_train", "crash_test")
+
+
+def test_folders_below_the_only_class_are_said_to_be_no_classes(tmp_path):
+    data = load(splits(tmp_path, {"pets/cat": 3, "pets/dog": 3}))
+    assert data.spec.class_names == ("pets",)
+    assert data.notes == (f"folder:{tmp_path}: one class, pets/; the folders in it are none: cat, dog",)
+    assert not load(splits(tmp_path / "two", {"train/pets/cat": 3, "train/cars/old": 3})).notes
 
 
 @pytest.mark.parametrize("what", ["set", "set/b", "set/b/0.png", "."])

@@ -67,8 +67,8 @@ def test_the_labels_of_stylegans_archives(tmp_path):
     several = with_labels([[name, [1, 1, 0]] for name in names])
     assert several.spec.class_names == ("all",) and "several labels" in several.notes[0]
     for text in ("[" * 100_000, "{}", "[7]", "no JSON", '{"labels": 5}'):  # other files may be called so too
-        name = save(tmp_path / "x.zip", files | {"dataset.json": text})
-        assert load(name).spec.class_names == ("00000", "00001")
+        foreign = load(save(tmp_path / "x.zip", files | {"dataset.json": text}))
+        assert foreign.spec.class_names == ("00000", "00001") and "dataset.json tells no labels" in foreign.notes[0]
     for labels, message in {
         "no label for 00001/img00000009.png": [[name, 0] for name in names[:9]],
         "and none is 0": [[name, 1 + i % 2] for i, name in enumerate(names)],
