@@ -11,6 +11,7 @@ import numpy as np
 from jimgen.curves import is_number
 from jimgen.errors import UserError
 from jimgen.files import read_json
+from jimgen.run_folder import CONFIG
 
 
 class Interval(NamedTuple):
@@ -125,7 +126,7 @@ def _identity(run: Path, evaluation: dict[str, Any]) -> str:
     from jimgen.experiment import FREE_FIELDS  # takes seconds: it imports JAX
 
     fix = "restore it from a copy, or compare without this run"
-    saved = read_json(run / "config.json", fix)
+    saved = read_json(run / CONFIG, fix)
     if saved is None:
         return str(run)
     if not isinstance(saved.get("config"), dict):

@@ -22,6 +22,7 @@ from jimgen.metrics.reference import cached_reference, chosen_rows, load_referen
 from jimgen.noise import key_of
 from jimgen.pictures import grid, grid_of_rows, rows_of, save_png
 from jimgen.quality import OF_DATA
+from jimgen.run_folder import CONFIG, METRICS
 
 Classes = Literal["balanced", "frequency"]
 Fit = Literal["resize", "pad"]
@@ -113,7 +114,7 @@ def load_data(
 
 def default_folder(path: Path) -> Path:
     """Where the evaluation of a run or of a set of images goes, unless told otherwise."""
-    if (path / "config.json").exists():
+    if (path / CONFIG).exists():
         return path / "evaluation"
     path = path if path.name not in ("", "..") else path.resolve()  # the folder that one is in has a name too
     return path.with_name(f"{path.name if path.is_dir() else path.stem}-evaluation")
@@ -257,7 +258,7 @@ def subject_of(
     Raises:
       UserError: nothing of the kind there, or fewer images than asked for.
     """
-    if (path / "config.json").exists():
+    if (path / CONFIG).exists():
         run = load_run(path, best, changes)
         drawn, step = draw_images(run, num, seed, classes), int(run.state.step)
         about = {"run": str(path), "step": step, "best": best, "classes": classes, "seed": seed}
@@ -273,6 +274,6 @@ def subject_of(
 
 def _test_figures(folder: Path, step: int) -> dict[str, float]:
     """What training measured on the test split at this step."""
-    rows = read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else []
+    rows = read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
     found = [row for row in rows if row["step"] == step]
     return {name: value for row in found for name, value in row.items() if name.startswith("test/")}

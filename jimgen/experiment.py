@@ -62,7 +62,7 @@ Config = TypeVar("Config", bound=RunConfig)
 Build = Callable[[Any, DataSpec], Method]
 
 # Fields that say how a run is carried out, not what it computes: they may change when it resumes. Where the first two
-# change a schedule in mid-run, `_schedule_note` says so.
+# change a schedule in mid-run, `_schedule_notes` says so.
 FREE_FIELDS = (
     *("steps", "schedule_steps", "workdir", "mode", "devices", "log_every", "sample_every", "save_every", "eval_every"),
     *("quality_every", "quality_metric", "quality_num", "quality_extractor"),
@@ -122,12 +122,7 @@ def run(config: RunConfig, build: Build, output: Output | None = None) -> TrainS
         data_dir=config.data_dir,
         download=config.download,
     )
-    if dataset.skipped:
-        left_out = f"{len(dataset.skipped)} picture(s) left out, the first: {dataset.skipped[0]}"
-        output.print(left_out, style="yellow")
-    for note in dataset.notes:
-        output.print(note, style="yellow")
-    if note := _schedule_note(config, saved, folder):
+    for note in (*dataset.left_out, *_schedule_notes(config, saved, folder)):
         output.print(note, style="yellow")
     inside = config if saved is None else _with_contained(config, saved, folder)
     method = build_method(inside, build, dataset.spec)
@@ -325,11 +320,11 @@ def _both_paths(*names: str) -> bool:
     return len(kinds) == 1 and kinds <= set(PATH_KINDS)
 
 
-def _schedule_note(config: RunConfig, saved: Saved | None, folder: Path) -> str:
-    """What to know of a learning rate that leaps where a run resumes, or ends before the run; "" if nothing."""
+def _schedule_notes(config: RunConfig, saved: Saved | None, folder: Path) -> list[str]:
+    """What to know of a learning rate that leaps where a run resumes, or ends before the run."""
     schedule_steps = getattr(config, "schedule_steps", None)
     if schedule_steps is None:
-        return ""
+        return []
     then = saved.config if saved else {}
     now, before = schedule_steps or config.steps, then.get("schedule_steps") or then.get("steps")
     notes = []
@@ -340,7 +335,7 @@ def _schedule_note(config: RunConfig, saved: Saved | None, folder: Path) -> str:
         )
     if now < config.steps:
         notes.append(f"the learning rate is 0 from step {now} on: --schedule-steps 0 stretches its fall to all steps")
-    return "\n".join(notes)
+    return notes
 
 
 def _require_same_data(spec: DataSpec, saved: Saved | None, folder: Path, override: bool) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -99,8 +99,8 @@ def generate(
     return GeneratedSet(np.concatenate(images), np.asarray(labels, np.int32))
 
 
-def save(path: Path, generated: GeneratedSet, form: Literal["npz", "folder"] | None = None) -> Path:
-    """Writes a set: arrays `images` and `labels` for a name that ends in .npz, else a folder of PNGs.
+def save(path: Path, generated: GeneratedSet) -> Path:
+    """Writes a set: arrays `images`, and `labels` if it has any, for a name that ends in .npz; else a folder of PNGs.
 
     A folder has one subfolder a class (0000, 0001, ...) and numbers the files in the order of the set, so that
     `read_generated` gives back the same arrays. Returns the path.

@@ -20,6 +20,7 @@ from jimgen.curves import Series, draw_curves, read_metrics, readable, series_of
 from jimgen.errors import UserError
 from jimgen.files import read_json, write_atomically
 from jimgen.pictures import GAP_COLOUR, Picture, encode_png
+from jimgen.run_folder import CONFIG, ENVIRONMENT, EXPERIMENT, METRICS
 
 STRIP_FRAMES, STRIP_WIDTH = 6, 160  # samples over training: how many, and CSS pixels of one
 
@@ -84,12 +85,12 @@ def write_report(run_folders: Sequence[Path], out: Path, title: str | None = Non
 
 
 def _read_run(folder: Path) -> Run:
-    if not any((folder / part).exists() for part in ("config.json", "metrics.jsonl", "samples")):
+    if not any((folder / part).exists() for part in (CONFIG, METRICS, "samples")):
         missing = "holds no run (no config.json, metrics.jsonl or samples/)" if folder.is_dir() else "is not a folder"
         raise UserError(f"{folder} {missing}. Give the folder that --workdir named in training.")
-    saved, path = _read_json(folder / "config.json"), folder / "metrics.jsonl"
+    saved, path = _read_json(folder / CONFIG), folder / METRICS
     if not all(isinstance(saved.get(part, {}), dict) for part in ("config", "changed")):
-        raise UserError(f"{folder / 'config.json'} is damaged (config and changed are no objects): restore it")
+        raise UserError(f"{folder / CONFIG} is damaged (config and changed are no objects): restore it")
     metrics = read_metrics(path) if path.exists() else []
     return Run(
         folder=folder,
@@ -97,7 +98,7 @@ def _read_run(folder: Path) -> Run:
         experiment=str(saved.get("experiment") or ""),
         config=_flat(saved.get("config") or {}),
         changed=_flat(saved.get("changed") or {}),
-        environment=_flat(_read_json(folder / "environment.json")),
+        environment=_flat(_read_json(folder / ENVIRONMENT)),
         metrics=metrics,
         series=series_of(metrics),
     )
@@ -129,7 +130,7 @@ def _section(run: Run, drawn: Sequence[tuple[str, Picture | None]], anchor: str,
     seed = run.environment.get("seed", run.config.get("seed"))
     facts = [run.experiment, f"step {run.metrics[-1]['step']:,}" if run.metrics else ""]
     facts += [] if seed is None else [f"seed {seed}"]
-    about = {"lead": _first_line(run.folder / "experiment.py"), "soft": " · ".join(fact for fact in facts if fact)}
+    about = {"lead": _first_line(run.folder / EXPERIMENT), "soft": " · ".join(fact for fact in facts if fact)}
     curves = [_figure(sheet, f"Training curves: {name}", density=2) for name, sheet in drawn if sheet is not None]
     return f"""
 <section id="{anchor}">

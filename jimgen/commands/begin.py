@@ -50,10 +50,8 @@ def load_run(run: Path, best: bool = False, changes: tuple[str, ...] = ()):
 
 
 def say_what_is_left_out(dataset: Dataset) -> None:
-    """Prints to stderr which pictures and labels of a data set are not used."""
-    if dataset.skipped:
-        print(f"{len(dataset.skipped)} picture(s) left out, the first: {dataset.skipped[0]}", file=sys.stderr)
-    for note in dataset.notes:
+    """Prints to stderr which pictures, folders and labels of a data set are not used."""
+    for note in dataset.left_out:
         print(note, file=sys.stderr)
 
 

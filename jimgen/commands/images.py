@@ -35,7 +35,6 @@ def sample(
         out: .png for a grid; .npz for arrays `images` (uint8 [n, h, w, c]) and `labels`; a name without ending for a
             folder of PNGs, one subfolder a class; runs that know no labels write none. Default RUN/sample.png
     """
-    from jimgen import generated
     from jimgen.evaluate import draw_images
     from jimgen.noise import require_seed
 
@@ -47,12 +46,8 @@ def sample(
         loaded = load_run(run, best, change)
         shown = _fitting(path, num, loaded.spec.shape)
         drawn = draw_images(loaded, shown, seed, classes, label)
-    if path.suffix.lower() == ".png":
-        in_turn = loaded.conditional and label is None and classes == "balanced"
-        columns = _class_columns(shown, loaded.spec.num_classes) if in_turn else None
-        _write(path, drawn.images, drawn.labels, columns)
-    else:
-        print(generated.save(path, drawn))
+    in_turn = loaded.conditional and label is None and classes == "balanced"
+    _write(path, drawn.images, drawn.labels, _class_columns(shown, loaded.spec.num_classes) if in_turn else None)
 
 
 def reconstruct(run: RunFolder, /, num: int = 40, out: Path | None = None) -> None:
@@ -235,13 +230,12 @@ def _class_columns(num: int, num_classes: int) -> int | None:
 
 
 def _write(path: Path, images: Any, labels: Any | None, columns: int | None = None) -> None:
-    """A grid (.png), or arrays (.npz): `images`, and `labels` where there are any."""
-    from jimgen import pictures
-    from jimgen.files import write_npz
+    """A grid for a name that ends in .png; else as `generated.save` writes it."""
+    from jimgen import generated, pictures
 
     pixels = pictures.to_uint8(images)
     if path.suffix.lower() == ".png":
         pictures.save_png(path, pictures.grid(pixels, columns=columns))
     else:
-        write_npz(path, {"images": pixels} | ({} if labels is None else {"labels": labels}), compress=True)
+        generated.save(path, generated.GeneratedSet(pixels, labels))
     print(path)

@@ -101,6 +101,12 @@ class Dataset(NamedTuple):
     skipped: tuple[str, ...] = ()  # unreadable files that were left out, each with the reason
     notes: tuple[str, ...] = ()  # what else the user should know: folders or labels that are not used
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Lines for the user on the pictures, folders and labels that are not used."""
+        pictures = (f"{len(self.skipped)} picture(s) left out, the first: {self.skipped[0]}",) if self.skipped else ()
+        return pictures + self.notes
+
 
 def num_rows(split: Arrays | Stream) -> int:
     """How many pictures a split has. (`len` of Arrays counts its two fields.)"""
