@@ -8,6 +8,7 @@ from jimgen.errors import UserError
 from jimgen.experiment import load_run
 from jimgen.loop import eval_variables
 from jimgen.methods.tokenizer import Tokenizer
+from jimgen.run_folder import is_run
 
 NETS = ("encoder", "quantiser", "decoder")
 TRAIN_IT = "python experiments/tokenizer.py --data {data} --workdir runs/tokenizer"
@@ -22,7 +23,13 @@ def load_tokenizer(folder: str | Path, spec: DataSpec) -> tuple[Tokenizer, dict[
     how = TRAIN_IT.format(data=spec.name)
     if not str(folder):
         raise UserError(f"--tokenizer is missing: train one, `{how}`, and give --tokenizer runs/tokenizer")
-    run = load_run(Path(folder))
+    path = Path(folder).expanduser()
+    if not is_run(path):
+        raise UserError(
+            f"--tokenizer {folder} is not a run (looked in {path.absolute().parent}): give the folder of one; for a run "
+            "that was trained with it, `--change tokenizer=FOLDER` says where it is now"
+        )
+    run = load_run(path)
     build = getattr(run.module, "build_tokenizer", None)
     if build is None:
         raise UserError(f"--tokenizer {folder} is a run of {run.experiment}, not of a tokenizer: train one, `{how}`")
