@@ -26,8 +26,8 @@ def load_tokenizer(folder: str | Path, spec: DataSpec) -> tuple[Tokenizer, dict[
     path = Path(folder).expanduser()
     if not is_run(path):
         raise UserError(
-            f"--tokenizer {folder} is not a run (looked in {path.absolute().parent}): give the folder of one; for a run "
-            "that was trained with it, `--change tokenizer=FOLDER` says where it is now"
+            f"--tokenizer {folder} is not a run (looked in {path.absolute().parent}): give the folder of one; for a "
+            "run that was trained with it, `--change tokenizer=FOLDER` says where it is now"
         )
     run = load_run(path)
     build = getattr(run.module, "build_tokenizer", None)
