@@ -113,7 +113,7 @@ def tokenizer(
     output, _ = jax.eval_shape(decoder.init_with_output, jax.random.key(0), z)
     if output.shape != images.shape:
         raise ValueError(f"images are {list(image_shape)}, the decoder gives {list(output.shape[1:])}")
-    quantiser_variables = jax.eval_shape(lambda key, z: quantiser.init(key, z, train=False), jax.random.key(0), z)
+    quantiser_variables = jax.eval_shape(quantiser.init, jax.random.key(0), z)
     nets = ("encoder", "quantiser", "decoder")
     trained = nets if "params" in quantiser_variables else ("encoder", "decoder")
     grid, num_codes = (z.shape[1], z.shape[2]), quantiser.num_codes
@@ -123,7 +123,7 @@ def tokenizer(
         z = jnp.zeros((1, *grid, quantiser.dim))
         variables: Variables = {
             "encoder": encoder.init(keys[0], batch["image"]),
-            "quantiser": quantiser.init(keys[1], z, train=False),
+            "quantiser": quantiser.init(keys[1], z),
             "decoder": decoder.init(keys[2], z),
             "usage": {"counts": jnp.zeros(num_codes), "images": jnp.zeros((), jnp.int32)},
         }
@@ -135,7 +135,7 @@ def tokenizer(
     def quantise(variables: Variables, images: Array) -> tuple[Array, Quantised]:
         """z before it is quantised, and what becomes of it. The codebook moves in `follow` alone."""
         z = encoder.apply(variables["encoder"], images)
-        return z, quantiser.apply(variables["quantiser"], z, train=False)  # pyright: ignore[reportReturnType]
+        return z, quantiser.apply(variables["quantiser"], z)  # pyright: ignore[reportReturnType]
 
     def output_of(variables: Variables, z_q: Array) -> Array:
         return decoder.apply(variables["decoder"], z_q)  # pyright: ignore[reportReturnType]

@@ -1,12 +1,11 @@
 """Quantisers: vectors to tokens and back, with the gradient that the encoder is to get.
 
-Three Flax modules share one interface: `num_codes` (K) and `dim` (d); called on z float [b, ..., d] with `train` and a
-`key` they return a `Quantised`; `lookup` turns tokens int32 [...] into codes [..., d]. They compute in float32 whatever
-the dtype of z: in bfloat16 neighbouring codes become one. In training, counts and codebooks are those of the whole
-global batch in every mode.
+Three Flax modules share one interface: `num_codes` (K) and `dim` (d); called on z float [b, ..., d] they return a
+`Quantised`; `lookup` turns tokens int32 [...] into codes [..., d]. They compute in float32 whatever the dtype of z: in
+bfloat16 neighbouring codes become one.
 
-The state of a codebook that no gradient trains lies in the collection "codebook". It moves in a call with `train`, or
-by `VectorQuantiser.follow` after several calls without, where the batch comes in parts; make it mutable there.
+The state of a codebook that no gradient trains lies in the collection "codebook". `VectorQuantiser.follow` alone moves
+it, by the whole global batch in every mode.
 """
 
 from collections.abc import Sequence
@@ -33,7 +32,6 @@ class Quantised(NamedTuple):
     commitment: Array  # [b] ||z - sg(e)||^2: moves the encoder towards the codes
     codebook: Array  # [b] ||sg(z) - e||^2: moves the codes towards the encoder; zero where no gradient does that
     entropy: Array  # [b] nats, to be minimised; zero but for LFQ
-    counts: Array  # float [K]: how often each code was chosen in the global batch
 
 
 # Gradients through a step function. sg(.) is stop_gradient, e the code nearest to z.
@@ -160,13 +158,13 @@ def restart_dead_codes(key: Array, codes: Array, counts: Array, z: Array, below:
 class VectorQuantiser(nn.Module):
     """VQ: the nearest of K codes (van den Oord et al., arXiv 1711.00937).
 
-    With `ema` the codes follow the vectors that choose them, no gradient trains them, and dead ones restart: give a
-    `key` in training. The counts begin at zero, so that the first batch moves all codes to where the vectors are.
-    Without, the codes are parameters, and `Quantised.codebook` trains them. `normalise` puts vectors and codes on the
-    unit sphere, so that cosines choose (ViT-VQGAN, Yu et al., arXiv 2110.04627, section 3.2), best with a small dim.
+    With `ema` the codes follow the vectors that choose them (`follow`), no gradient trains them, and dead ones restart.
+    The counts begin at zero, so that the first batch moves all codes to where the vectors are. Without, the codes are
+    parameters, and `Quantised.codebook` trains them. `normalise` puts vectors and codes on the unit sphere, so that
+    cosines choose (ViT-VQGAN, Yu et al., arXiv 2110.04627, section 3.2), best with a small dim.
 
     Raises:
-      ValueError: z has other channels, or no key where codes may restart.
+      ValueError: z has other channels.
     """
 
     num_codes: int = 256
@@ -186,19 +184,15 @@ class VectorQuantiser(nn.Module):
         else:
             self.codes = self.param("codes", nn.initializers.normal(1.0), shape)
 
-    def __call__(self, z: Array, *, train: bool, key: Array | None = None) -> Quantised:
-        raw = _float_vectors(z, self.dim)
-        z, codes = self._direction(raw), self._codes()
+    def __call__(self, z: Array) -> Quantised:
+        z, codes = self._direction(_float_vectors(z, self.dim)), self._codes()
         tokens = nearest_code(lax.stop_gradient(z), lax.stop_gradient(codes))
         # A product rather than a gather: its gradient sums in one order, where scattered additions come as they come.
         e = jnp.matmul(nn.one_hot(tokens, self.num_codes, dtype=z.dtype), codes, precision="highest")
-        counts = count_tokens(tokens, self.num_codes)
-        if self.ema and train and not self.is_initializing():
-            self.follow(raw, tokens, key)
         through = rotation_trick if self.gradient == "rotation" else straight_through
         commitment = _squared_distance(z, lax.stop_gradient(e))
         codebook = jnp.zeros_like(commitment) if self.ema else _squared_distance(lax.stop_gradient(z), e)
-        return Quantised(through(z, e), tokens, commitment, codebook, jnp.zeros_like(commitment), counts)
+        return Quantised(through(z, e), tokens, commitment, codebook, jnp.zeros_like(commitment))
 
     def lookup(self, tokens: Array) -> Array:
         """Tokens [...] -> codes [..., d]. ValueError where tokens are out of range; under jit those codes are NaN."""
@@ -259,7 +253,7 @@ class FiniteScalarQuantiser(nn.Module):
     def dim(self) -> int:
         return len(self.levels)
 
-    def __call__(self, z: Array, *, train: bool, key: Array | None = None) -> Quantised:
+    def __call__(self, z: Array) -> Quantised:
         if not self.levels or min(self.levels) < 2:
             raise ValueError(f"FSQ needs at least 2 levels in each dimension, got {tuple(self.levels)}")
         z = _float_vectors(z, self.dim)
@@ -271,7 +265,7 @@ class FiniteScalarQuantiser(nn.Module):
         digits = lax.stop_gradient(rounded + _along_last(levels // 2, z)).astype(jnp.int32)
         tokens, zeros = _to_tokens(digits, self.levels), jnp.zeros(z.shape[0], z.dtype)
         z_q = rounded / _along_last(levels // 2, z)
-        return Quantised(z_q, tokens, zeros, zeros, zeros, count_tokens(tokens, self.num_codes))
+        return Quantised(z_q, tokens, zeros, zeros, zeros)
 
     def lookup(self, tokens: Array) -> Array:
         """Tokens [...] -> codes [..., d]. ValueError where tokens are out of range; under jit those codes are NaN."""
@@ -337,14 +331,13 @@ class LookupFreeQuantiser(nn.Module):
     def num_codes(self) -> int:
         return 2**self.dim
 
-    def __call__(self, z: Array, *, train: bool, key: Array | None = None) -> Quantised:
+    def __call__(self, z: Array) -> Quantised:
         z = _float_vectors(z, self.dim)
         e = jnp.where(z > 0, 1, -1).astype(z.dtype)
         tokens = _to_tokens((z > 0).astype(jnp.int32), (2,) * self.dim)
         commitment = _squared_distance(z, e)
         entropy = lfq_entropy(z, self.temperature, self.diversity)
-        counts = count_tokens(tokens, self.num_codes)
-        return Quantised(straight_through(z, e), tokens, commitment, jnp.zeros_like(commitment), entropy, counts)
+        return Quantised(straight_through(z, e), tokens, commitment, jnp.zeros_like(commitment), entropy)
 
     def lookup(self, tokens: Array) -> Array:
         """Tokens [...] -> codes [..., d]. ValueError where tokens are out of range; under jit those codes are NaN."""

@@ -176,7 +176,7 @@ def test_the_loss_is_the_sum_of_its_parts(name, reconstruction):
     @jax.jit
     def forward(variables):
         z = Encoder(quantiser.dim, (4,), 0).apply(variables["encoder"], batch["image"])
-        found = quantiser.apply(variables["quantiser"], z, train=False)
+        found = quantiser.apply(variables["quantiser"], z)
         return found, Decoder(1, (4,), 0).apply(variables["decoder"], found.z_q)
 
     found, output = forward(variables)

@@ -49,21 +49,26 @@ def fixed_codes(**options):
     return quantiser, {"params": {"codes": CODES}}
 
 
+def followed(quantiser, variables, z, key=None):
+    """The variables after the codebook has followed z."""
+    tokens = applied(quantiser, variables, z).tokens
+    return applied(quantiser, variables, z, tokens, key, method="follow", mutable=["codebook"])[1]
+
+
 # The interface that all share.
 
 
 @pytest.mark.parametrize("name", QUANTISERS)
 def test_shapes_and_lookup(name):
-    """Codes [b, h, w, d] in float32, tokens int32 in 0..K-1, losses [b], counts [K] of all; tokens give the codes."""
+    """Codes [b, h, w, d] in float32, tokens int32 in 0..K-1, losses [b]; tokens give the codes."""
     quantiser, z = QUANTISERS[name], vectors(2, 4, 5, 3)
-    found, variables = initialised(quantiser, z, train=False)
+    found, variables = initialised(quantiser, z)
     assert found.z_q.shape == z.shape and found.z_q.dtype == jnp.float32
     assert found.tokens.shape == (2, 4, 5) and found.tokens.dtype == jnp.int32
     assert int(found.tokens.min()) >= 0 and int(found.tokens.max()) < quantiser.num_codes
     for loss in (found.commitment, found.codebook):
         assert loss.shape == (2,) and float(loss.min()) >= 0
     assert found.entropy.shape == (2,)
-    np.testing.assert_array_equal(found.counts, np.bincount(found.tokens.reshape(-1), minlength=quantiser.num_codes))
     looked_up = applied(quantiser, variables, found.tokens, method="lookup")
     np.testing.assert_allclose(looked_up, found.z_q, rtol=1e-6)
 
@@ -71,7 +76,7 @@ def test_shapes_and_lookup(name):
 def test_halves_are_quantised_in_float32():
     """Levels stay apart: bfloat16 vectors give the codes and tokens of the same vectors in float32."""
     quantiser, z = FiniteScalarQuantiser((255, 3)), vectors(2, 4, 5, 2).astype(jnp.bfloat16)
-    halves, whole = (applied(quantiser, {}, x, train=False) for x in (z, z.astype(jnp.float32)))
+    halves, whole = (applied(quantiser, {}, x) for x in (z, z.astype(jnp.float32)))
     assert halves.z_q.dtype == jnp.float32 and len(np.unique(halves.tokens)) > 20
     np.testing.assert_array_equal(halves.tokens, whole.tokens)
     np.testing.assert_array_equal(halves.z_q, whole.z_q)
@@ -81,7 +86,7 @@ def test_halves_are_quantised_in_float32():
 def test_every_code_has_its_own_token(name):
     """Looking all tokens up and quantising what comes back gives the tokens again: the codes are fixed points."""
     quantiser = QUANTISERS[name]
-    _, variables = initialised(quantiser, vectors(1, 1, 1, 3), train=False)
+    _, variables = initialised(quantiser, vectors(1, 1, 1, 3))
     tokens = jnp.arange(quantiser.num_codes, dtype=jnp.int32)[None]
     codes = applied(quantiser, variables, tokens, method="lookup")
     assert len(np.unique(np.asarray(codes[0]), axis=0)) == quantiser.num_codes
@@ -91,14 +96,14 @@ def test_every_code_has_its_own_token(name):
         inside = np.clip((np.asarray(codes) * (levels // 2) + offset) / half, -0.999, 0.999)
         codes = np.arctanh(inside) - np.tan(offset / half)
         codes = jnp.asarray(codes, jnp.float32)
-    np.testing.assert_array_equal(applied(quantiser, variables, codes, train=False).tokens, tokens)
+    np.testing.assert_array_equal(applied(quantiser, variables, codes).tokens, tokens)
 
 
 @pytest.mark.parametrize("name", QUANTISERS)
 def test_tokens_that_are_none_are_refused(name):
     """At once where values are known; compiled, they become NaN instead of the nearest valid token."""
     quantiser = QUANTISERS[name]
-    _, variables = initialised(quantiser, vectors(1, 1, 1, 3), train=False)
+    _, variables = initialised(quantiser, vectors(1, 1, 1, 3))
     lookup = lambda tokens: quantiser.apply(variables, tokens, method="lookup")  # noqa: E731
     for wrong in (-1, quantiser.num_codes):
         tokens = jnp.asarray([[0, wrong]])
@@ -110,7 +115,7 @@ def test_tokens_that_are_none_are_refused(name):
 @pytest.mark.parametrize("name", QUANTISERS)
 def test_other_channels_are_refused(name):
     with pytest.raises(ValueError, match=r"takes vectors of 3 numbers, got \[1, 2, 2, 4\]: give the encoder 3"):
-        QUANTISERS[name].init(jax.random.key(0), jnp.zeros((1, 2, 2, 4)), train=False)
+        QUANTISERS[name].init(jax.random.key(0), jnp.zeros((1, 2, 2, 4)))
 
 
 # VQ.
@@ -120,15 +125,15 @@ def test_other_channels_are_refused(name):
 def test_vq_by_hand(ema):
     """Squared distances .05 + .04 + 2 = 2.09 over six numbers: mean .348333; at beta .25 the loss is .435417."""
     quantiser, variables = fixed_codes(ema=ema)
-    found = applied(quantiser, variables, Z, train=False)
+    found = applied(quantiser, variables, Z)
     np.testing.assert_array_equal(found.tokens.reshape(-1), [1, 1, 2])
     np.testing.assert_array_equal(found.z_q.reshape(3, 2), [[1, 1], [1, 1], [4, 4]])
     np.testing.assert_allclose(found.commitment / 6, [0.348333], rtol=1e-5)
     np.testing.assert_allclose(found.codebook, [0.0] if ema else found.commitment, rtol=1e-6)
     if not ema:
         np.testing.assert_allclose((found.codebook + 0.25 * found.commitment) / 6, [0.435417], rtol=1e-5)
-    np.testing.assert_array_equal(found.counts, [0, 2, 1])
-    np.testing.assert_allclose(perplexity(found.counts), 1.889882, rtol=1e-6)
+    np.testing.assert_array_equal(counts := count_tokens(found.tokens, 3), [0, 2, 1])
+    np.testing.assert_allclose(perplexity(counts), 1.889882, rtol=1e-6)
 
 
 def test_usage_and_perplexity():
@@ -160,7 +165,7 @@ def test_losses_move_the_sides_they_name():
     quantiser, variables = fixed_codes(ema=False)
 
     def gradients(term):
-        loss = lambda variables, z: getattr(applied(quantiser, variables, z, train=True), term).sum()  # noqa: E731
+        loss = lambda variables, z: getattr(applied(quantiser, variables, z), term).sum()  # noqa: E731
         codes, z = jax.grad(loss, (0, 1))(variables, Z)
         return codes["params"]["codes"], z.reshape(3, 2)
 
@@ -176,7 +181,7 @@ def test_normalised_codes_are_chosen_by_cosine():
     """The longest dot product would choose another one; losses are those of points on the sphere, 2 - 2 cos."""
     quantiser = VectorQuantiser(2, 2, ema=False, normalise=True)
     codes, z = jnp.asarray([[9.0, 9.0], [0.1, 0.0]]), jnp.asarray([[5.0, 1.0]]).reshape(1, 1, 1, 2)
-    found = applied(quantiser, {"params": {"codes": codes}}, z, train=False)
+    found = applied(quantiser, {"params": {"codes": codes}}, z)
     assert int(found.tokens.reshape(())) == 1
     np.testing.assert_allclose(found.z_q.reshape(2), [1, 0], atol=1e-6)
     np.testing.assert_allclose(found.commitment, [2 - 2 * 5 / math.sqrt(26)], rtol=1e-4)
@@ -229,8 +234,8 @@ def test_rotation_trick_is_finite_where_directions_fail():
 def test_the_module_uses_the_gradient_it_is_told(gradient):
     quantiser, variables = fixed_codes(gradient=gradient)
     through = {"straight_through": straight_through, "rotation": rotation_trick}[gradient]
-    found = jax.grad(lambda z: jnp.sum(jnp.sin(applied(quantiser, variables, z, train=False).z_q)))(Z)
-    e = applied(quantiser, variables, Z, train=False).z_q
+    found = jax.grad(lambda z: jnp.sum(jnp.sin(applied(quantiser, variables, z).z_q)))(Z)
+    e = applied(quantiser, variables, Z).z_q
     np.testing.assert_allclose(found, jax.vjp(through, Z, e)[1](jnp.cos(e))[0], rtol=1e-5)
 
 
@@ -240,7 +245,7 @@ def test_the_module_uses_the_gradient_it_is_told(gradient):
 def test_ema_by_hand():
     """gamma .9 from N = 1, M = E: N = (.9, 1.1, 1), e1 = (1.11, 1.08) / 1.1, e2 = 3.9; e0 stays."""
     quantiser, variables = fixed_codes(decay=0.9)
-    _, changed = applied(quantiser, variables, Z, train=True, mutable=["codebook"])
+    changed = followed(quantiser, variables, Z)
     np.testing.assert_allclose(changed["codebook"]["counts"], [0.9, 1.1, 1.0], rtol=1e-6)
     expected = [[0, 0], [1.11 / 1.1, 1.08 / 1.1], [3.9, 3.9]]
     np.testing.assert_allclose(changed["codebook"]["codes"], expected, rtol=1e-6)
@@ -295,21 +300,21 @@ def test_more_codes_than_vectors_restart_too():
 def test_the_first_batch_brings_all_codes_to_the_data():
     """Codes begin around zero, vectors around 100: after one step each code lies among the vectors."""
     quantiser, z = VectorQuantiser(8, 2), 100 + vectors(2, 6, 6, 2)
-    _, variables = initialised(quantiser, z, train=True)
-    np.testing.assert_array_equal(variables["codebook"]["counts"], np.zeros(8))  # initialising is not learning
-    _, changed = applied(quantiser, variables, z, train=True, key=jax.random.key(1), mutable=["codebook"])
+    _, variables = initialised(quantiser, z)
+    np.testing.assert_array_equal(variables["codebook"]["counts"], np.zeros(8))
+    changed = followed(quantiser, variables, z, jax.random.key(1))
     assert float(changed["codebook"]["codes"].min()) > 90
-    after = applied(quantiser, changed, z, train=False)
-    assert float(codebook_usage(after.counts)) == 1
+    after = applied(quantiser, changed, z)
+    assert float(codebook_usage(count_tokens(after.tokens, 8))) == 1
 
 
-def test_evaluation_leaves_the_codebook_and_training_needs_a_key():
+def test_quantising_leaves_the_codebook_and_restarts_need_a_key():
     quantiser, z = VectorQuantiser(4, 2), vectors(1, 3, 3, 2)
-    _, variables = initialised(quantiser, z, train=False)
-    _, changed = applied(quantiser, variables, z, train=False, mutable=["codebook"])
+    _, variables = initialised(quantiser, z)
+    _, changed = applied(quantiser, variables, z, mutable=["codebook"])
     np.testing.assert_array_equal(changed["codebook"]["codes"], variables["codebook"]["codes"])
     with pytest.raises(ValueError, match="give a key, or restart_below=0"):
-        applied(quantiser, variables, z, train=True, mutable=["codebook"])
+        followed(quantiser, variables, z)
 
 
 def test_normalised_codes_follow_too():
@@ -317,7 +322,7 @@ def test_normalised_codes_follow_too():
     quantiser = VectorQuantiser(1, 2, normalise=True, decay=0.5, restart_below=0)
     variables = {"codebook": {"codes": jnp.asarray([[2.0, 0.0]]), "counts": jnp.ones(1)}}
     z = jnp.asarray([[0.0, 3.0]]).reshape(1, 1, 1, 2)
-    _, changed = applied(quantiser, variables, z, train=True, mutable=["codebook"])
+    changed = followed(quantiser, variables, z)
     code = applied(quantiser, changed, jnp.zeros(1, jnp.int32), method="lookup")[0]
     np.testing.assert_allclose(code, [0.5**0.5] * 2, rtol=1e-5)
 
@@ -327,12 +332,12 @@ def test_codebooks_see_all_devices(num_devices, x64):
     """Counts, sums and the vectors that dead codes restart at are those of the global batch under pmap."""
     quantiser = VectorQuantiser(20, 2, decay=0.9, restart_below=0.5)
     z = vectors(8, 3, 3, 2).astype(jnp.float64)
-    _, variables = initialised(quantiser, z, train=False)
+    _, variables = initialised(quantiser, z)
     variables = jax.tree.map(lambda x: x.astype(jnp.float64), variables)
 
     def step(variables, z, key):
-        found, changed = quantiser.apply(variables, z, train=True, key=key, mutable=["codebook"])
-        return found.counts, changed
+        tokens = quantiser.apply(variables, z).tokens
+        return quantiser.apply(variables, z, tokens, key, method="follow", mutable=["codebook"])[1]
 
     expected = jax.jit(step)(variables, z, jax.random.key(1))
     spread = z.reshape(num_devices, -1, 3, 3, 2)
@@ -350,7 +355,7 @@ def test_codebooks_see_all_devices(num_devices, x64):
     [(0.0, (0, 0, 0, 0), 500), (0.3, (0.25, 0.5, 0.5, 0.5), 749), (-10.0, (-1,) * 4, 0), (10.0, (0.75, 1, 1, 1), 999)],
 )
 def test_fsq_by_hand(z, code, token):
-    found = applied(FiniteScalarQuantiser((8, 5, 5, 5)), {}, jnp.full((1, 1, 1, 4), z), train=False)
+    found = applied(FiniteScalarQuantiser((8, 5, 5, 5)), {}, jnp.full((1, 1, 1, 4), z))
     np.testing.assert_allclose(found.z_q.reshape(4), code, atol=1e-6)
     assert int(found.tokens.reshape(())) == token
     assert float(found.commitment[0]) == float(found.codebook[0]) == float(found.entropy[0]) == 0
@@ -359,7 +364,7 @@ def test_fsq_by_hand(z, code, token):
 def test_fsq_gradient_is_that_of_the_bounding():
     """d z_q / d z = h (1 - tanh^2(z + s)) / floor(L / 2), as if nothing were rounded."""
     z = vectors(1, 2, 2, 2)
-    found = jax.grad(lambda z: applied(FiniteScalarQuantiser((8, 5)), {}, z, train=True).z_q.sum())(z)
+    found = jax.grad(lambda z: applied(FiniteScalarQuantiser((8, 5)), {}, z).z_q.sum())(z)
     half, offset, width = np.asarray([3.4965, 1.998]), np.asarray([0.5, 0]), np.asarray([4, 2])
     tanh = np.tanh(np.asarray(z) + np.tan(offset / half))
     np.testing.assert_allclose(found, half * (1 - tanh**2) / width, rtol=1e-4)
@@ -367,24 +372,24 @@ def test_fsq_gradient_is_that_of_the_bounding():
 
 def test_fsq_of_two_levels_learns_from_the_start():
     """Its gradient at z = 0 is .4995 (1 - tanh^2(tan(.5 / .4995))) = .0808, not a thousandth."""
-    found = jax.grad(lambda z: applied(FiniteScalarQuantiser((2,)), {}, z, train=True).z_q.sum())(jnp.zeros((1, 1, 1)))
+    found = jax.grad(lambda z: applied(FiniteScalarQuantiser((2,)), {}, z).z_q.sum())(jnp.zeros((1, 1, 1)))
     assert float(found[0, 0, 0]) == pytest.approx(0.0808, abs=5e-5)
 
 
 @pytest.mark.parametrize("level", range(2, 10))
 def test_fsq_reaches_its_levels_and_no_others(level):
     z = jnp.linspace(-50.0, 50.0, 2001).reshape(1, -1, 1)
-    found = applied(FiniteScalarQuantiser((level,)), {}, z, train=False)
+    found = applied(FiniteScalarQuantiser((level,)), {}, z)
     assert np.unique(found.tokens).tolist() == list(range(level))
     np.testing.assert_allclose(np.unique(found.z_q), (np.arange(level) - level // 2) / (level // 2), atol=1e-6)
 
 
 def test_fsq_reaches_every_token():
     """Wide enough inputs use all 4 x 3 x 5 codes; a level alone is refused."""
-    found = applied(FiniteScalarQuantiser((4, 3, 5)), {}, 1.5 * vectors(4, 20, 20, 3), train=False)
-    assert float(codebook_usage(found.counts)) == 1 and found.counts.shape == (60,)
+    found = applied(FiniteScalarQuantiser((4, 3, 5)), {}, 1.5 * vectors(4, 20, 20, 3))
+    assert float(codebook_usage(count_tokens(found.tokens, 60))) == 1
     with pytest.raises(ValueError, match=r"at least 2 levels in each dimension, got \(4, 1\)"):
-        applied(FiniteScalarQuantiser((4, 1)), {}, jnp.zeros((1, 1, 1, 2)), train=False)
+        applied(FiniteScalarQuantiser((4, 1)), {}, jnp.zeros((1, 1, 1, 2)))
 
 
 # LFQ.
@@ -393,11 +398,11 @@ def test_fsq_reaches_every_token():
 def test_lfq_by_hand():
     """Signs are bits, the lowest first, zero is negative: (1, -2, 3) is 1 + 4; |z - code|^2 = 0 + 1 + 4."""
     z = jnp.asarray([[1.0, -2, 3], [0, 0, 0]]).reshape(2, 1, 1, 3)
-    found = applied(LookupFreeQuantiser(3), {}, z, train=False)
+    found = applied(LookupFreeQuantiser(3), {}, z)
     np.testing.assert_array_equal(found.tokens.reshape(-1), [5, 0])
     np.testing.assert_array_equal(found.z_q.reshape(2, 3), [[1, -1, 1], [-1, -1, -1]])
     np.testing.assert_allclose(found.commitment, [5, 3])
-    gradient = jax.grad(lambda z: (applied(LookupFreeQuantiser(3), {}, z, train=True).z_q * 2).sum())(z)
+    gradient = jax.grad(lambda z: (applied(LookupFreeQuantiser(3), {}, z).z_q * 2).sum())(z)
     np.testing.assert_array_equal(gradient, np.full(z.shape, 2))
 
 
@@ -471,8 +476,8 @@ def test_lfq_entropy_sees_all_devices(x64):
 
 def test_lfq_takes_many_bits():
     """2^16 codes: no array of places times codes is made, and the counts are right."""
-    found = applied(LookupFreeQuantiser(16), {}, vectors(2, 4, 4, 16), train=False)
-    assert found.counts.shape == (65536,) and float(found.counts.sum()) == 32
+    found = applied(LookupFreeQuantiser(16), {}, vectors(2, 4, 4, 16))
+    assert float(count_tokens(found.tokens, 65536).sum()) == 32
     assert np.isfinite(found.entropy).all()
 
 
