@@ -195,7 +195,7 @@ def test_the_loss_is_the_sum_of_its_parts(name, reconstruction):
     images = np.clip(np.asarray(reconstruction.as_images(output)), -1, 1)
     mse = np.square(images - np.asarray(batch["image"])).mean((1, 2, 3))
     np.testing.assert_allclose(figures["psnr_db"], 10 * np.log10(4 / mse), rtol=1e-5)
-    counts = [np.bincount(row.reshape(-1), minlength=found.counts.shape[0]) for row in np.asarray(found.tokens)]
+    counts = [np.bincount(row.reshape(-1), minlength=quantiser.num_codes) for row in np.asarray(found.tokens)]
     np.testing.assert_array_equal(figures["code_counts"], counts)
 
 
