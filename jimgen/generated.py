@@ -15,6 +15,7 @@ from jimgen.data.archive import holds_arrays, read_arrays
 from jimgen.data.dataset import UNLABELLED
 from jimgen.data.folder import labels_of, layout_of, members_of, pictures_of, read_picture
 from jimgen.data.layout import natural
+from jimgen.data.npz import check_labels, checked_images
 from jimgen.errors import UserError
 from jimgen.files import disk_errors, shown, status, write_npz
 from jimgen.methods.method import Method
@@ -207,18 +208,12 @@ def _read_npz(path: Path) -> GeneratedSet:
     arrays = read_arrays(path, ("images", "labels"))
     if "images" not in arrays:
         raise UserError(f"{path} has no array `images`: uint8 [n, h, w, 1 or 3] is wanted")
-    images, labels = arrays["images"], arrays.get("labels")
-    if images.dtype != np.uint8:
-        raise UserError(f"{path}: `images` must be uint8 in [0, 255], not {images.dtype}: round and save them as such")
-    images = images[..., None] if images.ndim == 3 else images
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise UserError(f"{path}: `images` must be [n, h, w, 1 or 3] with n of at least 1, not {images.shape}")
+    images, labels = checked_images(arrays["images"], f"{path}: images"), arrays.get("labels")
     if labels is None:
         return GeneratedSet(images, None)
-    if labels.ndim not in (1, 2) or len(labels) != len(images) or (flat := label_arrays.flat(labels)) is None:
-        raise UserError(f"{path}: {len(images)} images but labels {labels.shape}")
-    if flat.dtype.kind not in "iu":
-        raise UserError(f"{path}: `labels` must be integers, not {flat.dtype}")
+    check_labels(labels, len(images), f"{path}: labels")
+    if (flat := label_arrays.flat(labels)) is None:
+        raise UserError(f"{path}: labels has several labels for an image, expected one")
     if flat.min() < 0 or flat.max() > np.iinfo(np.int32).max:
-        raise UserError(f"{path}: `labels` go from {flat.min()} to {flat.max()}: number the classes from 0")
+        raise UserError(f"{path}: labels go from {flat.min()} to {flat.max()}: number the classes from 0")
     return GeneratedSet(images, flat.astype(np.int32))

@@ -94,11 +94,12 @@ def test_sets_that_cannot_be_read(tmp_path, images):
     refused("cannot be read as npz", tmp_path / "torn.npz")
     for message, arrays in {
         "no array `images`": {"labels": np.zeros(3)},
-        "must be uint8": {"images": images / 255},
-        "n, h, w, 1 or 3": {"images": images[..., :2]},
-        "12 images but labels": {"images": images, "labels": np.zeros(3)},
-        "labels` go from 0 to 9223372036854775808": {"images": images, "labels": np.eye(12, dtype=np.uint64)[0] << 63},
-        "labels` go from -1": {"images": images, "labels": np.arange(12) - 1},
+        "float64, expected uint8": {"images": images / 255},
+        r"expected .n, h, w. or .n, h, w, 1 or 3": {"images": images[..., :2]},
+        "expected 12 labels": {"images": images, "labels": np.zeros(3, np.int32)},
+        "labels go from 0 to 9223372036854775808": {"images": images, "labels": np.eye(12, dtype=np.uint64)[0] << 63},
+        "labels go from -1": {"images": images, "labels": np.arange(12) - 1},
+        "several labels for an image": {"images": images, "labels": np.ones((12, 2), np.int32)},
     }.items():
         np.savez(tmp_path / "bad.npz", **arrays)
         refused(message, tmp_path / "bad.npz")

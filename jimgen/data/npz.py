@@ -114,7 +114,8 @@ def _read_fields(path: str) -> dict[str, np.ndarray]:
 
 def _split(path: str, fields: Mapping[str, np.ndarray], prefix: str) -> Split:
     images, stored, field = _images(path, fields, f"{prefix}images"), fields.get(f"{prefix}labels"), f"{prefix}labels"
-    _check_rows(path, images, stored, field)
+    if stored is not None:
+        check_labels(stored, len(images), f"npz:{path}: {field}")
     return Split(images, stored, field)
 
 
@@ -127,20 +128,26 @@ def _images(path: str, fields: Mapping[str, np.ndarray], name: str) -> np.ndarra
             f"npz:{path} has no field {name!r}{guess} It has {some_of(fields)};\n"
             "wanted are train_images and test_images, or images alone (and the same for labels)"
         )
-    images = fields[name]
-    if images.dtype != np.uint8:
-        raise UserError(f"npz:{path}: {name} is {images.dtype}, expected uint8: scale it to 0..255 and round")
-    if images.ndim == 3:
-        images = images[..., None]
+    return checked_images(fields[name], f"npz:{path}: {name}")
+
+
+def checked_images(stored: np.ndarray, where: str) -> np.ndarray:
+    """Images uint8 [n, h, w] or [n, h, w, 1 or 3] as [n, h, w, c].
+
+    Raises:
+      UserError: another dtype or shape, or no images.
+    """
+    if stored.dtype != np.uint8:
+        raise UserError(f"{where} is {stored.dtype}, expected uint8: scale it to 0..255 and round")
+    images = stored[..., None] if stored.ndim == 3 else stored
     if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise UserError(f"npz:{path}: {name} has shape {fields[name].shape}, expected [n, h, w] or [n, h, w, 1 or 3]")
+        raise UserError(f"{where} has shape {stored.shape}, expected [n, h, w] or [n, h, w, 1 or 3]")
     return images
 
 
-def _check_rows(path: str, images: np.ndarray, labels: np.ndarray | None, name: str) -> None:
-    if labels is None:
-        return
+def check_labels(labels: np.ndarray, num: int, where: str) -> None:
+    """Raises UserError unless they are integers [num] or [num, 1], or rows [num, k] that may be one-hot."""
     if labels.dtype.kind not in "iu" and not (labels.dtype.kind in "bf" and labels.ndim == 2 and labels.shape[1] > 1):
-        raise UserError(f"npz:{path}: {name} is {labels.dtype}, expected integers")
-    if labels.ndim not in (1, 2) or len(labels) != len(images) or labels.size == 0:
-        raise UserError(f"npz:{path}: {name} has shape {labels.shape}, expected {len(images)} labels")
+        raise UserError(f"{where} is {labels.dtype}, expected integers")
+    if labels.ndim not in (1, 2) or len(labels) != num or labels.size == 0:
+        raise UserError(f"{where} has shape {labels.shape}, expected {num} labels")
