@@ -172,15 +172,7 @@ def reference(folder: Path, rng: Generator) -> Trial:
     kept = features if rng.random() < 0.5 else None
     save_reference(path, Reference(source, moments(features), kept))
     expected = load_reference(path)
-    how = rng.integers(4)
-    data = path.read_bytes()
-    if how == 1:
-        data = damage_zip(data, rng)
-    elif how == 2:
-        data = _with_other_member(data, rng)
-    elif how == 3:
-        data = damage(data, rng)
-    path.write_bytes(data)
+    how = _damage_npz(path, rng)
 
     def check(found: Reference) -> None:
         mean, covariance = found.moments.mean, found.moments.covariance
@@ -204,14 +196,7 @@ def classifier_weights(folder: Path, rng: Generator) -> Trial:
     path = folder / "weights.npz"
     kernel = rng.standard_normal((3, 4)).astype(np.float16)
     save_weights(path, {"params": {"stem": {"kernel": kernel}, "head": {"bias": kernel[0]}}}, {"data": "digits"})
-    how, data = rng.integers(4), path.read_bytes()
-    if how == 1:
-        data = damage_zip(data, rng)
-    elif how == 2:
-        data = _with_other_member(data, rng)
-    elif how == 3:
-        data = damage(data, rng)
-    path.write_bytes(data)
+    how = _damage_npz(path, rng)
 
     def check(found: Any) -> None:
         variables, meta, digest = found
@@ -221,6 +206,19 @@ def classifier_weights(folder: Path, rng: Generator) -> Trial:
             require(np.array_equal(variables["params"]["head"]["bias"], kernel[0].astype(np.float32)), "other weights")
 
     return Trial(lambda: load_weights(path), check, must_read=how == 0)
+
+
+def _damage_npz(path: Path, rng: Generator) -> int:
+    """Damages an .npz in one of three ways, or not. Returns which: 0 not, 1 the archive, 2 an array, 3 any bytes."""
+    how, data = int(rng.integers(4)), path.read_bytes()
+    if how == 1:
+        data = damage_zip(data, rng)
+    elif how == 2:
+        data = _with_other_member(data, rng)
+    elif how == 3:
+        data = damage(data, rng)
+    path.write_bytes(data)
+    return how
 
 
 def _with_other_member(data: bytes, rng: Generator) -> bytes:

@@ -20,7 +20,7 @@ from jimgen.interrupts import end_at_once
 
 
 def main() -> None:
-    """Entry point. Exits with status 2 and a line on stderr where the user can mend something."""
+    """Entry point. Exits with status 2 and a line on stderr where the user can fix something."""
     commands = {
         "train": train,
         "sample": sample,

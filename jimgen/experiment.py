@@ -81,7 +81,7 @@ COUNTED_FIELDS = (
 def main(config_class: type[Config], build: Build, arguments: Sequence[str] | None = None) -> None:
     """Runs an experiment from the command line; --help lists the fields of its config.
 
-    Exits with status 2 and a line on stderr where the user can mend something, and with 128 + signal when interrupted.
+    Exits with status 2 and a line on stderr where the user can fix something, and with 128 + signal when interrupted.
     """
     source = Path(inspect.getfile(build))
     description = (inspect.getmodule(build) or build).__doc__

@@ -16,7 +16,7 @@ from jimgen.errors import UserError
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns what the disk says while a folder is written into a UserError with the mend."""
+    """Turns what the disk says while a folder is written into a UserError with the fix."""
     try:
         yield
     except OSError as error:

@@ -96,7 +96,7 @@ def load(
     if strict and skipped:
         raise UserError(
             f"{name}: unreadable pictures: {len(skipped)}; the first is {skipped[0]}\n"
-            "Mend or remove them, or leave out strict to go on without them"
+            "Fix or remove them, or leave out strict to go on without them"
         )
     _require_every_class(name, parts[0], source.class_names, skipped)
     splits = [part.split for part in parts]
@@ -229,8 +229,7 @@ def _require_every_class(name: str, train: _Part, class_names: tuple[str, ...], 
         lost = class_names[int(np.argmin(counts))]
         first = next((fault for fault in skipped if f"/{lost}/" in fault), [*skipped, "there is none"][0])
         raise UserError(
-            f"{name}: no picture of the class {lost!r} can be read; the first: {first}\n"
-            "Mend them, or take the class out"
+            f"{name}: no picture of the class {lost!r} can be read; the first: {first}\nFix them, or take the class out"
         )
 
 

@@ -160,7 +160,7 @@ def check_images(images: np.ndarray) -> None:
     """Refuses what is not uint8 [n, h, w, 1 or 3].
 
     Raises:
-      UserError: names the dtype, range or shape that it found, and the mend.
+      UserError: names the dtype, range or shape that it found, and the fix.
     """
     shape = list(np.shape(images))
     if len(shape) != 4 or shape[3] not in (1, 3):
@@ -173,12 +173,12 @@ def check_images(images: np.ndarray) -> None:
     if np.issubdtype(dtype, np.floating) and np.isfinite(images).all():
         low, high = float(images.min()), float(images.max())
         if -1 <= low < 0 and high <= 1:
-            mend = "in [-1, 1]: convert by round((x + 1) * 127.5)"
+            found = "in [-1, 1]: convert by round((x + 1) * 127.5)"
         elif low >= 0 and high <= 1:
-            mend = "in [0, 1]: convert by round(x * 255)"
+            found = "in [0, 1]: convert by round(x * 255)"
         else:
-            mend = f"from {low:.4g} to {high:.4g}: scale to [0, 255] and round"
-        raise UserError(f"images are {dtype} {mend}, to uint8")
+            found = f"from {low:.4g} to {high:.4g}: scale to [0, 255] and round"
+        raise UserError(f"images are {dtype} {found}, to uint8")
     raise UserError(f"images are {dtype}, expected finite levels as uint8 in [0, 255]")
 
 
