@@ -162,7 +162,10 @@ def layout_of(files: list[Member], where: str) -> Layout:
     is_split = "train" in splits and (len(splits) > 1 or list(tops) == splits["train"])
     if not is_split:
         _require_classes(within, splits, where)
-        return Layout(files, None)
+        named = [f"{top}/" for tops in splits.values() for top in tops]
+        return Layout(
+            files, None, notes=(f"{where}: taken for a class, not a split: {some_of(named)}",) if named else ()
+        )
     if twice := next((folders for folders in splits.values() if len(folders) > 1), None):
         raise UserError(f"{where} has both {twice[0]}/ and {twice[1]}/: keep one of them")
     (train,) = splits["train"]

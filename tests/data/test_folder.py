@@ -200,6 +200,13 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
     assert load(others).spec.class_names == ("bullet_train", "crash_test")
 
 
+def test_a_class_that_is_called_like_a_split_is_said_to_be_one(tmp_path):
+    """It may be a split whose other half is called something else."""
+    data = load(splits(tmp_path, {"train/cat": 3, "train/dog": 3, "tests": 3}))
+    assert data.spec.class_names == ("tests", "train")
+    assert data.notes == (f"folder:{tmp_path}: taken for a class, not a split: train/",)
+
+
 def test_folders_below_the_only_class_are_said_to_be_no_classes(tmp_path):
     data = load(splits(tmp_path, {"pets/cat": 3, "pets/dog": 3}))
     assert data.spec.class_names == ("pets",)
