@@ -25,7 +25,8 @@ def main(run: Path) -> None:
     print("ready", flush=True)
     while not select.select([sys.stdin], [], [], 0)[0]:
         for name, arguments in commands.items():
-            answered[name] += answer(name, arguments, young=not any((run / "checkpoints").glob("[0-9]*")))
+            young = not any(path.name.isdecimal() for path in (run / "checkpoints").glob("*"))
+            answered[name] += answer(name, arguments, young)
     print(answered)
 
 
