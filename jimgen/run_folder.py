@@ -45,7 +45,10 @@ def read_saved(folder: Path) -> Saved | None:
     experiment, config, data = (content.get(name) for name in ("experiment", "config", "data"))
     if not (isinstance(experiment, str) and isinstance(config, dict) and isinstance(data, dict)):
         raise UserError(f"{path} is not that of a run of jimgen, or damaged: {FIX}")
-    return Saved(experiment, config, from_values(DataSpec, data, path))
+    spec = from_values(DataSpec, data, path)
+    if min(*spec.shape, spec.num_classes) < 1:
+        raise UserError(f"{path} is damaged (images of {spec.shape} in {spec.num_classes} classes): {FIX}")
+    return Saved(experiment, config, spec)
 
 
 def is_run(folder: Path) -> bool:

@@ -64,6 +64,8 @@ def test_what_was_saved_comes_back(tmp_path):
         '{"experiment": "vae", "config": {}, "data": {"name": "digits"}}',
         json.dumps({"experiment": "vae", "config": {}, "data": {**SPEC._asdict(), "shape": [8, 8]}}),
         json.dumps({"experiment": "vae", "config": {}, "data": {**SPEC._asdict(), "num_train": "many"}}),
+        json.dumps({"experiment": "vae", "config": {}, "data": {**SPEC._asdict(), "num_classes": 0}}),
+        json.dumps({"experiment": "vae", "config": {}, "data": {**SPEC._asdict(), "shape": [8, 8, -1]}}),
     ],
     ids=lambda content: content[:40],
 )
