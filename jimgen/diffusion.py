@@ -25,8 +25,17 @@ def per_example(t: Array | float, x: Array) -> Array:
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
+def _require_one_shape(x: Array, other: Array) -> None:
+    if x.shape != other.shape:  # arrays of one channel and of three would broadcast
+        raise ValueError(f"expected two arrays of one shape, got {list(x.shape)} and {list(other.shape)}")
+
+
 def interpolate(x: Array, noise: Array, t: Array | float) -> Array:
-    """x_t = (1 - t) x + t eps: [b, ...] (Liu et al., Rectified Flow, arXiv 2209.03003; there t runs backwards)."""
+    """x_t = (1 - t) x + t eps: [b, ...] (Liu et al., Rectified Flow, arXiv 2209.03003; there t runs backwards).
+
+    Raises ValueError where x and eps differ in shape.
+    """
+    _require_one_shape(x, noise)
     t = per_example(t, x)
     return (1 - t) * x + t * noise
 
@@ -68,8 +77,9 @@ def velocity_from(prediction: Prediction, output: Array, x_t: Array, t: Array | 
       v [b, ...], finite.
 
     Raises:
-      ValueError: an unknown prediction, or times of another shape.
+      ValueError: an unknown prediction, or an output or times of another shape.
     """
+    _require_one_shape(x_t, output)
     t = per_example(t, x_t)
     if _known(prediction) == "velocity":
         return output
