@@ -13,6 +13,9 @@ from pathlib import Path
 from jimgen import cli
 
 
+PAUSE = 1.0  # seconds between rounds
+
+
 def main(run: Path) -> None:
     commands = {
         "sample": [str(run), "--num", "4"],
@@ -23,7 +26,7 @@ def main(run: Path) -> None:
     }
     answered = dict.fromkeys(commands, 0)
     print("ready", flush=True)
-    while not select.select([sys.stdin], [], [], 0)[0]:
+    while not select.select([sys.stdin], [], [], PAUSE)[0]:
         for name, arguments in commands.items():
             young = not any(path.name.isdecimal() for path in (run / "checkpoints").glob("*"))
             answered[name] += answer(name, arguments, young)
