@@ -12,7 +12,6 @@ from pathlib import Path
 
 from jimgen import cli
 
-
 PAUSE = 1.0  # seconds between rounds
 
 
