@@ -11,8 +11,8 @@ On an accelerator, 32 to 64 pixels, colour:
         --learning-rate 5e-4 --warmup-steps 1000 --steps 40000 --ema-half-life 180000 --dtype bfloat16 --attention cudnn
 
 Result: of the second, seed 0: test flow loss 0.156 a dimension, all ten classes recognisable, after 974 s on one core
-that had other work as well (AMD EPYC, 2026-11-23). With --prediction velocity --learning-rate 1e-3 --steps 4500 it is
-0.154 after 1437 s, but faint noise stays in the black background, and Frechet distances are larger (docs/results.md).
+that had other work as well (AMD EPYC, 2026-11-23); 50 sampling steps give smaller Frechet distances than 20
+(docs/results.md). With --prediction velocity --learning-rate 1e-3 --steps 4500 it is 0.154 after 1437 s.
 The others: not run to the end yet.
 """
 
