@@ -9,7 +9,7 @@ Result: of the second, Fashion-MNIST 32x32, seed 0, all ten classes are recognis
 cores that had other work as well (AMD EPYC, 2026-11-23); 640 to 690 images/s while they had none.
 """
 
-from jimgen.experiment import RunConfig, main
+from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
 
 # isort: split
 from dataclasses import dataclass

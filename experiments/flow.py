@@ -16,7 +16,7 @@ that had other work as well (AMD EPYC, 2026-11-23); 50 sampling steps give small
 The others: not run to the end yet.
 """
 
-from jimgen.experiment import RunConfig, main
+from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
 
 # isort: split
 import math

@@ -20,7 +20,7 @@ tokenizer and 3359 s, each on one core that had much other work (AMD EPYC, 2026-
 docs/results.md. The others: see experiments/token_transformer.py for the first, the last was not run yet.
 """
 
-from jimgen.experiment import RunConfig, main
+from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
 
 # isort: split
 from dataclasses import dataclass, field

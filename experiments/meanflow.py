@@ -14,7 +14,7 @@ Result: of the first, seed 0: test squared error of the average velocities 0.377
 step are recognisable, after 225 s on one core that had much other work (AMD EPYC, 2026-11-23). The others: not run yet.
 """
 
-from jimgen.experiment import RunConfig, main
+from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
 
 # isort: split
 import math

@@ -18,7 +18,7 @@ Result: of the first, seed 0: 1.89 bits per dimension of the test digits after 4
 yet.
 """
 
-from jimgen.experiment import RunConfig, main
+from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
 
 # isort: split
 import math

@@ -22,7 +22,7 @@ classes recognisable, Frechet distances in docs/results.md. Each on one core tha
 2026-11-23). The third: not run yet.
 """
 
-from jimgen.experiment import RunConfig, main
+from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
 
 # isort: split
 from dataclasses import dataclass, field

@@ -19,7 +19,7 @@ a token, all codes in use, perplexity 188, after 539 s. Each on one core that ha
 2026-11-23). The others: not run yet.
 """
 
-from jimgen.experiment import RunConfig, main
+from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
 
 # isort: split
 from dataclasses import dataclass

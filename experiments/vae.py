@@ -12,7 +12,7 @@ test -ELBO of 234.1 nats (reconstruction 218.2, KL 15.9) in 263 s, on a machine 
 convolutional one (third) 233.8 nats (214.8, 18.9) in 249 s.
 """
 
-from jimgen.experiment import RunConfig, main
+from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
 
 # isort: split
 from dataclasses import dataclass

@@ -74,7 +74,9 @@ def compare(runs: Sequence[Path]) -> tuple[list[Group], dict[str, dict[str, floa
     for members in grouped.values():
         names = [name for name in rows if all(name in evaluations[run]["figures"] for run in members)]
         values = {name: [evaluations[run]["figures"][name]["value"] for run in members] for name in names}
-        label = members[0].name if len(members) == 1 else f"{members[0].name} and {len(members) - 1} more"
+        alike = [run for run in runs if run.name == members[0].name and run not in members]
+        label = str(members[0]) if alike else members[0].name
+        label += f" and {len(members) - 1} more" if len(members) > 1 else ""
         intervals = {name: confidence_interval(found) for name, found in values.items()}
         groups.append(Group(label, tuple(members), intervals))
     beside = {name: {k: v for k, v in row.items() if k != "value"} for name, row in rows.items()}

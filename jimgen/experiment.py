@@ -52,6 +52,7 @@ from jimgen.run_folder import (
     contained_runs,
     from_values,
     read_saved,
+    saved_steps,
     with_contained_runs,
 )
 from jimgen.source_files import copy_experiment, load_experiment
@@ -169,8 +170,13 @@ def _saved_config(config_class: type[Config], saved: Saved, folder: Path) -> Con
 
 def _with_contained(config: RunConfig, saved: Saved, folder: Path) -> RunConfig:
     """The config with the runs that its folder contains, where they are still those that it names."""
-    same = all(saved.config.get(name) == value for name, value in contained_runs(config).items())
+    same = all(_same_path(saved.config.get(name), value) for name, value in contained_runs(config).items())
     return with_contained_runs(config, folder) if same else config
+
+
+def _same_path(before: str | None, now: str) -> bool:
+    """Whether two ways of writing a path name one folder, from here."""
+    return before is not None and Path(before).expanduser().absolute() == Path(now).expanduser().absolute()
 
 
 def _contain(run: Path, copy: Path) -> None:
@@ -308,8 +314,14 @@ def _require_same_config(config: RunConfig, saved: Saved | None, source: Path, f
         raise UserError(f"{folder} is a run of {saved.experiment}, not of {source.stem}: give another --workdir")
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     names = [n for n in now if n not in FREE_FIELDS and n in saved.config and saved.config[n] != now[n]]
+    names = [n for n in names if n not in contained_runs(config) or not _same_path(saved.config[n], now[n])]
     if "data" in names and _both_paths(saved.config["data"], config.data):
         names.remove("data")  # one folder can be written in many ways: the hash of its content decides
+    if (done := max(saved_steps(folder), default=0)) > config.steps:
+        raise UserError(
+            f"{folder} has trained for {done} steps already, --steps {config.steps} are fewer: give more, or another "
+            "--workdir"
+        )
     if names:
         changes = ", ".join(f"{name} {saved.config[name]!r} -> {now[name]!r}" for name in names)
         raise UserError(f"{folder} was trained with another config: {changes}.\nGive a new --workdir, or --override.")
@@ -328,7 +340,7 @@ def _schedule_notes(config: RunConfig, saved: Saved | None, folder: Path) -> lis
     then = saved.config if saved else {}
     now, before = schedule_steps or config.steps, then.get("schedule_steps") or then.get("steps")
     notes = []
-    if before not in (None, now) and any((folder / CHECKPOINTS).glob("[0-9]*")):
+    if before not in (None, now) and saved_steps(folder):
         notes.append(
             f"the learning rate now falls to 0 at step {now}, not {before}, so it leaps where this run resumes: "
             f"--schedule-steps {before} keeps the curve that it was begun with"

@@ -76,6 +76,12 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(found)
 
 
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of a run's checkpoints, ascending, sound or not; none where there are none."""
+    found = (folder / CHECKPOINTS).glob("*")
+    return sorted(int(path.name) for path in found if path.name.isdecimal())
+
+
 def contained_runs(config: Any) -> dict[str, str]:
     """The fields of a config that name runs which its own run contains, and what they say; empty ones left out."""
     fields = [field.name for field in dataclasses.fields(config) if field.metadata.get("contained_run")]

@@ -133,3 +133,8 @@ def test_brackets_in_names_are_no_markup(tmp_path, capsys, name):
     show_side_by_side((write(tmp_path / name, 1.0),))
     head = capsys.readouterr().out.partition("fd[tiny@8]")[0]
     assert name in head
+
+
+def test_groups_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    runs = [write(tmp_path / place / "vae", 1.0, width=width) for width, place in enumerate("ab")]
+    assert [group.name for group in compare(runs)[0]] == [str(run) for run in runs]

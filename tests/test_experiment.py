@@ -175,6 +175,12 @@ def test_override_goes_on_with_another_config(copy):
     assert json.loads((copy / "config.json").read_text())["config"]["kl_weight"] == 0.5
 
 
+def test_fewer_steps_than_a_run_has_trained_are_refused(copy, capsys):
+    before = contents(copy)
+    assert "has trained for 2 steps already" in refusal(capsys, "vae", "--workdir", str(copy), "--steps", "1")
+    assert contents(copy) == before
+
+
 def test_a_longer_run_in_another_mode_needs_no_override(copy, monkeypatch):
     """How a run is carried out may change; all that is not said again stays as it was."""
     asked = []
@@ -340,6 +346,7 @@ def test_a_token_run_is_whole_by_itself(tmp_path, monkeypatch, capsys):
     loaded = experiment.load_run(run)
     images = loaded.method.sample(loop.eval_variables(loaded.state), jax.random.key(0), np.arange(3, dtype=np.int32))
     assert images.shape == (3, 8, 8, 1)
+    command("maskgit", "--workdir", str(run), "--tokenizer", "/runs/tokenizer")
     message = refusal(capsys, "maskgit", "--workdir", str(run), "--tokenizer", "runs/other")
     assert "tokenizer 'runs/tokenizer' -> 'runs/other'" in message
 

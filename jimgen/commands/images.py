@@ -50,12 +50,13 @@ def sample(
     _write(path, drawn.images, drawn.labels, _class_columns(shown, loaded.spec.num_classes) if in_turn else None)
 
 
-def reconstruct(run: RunFolder, /, num: int = 40, out: Path | None = None) -> None:
+def reconstruct(run: RunFolder, /, num: int = 40, data: str | None = None, out: Path | None = None) -> None:
     """Encode and decode the first test images: rows of images and of reconstructions, in turn.
 
     Args:
-        run: folder of the run; its data must be at hand.
+        run: folder of the run.
         num: how many.
+        data: whose test images, as in training; by default the run's own, wherever they lie now.
         out: .png for the grid, .npz for the reconstructions and the images' labels. Default RUN/reconstruct.png
     """
     import numpy as np
@@ -71,7 +72,11 @@ def reconstruct(run: RunFolder, /, num: int = 40, out: Path | None = None) -> No
         loaded = load_run(run)
         if loaded.method.reconstruct is None:
             raise UserError(f"{run} cannot reconstruct: its method has no encoder. `jimgen sample` draws from it.")
-        dataset = load_data(loaded.config)
+        dataset = load_data(loaded.config, name=data)
+        if dataset.spec.shape != loaded.spec.shape:
+            raise UserError(
+                f"--data {data}: images {list(dataset.spec.shape)}, the run takes {list(loaded.spec.shape)}"
+            )
         if num > dataset.spec.num_test:
             print(f"{dataset.spec.name} has {dataset.spec.num_test} test images: no more can be reconstructed")
             num = dataset.spec.num_test

@@ -1,5 +1,6 @@
 """Zip archives and the arrays in them (.npz), read without trust: no pickles, no absurd allocations."""
 
+import math
 import os
 import stat
 import zipfile
@@ -154,7 +155,14 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         header = file.tell()
     if header + num_bytes != info.file_size:
         raise ValueError(f"its header tells of {num_bytes} bytes, and {info.file_size - header} are there")
-    if num_bytes > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+    if num_bytes > (memory := _memory_of_the_machine()):
         raise ValueError(f"it needs {num_bytes / 2**30:.0f} GB of memory, this machine has {memory / 2**30:.0f}")
     with archive.open(info) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _memory_of_the_machine() -> float:
+    """Bytes of memory; infinite where the system does not say, as on Windows."""
+    if not hasattr(os, "sysconf"):
+        return math.inf
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
