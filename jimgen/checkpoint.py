@@ -15,9 +15,10 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -29,6 +30,9 @@ from jimgen.files import disk_errors
 from jimgen.train_step import TrainState
 
 _DESCRIPTION = "_CHECKPOINT_METADATA"  # Orbax's file in every step: handlers and times, which we do not need
+
+Listing = TypeVar("Listing")
+LISTING_TRIES = 100
 
 
 def open_checkpoints(folder: Path, keep: int = 3) -> ocp.CheckpointManager:
@@ -108,7 +112,7 @@ def read(folder: Path, target: TrainState) -> tuple[TrainState | None, list[str]
     with _refusals(folder):
         if not folder.is_dir():
             return None, []
-        manager = _manager(folder, ocp.CheckpointManagerOptions(read_only=True))
+    manager = _listed(folder, lambda: _manager(folder, ocp.CheckpointManagerOptions(read_only=True)))
     return _newest_good(manager, target, lambda step: "going back")
 
 
@@ -135,18 +139,25 @@ def _newest_good(
     folder = Path(manager.directory)
     warnings: dict[int, str] = {}
     while True:
-        with _refusals(folder):
-            saved = set(manager.all_steps(read=True))
+        saved = _listed(folder, lambda: set(manager.all_steps(read=True)))
         if not saved - warnings.keys():
             return None, list(warnings.values())
         step = max(saved - warnings.keys())
         try:
             return _restore_step(manager, step, target), list(warnings.values())
         except _CorruptError as error:
-            with _refusals(folder):
-                now = set(manager.all_steps(read=True))
+            now = _listed(folder, lambda: set(manager.all_steps(read=True)))
             if step in now and max(now) == max(saved):  # else a training has deleted it in the meantime
                 warnings[step] = f"checkpoint {step} is corrupt ({error}); {on_corrupt(step)}"
+
+
+def _listed(folder: Path, read: Callable[[], Listing]) -> Listing:
+    """What `read` finds in a folder of checkpoints; again, where a training deletes one while they are listed."""
+    for _ in range(LISTING_TRIES):
+        with contextlib.suppress(FileNotFoundError), _refusals(folder):
+            return read()
+        time.sleep(0.01)
+    raise UserError(f"cannot list the checkpoints in {folder}: they are deleted faster than they can be read")
 
 
 class _CorruptError(Exception):
@@ -267,9 +278,11 @@ def _set_aside(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def _refusals(path: Path) -> Iterator[None]:
-    """Turns what the system says while checkpoints are read into a UserError with the fix."""
+    """Turns what the system refuses while checkpoints are read into a UserError with the fix."""
     try:
         yield
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise UserError(
             f"cannot read {error.filename or path}: {error.strerror or error}. Nothing was changed; give yourself the "

@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import itertools
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from runs import assert_equal_trees, contents, saved_steps
 from tiny import largest_difference, state_of, tiny_batch, tiny_gan, tiny_vae
@@ -332,6 +334,25 @@ def test_a_reader_that_a_training_overtakes_reads_the_newer_checkpoint(tmp_path,
     monkeypatch.setattr(checkpoint, "_restore_step", overtaken)
     state, warnings = read(tmp_path / "checkpoints", target_of(small_state()))
     assert int(state.step) == 2 and warnings == []
+
+
+def test_a_reader_lists_again_what_was_deleted_while_it_was_listed(tmp_path, monkeypatch):
+    """Orbax looks into every step that it lists. Other errors, and an end without an end, are told."""
+    save_steps(tmp_path, 1)
+    vanished, all_steps = iter([True, False, True, True, False]), ocp.CheckpointManager.all_steps
+
+    def listed(self, read=False):
+        if read and next(vanished, False):
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / "checkpoints" / "0"))
+        return all_steps(self, read)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "all_steps", listed)
+    state, warnings = read(tmp_path / "checkpoints", target_of(small_state()))
+    assert int(state.step) == 1 and warnings == []
+    vanished = itertools.repeat(True)
+    monkeypatch.setattr(checkpoint, "LISTING_TRIES", 3)
+    with pytest.raises(UserError, match="deleted faster than they can be read"):
+        read(tmp_path / "checkpoints", target_of(small_state()))
 
 
 def test_damage_to_the_description_is_not_another_configuration(tmp_path):

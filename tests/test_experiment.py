@@ -348,7 +348,7 @@ def test_a_token_run_is_whole_by_itself(tmp_path, monkeypatch, capsys):
     assert images.shape == (3, 8, 8, 1)
     command("maskgit", "--workdir", str(run), "--tokenizer", "/runs/tokenizer")
     message = refusal(capsys, "maskgit", "--workdir", str(run), "--tokenizer", "runs/other")
-    assert "tokenizer 'runs/tokenizer' -> 'runs/other'" in message
+    assert "tokenizer '/runs/tokenizer' -> 'runs/other'" in message
 
 
 def test_a_run_keeps_what_its_experiment_imports(tmp_path, monkeypatch):

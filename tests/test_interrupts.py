@@ -12,6 +12,15 @@ from jimgen.interrupts import STOP_SIGNALS, stop_requests
 from jimgen.output import Output
 
 
+@pytest.fixture
+def hang_up_counts():
+    """Also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up_counts")
 @pytest.mark.parametrize("signum", STOP_SIGNALS)
 def test_the_second_signal_ends_the_process(signum):
     """After the first signal all have their default action again; after the block, the handlers of before."""
