@@ -34,7 +34,7 @@ def main() -> None:
         "runs": runs,
         "doctor": doctor,
     }
-    with errors_in_a_line(), end_at_once("SIGINT", "SIGPIPE"):  # what a command writes is whole or not there
+    with errors_in_a_line(), end_at_once("SIGINT"):  # what a command writes is whole or not there
         if sys.argv[1:2] == ["train"] and len(sys.argv) > 2 and not sys.argv[2].startswith("-"):
             train(sys.argv[2], *sys.argv[3:])  # its flags are the experiment's own
         elif sys.argv[1:] == ["--version"]:

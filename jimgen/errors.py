@@ -19,12 +19,21 @@ def errors_in_a_line() -> Iterator[None]:
     """For entry points: prints a UserError to stderr as "error: ..." and exits with status 2.
 
     So it does with what the system says of a file, wherever that was not foreseen; JIMGEN_TRACEBACK=1 shows where. File
-    names that are not UTF-8 print as backslash escapes.
+    names that are not UTF-8 print as backslash escapes. A pipe that nobody reads any more ends the process with status
+    141, without a word.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        yield
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        from jimgen.output import silence
+
+        silence()
+        sys.exit(128 + 13)  # SIGPIPE
     except UserError as error:
         message = str(error)
     except OSError as error:

@@ -88,16 +88,14 @@ def main(config_class: type[Config], build: Build, arguments: Sequence[str] | No
     description = (inspect.getmodule(build) or build).__doc__
     output = Output()
     try:
-        with errors_in_a_line():
-            with end_at_once("SIGINT", "SIGPIPE"):
-                parse = partial(tyro.cli, config_class, args=arguments, prog=source.name, description=description)
-                config = parse()
-                folder = _folder(config, source)
-                saved = read_saved(folder)
-                if saved and saved.experiment == source.stem:  # what is not said again stays as it was
-                    config = parse(default=_saved_config(config_class, saved, folder))
-            with end_at_once("SIGINT"):  # while the loop runs, it saves first
-                run(config, build, output)
+        with errors_in_a_line(), end_at_once("SIGINT"):  # while the loop runs, it saves first
+            parse = partial(tyro.cli, config_class, args=arguments, prog=source.name, description=description)
+            config = parse()
+            folder = _folder(config, source)
+            saved = read_saved(folder)
+            if saved and saved.experiment == source.stem:  # what is not said again stays as it was
+                config = parse(default=_saved_config(config_class, saved, folder))
+            run(config, build, output)
     except loop.Interrupted as stop:
         command = shlex.join(["python", *(sys.argv if arguments is None else [str(source)])])
         output.print(f"\nsaved at step {stop.step} after {signal.Signals(stop.signum).name}; to resume: {command}")

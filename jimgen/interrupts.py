@@ -13,7 +13,7 @@ STOP_SIGNALS = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, SIGHUP)))  # a
 
 @contextlib.contextmanager
 def end_at_once(*names: str) -> Iterator[None]:
-    """Within the block these signals ("SIGINT", "SIGPIPE") end the process without a word.
+    """Within the block these signals ("SIGINT") end the process without a word.
 
     That is their default action, but Python turns them into exceptions, with a traceback. In the middle of an import a
     KeyboardInterrupt can also be swallowed or crash a library. Does nothing outside the main thread.

@@ -44,7 +44,7 @@ def test_what_nohup_ignores_stays_ignored():
     assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGPIPE"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_process_ends_at_once_and_without_a_word(name):
     """And only within the block: before and after it, Python's own handlers are there."""
     code = (
@@ -80,3 +80,20 @@ def test_output_takes_brackets_and_names_as_they_are():
     file = io.StringIO()
     Output(file).print("runs/exp[/b] [final] :smile: 3.5 'x'")
     assert file.getvalue() == "runs/exp[/b] [final] :smile: 3.5 'x'\n"
+
+
+def test_a_command_whose_pipe_nobody_reads_ends_without_a_word():
+    code = (
+        "from jimgen.errors import errors_in_a_line\n"
+        "import sys; print('ready', flush=True); sys.stdin.read()\n"
+        "with errors_in_a_line(): print('more')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin and process.stdout and process.stderr
+        assert process.stdout.readline() == "ready\n"
+        process.stdout.close()
+        process.stdin.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
