@@ -112,14 +112,14 @@ def test_a_process_that_is_killed_and_stopped_ends_as_one_that_is_not(process_ru
     assert saved_hash(folder) == saved_hash(whole)
 
 
-def test_a_run_that_is_read_while_it_trains_ends_as_one_that_is_not(tmp_path, request):
+@pytest.mark.slow
+def test_a_run_that_is_read_while_it_trains_ends_as_one_that_is_not(tmp_path):
     """By sample, reconstruct, evaluate, report and runs, in a loop: they delete and rename nothing under it."""
-    slow = request.config.getoption("--slow")
     options = {"steps": 200, "save_every": 10, "net": "mlp", "hidden": 256, "batch_size": 512}
     finished(tmp_path / "whole", **options)
     expected = saved_hash(tmp_path / "whole")
     (tmp_path / "runs").mkdir()
-    for turn in range(20 if slow else 1):
+    for turn in range(20):
         run = tmp_path / "runs" / f"run{turn}"
         with read_by_others(run) as answered:
             said = finished(run, **options)
