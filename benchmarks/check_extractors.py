@@ -92,7 +92,7 @@ def run_peers(folder: Path, weights: str) -> None:
 def run_ours(folder: Path, weights: str) -> dict[str, np.ndarray]:
     import jax
 
-    from jimgen.metrics.torch_weights import folded_params, read_torch_weights
+    from jimgen.evaluation.torch_weights import folded_params, read_torch_weights
     from jimgen.nets import efficientnet, inception
 
     found: dict[str, np.ndarray] = {}
@@ -119,7 +119,7 @@ class Args:
 
 
 def main(args: Args) -> None:
-    from jimgen.metrics.extractors import efficientnet_weights
+    from jimgen.evaluation.extractors import efficientnet_weights
 
     weights = str(efficientnet_weights())
     with tempfile.TemporaryDirectory() as folder:

@@ -16,11 +16,11 @@ from numpy.random import Generator
 
 from jimgen.data import load
 from jimgen.data.dataset import Arrays
-from jimgen.generated import GeneratedSet, read_generated
-from jimgen.metrics.classifier import load_weights, save_weights
+from jimgen.evaluation.classifier import load_weights, save_weights
+from jimgen.evaluation.generated import GeneratedSet, read_generated
+from jimgen.evaluation.reference import Reference, Source, load_reference, save_reference
+from jimgen.evaluation.torch_weights import read_torch_weights
 from jimgen.metrics.frechet import moments
-from jimgen.metrics.reference import Reference, Source, load_reference, save_reference
-from jimgen.metrics.torch_weights import read_torch_weights
 
 Tensors = dict[str, tuple[np.ndarray, tuple[Any, ...] | None]]  # arrays, and (offset, shape, strides) if not their own
 

@@ -16,7 +16,7 @@ from jimgen.data import load
 from jimgen.data.dataset import num_rows, read_rows
 from jimgen.data.images import UnreadableImage, decode, fit_images, read_shape
 from jimgen.errors import UserError
-from jimgen.generated import read_generated
+from jimgen.evaluation.generated import read_generated
 
 LOSSY = 24  # grey levels by which a smooth picture may change on average in JPEG and WebP
 ORIENTATION = 0x0112
@@ -130,7 +130,7 @@ def generated_folder(folder: Path, rng: Generator) -> Trial:
     """A folder of drawn images with one damaged: all rows right, or a UserError."""
     images = _noise(rng, (6, 5, 7, int(rng.choice([1, 3]))))
     labels = np.asarray([0, 1, 0, 1, 0, 1], np.int32)
-    from jimgen.generated import GeneratedSet, save
+    from jimgen.evaluation.generated import GeneratedSet, save
 
     path = save(folder / "drawn", GeneratedSet(images, labels if rng.random() < 0.5 else None))
     files = sorted(path.rglob("*.png"), key=lambda file: file.name)

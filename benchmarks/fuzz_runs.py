@@ -21,11 +21,14 @@ from fuzz_mutations import damage, damage_json, truncate
 from fuzz_trial import Trial, require
 from numpy.random import Generator
 
-from jimgen import checkpoint, cli, data, experiment, loop
-from jimgen.compare import compare
+from jimgen import cli, data
 from jimgen.curves import draw_curves, read_metrics, series_of
-from jimgen.report import write_report
-from jimgen.tokenizer_run import load_tokenizer
+from jimgen.runs import checkpoint, train
+from jimgen.runs.load import Run, load_run
+from jimgen.runs.report import write_report
+from jimgen.runs.setup import build_method, initialise
+from jimgen.runs.subject import compare_runs
+from jimgen.runs.tokenizer import load_tokenizer
 from jimgen.train_step import TrainState
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -64,12 +67,12 @@ def config(folder: Path, rng: Generator) -> Trial:
             )
         case 2:
             _write_evaluation(run)
-            return Trial(partial(compare, [run]), _check_compared, intact)
+            return Trial(partial(compare_runs, [run]), _check_compared, intact)
         case 3:  # a training in the folder, of data that is not there: it ends before it begins
             module = _experiment("vae")
             config = module.Config(**TINY["vae"], data="npz:nothing.npz", workdir=str(run))
-            return Trial(partial(experiment.run, config, module.build), lambda _: require(False, "trained on nothing"))
-    return Trial(partial(experiment.load_run, run), partial(_check_state, "vae"), intact)
+            return Trial(partial(train.run, config, module.build), lambda _: require(False, "trained on nothing"))
+    return Trial(partial(load_run, run), partial(_check_state, "vae"), intact)
 
 
 def metrics(folder: Path, rng: Generator) -> Trial:
@@ -118,7 +121,7 @@ def evaluation(folder: Path, rng: Generator) -> Trial:
     if not intact:
         (run / "evaluation" / "evaluation.json").write_bytes(damage_json(EVALUATION, rng))
     if rng.random() < 0.5:
-        return Trial(partial(compare, [good, run]), _check_compared, intact)
+        return Trial(partial(compare_runs, [good, run]), _check_compared, intact)
     (run / "metrics.jsonl").unlink()
     return Trial(partial(_report, [run]), lambda page: require("</html>" in page, "no page"), intact)
 
@@ -201,7 +204,7 @@ def whole_run(folder: Path, rng: Generator, name: str = "vae") -> Trial:
             file.write_bytes(truncate(file.read_bytes(), rng))
         case _:
             file.write_bytes(damage(file.read_bytes(), rng))
-    return Trial(partial(experiment.load_run, run), partial(_check_state, name))
+    return Trial(partial(load_run, run), partial(_check_state, name))
 
 
 def tokens(folder: Path, rng: Generator) -> Trial:
@@ -218,7 +221,7 @@ def tokens(folder: Path, rng: Generator) -> Trial:
     return trial._replace(read=partial(load_tokenizer, folder / "run", spec), check=check)
 
 
-def _check_state(name: str, found: experiment.Run) -> None:
+def _check_state(name: str, found: Run) -> None:
     expected = _tiny_run(name)[3]
     require(checkpoint.content_hash(found.state) == expected, "another state than was saved")
 
@@ -268,8 +271,8 @@ def _tiny_run(name: str) -> tuple[Path, Any, Any, str]:
     module = _experiment(name)
     config = module.Config(**TINY[name], mode="jit")
     spec = data.load("digits", size=8).spec
-    method = experiment.build_method(config, module.build, spec)
-    state = jax.jit(partial(loop.initialise, method, spec, config.seed))()
+    method = build_method(config, module.build, spec).method
+    state = jax.jit(partial(initialise, method, spec, config.seed))()
     folder = Path(tempfile.mkdtemp(prefix="fuzz-run-")) / name
     manager = checkpoint.open_checkpoints(folder / "checkpoints")
     checkpoint.save(manager, state)

@@ -20,12 +20,12 @@ import tyro
 
 from jimgen.curves import PALETTE
 from jimgen.errors import UserError
-from jimgen.evaluate import draw_images, load_data
-from jimgen.experiment import load_run
+from jimgen.evaluation.extractors import load_extractor
+from jimgen.evaluation.measure import measure, title
+from jimgen.evaluation.quality import OF_DATA
 from jimgen.files import write_atomically
-from jimgen.metrics.evaluation import measure, title
-from jimgen.metrics.extractors import load_extractor
-from jimgen.quality import OF_DATA
+from jimgen.runs.load import load_run
+from jimgen.runs.subject import draw_images, load_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def main(args: Args) -> None:
         net = load_extractor(OF_DATA[run.spec.name])
         measured = measure(images, labels, load_data(run.config), [net], ["fd"])
         recognised = np.mean(measured.outputs[title(net)].logits.argmax(axis=1) == labels)
-        points.append({"scale": scale, "accuracy": float(recognised), "fd": next(iter(measured.figures.values()))})
+        points.append({"scale": scale, "accuracy": float(recognised), "fd": next(iter(measured.metrics.values()))})
         seconds = time.perf_counter() - began
         print(f"scale {scale:g}: accuracy {recognised:.3f}, fd {points[-1]['fd']:.3f}, {seconds:.0f} s", flush=True)
     write_atomically(args.out, draw(points))

@@ -19,13 +19,14 @@ import numpy as np
 import tyro
 from jax import Array
 
+from jimgen.data.batches import scale_images
 from jimgen.data.dataset import read_rows
 from jimgen.errors import UserError
-from jimgen.evaluate import load_data
-from jimgen.experiment import load_run
-from jimgen.loop import eval_variables, scale_images
 from jimgen.methods.autoregressive import Autoregressive
 from jimgen.objectives import bits_per_dim
+from jimgen.runs.load import load_run
+from jimgen.runs.subject import load_data
+from jimgen.train_step import eval_variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +87,12 @@ def _constriction() -> Any:
 
 def main(args: Args) -> None:
     run = load_run(args.run)
-    build = getattr(run.module, "build_autoregressive", None)
-    if build is None:
+    if not isinstance(run.made, Autoregressive):
         raise UserError(f"{args.run} is a run of {run.experiment}: give one of experiments/pixel_transformer.py")
     dataset = load_data(run.config)
     pixels, labels = read_rows(dataset.test, range(min(args.num, dataset.spec.num_test)))
-    model, variables, labels = build(run.config, run.spec), eval_variables(run.state), jnp.asarray(labels)
-    images = scale_images({"image": jnp.asarray(pixels)})["image"]
+    model, variables, labels = run.made, eval_variables(run.state), jnp.asarray(labels)
+    images = scale_images(jnp.asarray(pixels))
     num_dims = pixels[0].size
 
     code = encode(model, variables, images, labels)

@@ -172,10 +172,9 @@ def train_step(method: Any, args: Args) -> Program:
     import workloads
 
     from jimgen import data
-    from jimgen.data.batches import batches
+    from jimgen.data.batches import batches, scale_batch
     from jimgen.data.dataset import Arrays
     from jimgen.errors import UserError
-    from jimgen.loop import scale_images
     from jimgen.train_step import compile_step, init_state, make_train_step
 
     try:
@@ -185,7 +184,7 @@ def train_step(method: Any, args: Args) -> Program:
         shape = (10_000, args.size, args.size, 1)
         train = Arrays(rng.integers(0, 256, shape, np.uint8), rng.integers(0, 10, 10_000, np.int32))
 
-    compiled = compile_step(make_train_step(method.phases, prepare=scale_images), args.mode)
+    compiled = compile_step(make_train_step(method.phases, prepare=scale_batch), args.mode)
     example = workloads.example_batch(2, args.size)
     state = jax.jit(lambda key: init_state(method.init, method.phases, (), key, example))(jax.random.key(0))
     num_params = count_params(state.variables)

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jimgen import noise, samplers
-from jimgen.methods.autoregressive import cross_entropy, fill_in
+from jimgen import noise
 from jimgen.methods.flow import flow
 from jimgen.methods.gan import gan
 from jimgen.methods.method import Method
@@ -26,7 +25,10 @@ from jimgen.nets.transformer import (
     xla_attention,
 )
 from jimgen.nets.vae import ConvDecoder, ConvEncoder
-from jimgen.sampling_logits import PLAIN
+from jimgen.objectives import cross_entropy
+from jimgen.sampling import solvers as samplers
+from jimgen.sampling.logits import PLAIN
+from jimgen.sampling.tokens import decode_one_by_one
 from jimgen.train_step import Aux, Batch, Phase, Variables
 
 ATTENTIONS = {"einsum": einsum_attention, "xla": xla_attention, "cudnn": cudnn_attention}
@@ -128,7 +130,7 @@ def gpt(*, width: int, num_codes: int = 512, num_tokens: int = 256, **options: A
 
         tokens = jnp.zeros((labels.shape[0], num_tokens), jnp.int32)
         cache = net.backbone.empty_cache(labels.shape[0], num_tokens)
-        return fill_in(step, cache, tokens, tokens > 0, key, PLAIN)
+        return decode_one_by_one(step, cache, tokens, tokens > 0, key, PLAIN)
 
     tx = optax.adamw(3e-4, 0.9, 0.95, weight_decay=0.1)
     method = Method(init=init, phases=(Phase("gpt", ("net",), objective, tx),), ema=(), sample=sample)

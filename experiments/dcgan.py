@@ -9,10 +9,10 @@ Result: of the second, Fashion-MNIST 32x32, seed 0, all ten classes are recognis
 cores that had other work as well (AMD EPYC, 2026-11-23); 640 to 690 images/s while they had none.
 """
 
-from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import COUNT, RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
 
 # isort: split
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import optax
@@ -31,20 +31,21 @@ LOSSES = {
     "least_squares": objectives.LEAST_SQUARES,
     "wasserstein": objectives.WASSERSTEIN,
     "relativistic": objectives.RELATIVISTIC,
+    "relativistic_average": objectives.RELATIVISTIC_AVERAGE,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):
-    latent_dim: int = 100
+    latent_dim: int = field(default=100, metadata=COUNT)
     """dimensions of z ~ N(0, I)"""
-    width: int = 64
+    width: int = field(default=64, metadata=COUNT)
     """channels of the largest feature maps; they double at every halving of the image"""
     conditional: bool = False
     """give the label to both nets"""
-    loss: Literal["non_saturating", "minimax", "hinge", "least_squares", "wasserstein", "relativistic"] = (
-        "non_saturating"
-    )
+    loss: Literal[
+        "non_saturating", "minimax", "hinge", "least_squares", "wasserstein", "relativistic", "relativistic_average"
+    ] = "non_saturating"
     """the adversarial loss"""
     r1: float = 0.0
     """gamma of the gradient penalty on real images; takes BatchNorm out of the discriminator"""
@@ -52,7 +53,7 @@ class Config(RunConfig):
     """gamma of the gradient penalty on fake images; takes BatchNorm out of the discriminator"""
     gradient_penalty: float = 0.0
     """weight of WGAN-GP's penalty, 10 in the paper; takes BatchNorm out of the discriminator"""
-    discriminator_steps: int = 1
+    discriminator_steps: int = field(default=1, metadata=COUNT)
     """updates of the discriminator for each one of the generator"""
     generator_learning_rate: float = 2e-4
     """of Adam"""
@@ -77,6 +78,7 @@ def build(config: Config, data: DataSpec) -> Method:
         Generator(data.shape, tuple(reversed(widths)), num_classes, config.dtype),
         Discriminator(tuple(widths), not penalised, num_classes, config.dtype),
         latent_dim=config.latent_dim,
+        num_classes=num_classes,
         generator_tx=optax.adam(config.generator_learning_rate, config.beta1, config.beta2),
         discriminator_tx=optax.adam(config.discriminator_learning_rate, config.beta1, config.beta2),
         loss=LOSSES[config.loss],

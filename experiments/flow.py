@@ -16,42 +16,41 @@ that had other work as well (AMD EPYC, 2026-11-23); 50 sampling steps give small
 The others: not run to the end yet.
 """
 
-from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import COUNT, ScheduledConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
 
 # isort: split
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import optax
 
-from jimgen import samplers
 from jimgen.data.dataset import DataSpec
-from jimgen.diffusion import Guidance
 from jimgen.methods.flow import flow
 from jimgen.methods.method import Method
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
 from jimgen.nets.transformer import Backbone, cudnn_attention, einsum_attention, num_heads, xla_attention
-from jimgen.schedules import warmup_cosine
+from jimgen.sampling import solvers
+from jimgen.sampling.guidance import Guidance
 
 SAMPLERS = {
-    "euler": samplers.euler,
-    "heun": samplers.heun,
-    "dpm_solver": samplers.dpm_solver,
-    "ancestral": samplers.ancestral,
+    "euler": solvers.euler,
+    "heun": solvers.heun,
+    "dpmpp_2m": solvers.dpmpp_2m,
+    "ancestral": solvers.ancestral,
 }
 ATTENTIONS = {"einsum": einsum_attention, "xla": xla_attention, "cudnn": cudnn_attention}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
-    patch: int = 4
+class Config(ScheduledConfig):
+    patch: int = field(default=4, metadata=COUNT)
     """side of the patches that become tokens; divides height and width"""
-    width: int = 128
+    width: int = field(default=128, metadata=COUNT)
     """of the tokens"""
-    depth: int = 4
+    depth: int = field(default=4, metadata=COUNT)
     """blocks"""
-    head_dim: int = 32
+    head_dim: int = field(default=32, metadata=COUNT)
     """width of an attention head: a multiple of 4 that divides the width"""
     dropout: float = 0.0
     """after attention and MLP"""
@@ -67,7 +66,7 @@ class Config(RunConfig):
     """what the net predicts; data is the image without noise; edm: preconditioned denoiser, with a loss of its own"""
     loss: Literal["velocity", "data", "noise"] = "velocity"
     """where the squared error is measured"""
-    sampler: Literal["euler", "heun", "dpm_solver", "ancestral"] = "heun"
+    sampler: Literal["euler", "heun", "dpmpp_2m", "ancestral"] = "heun"
     """how the path is walked"""
     num_steps: int = 20
     """of the sampler"""
@@ -78,11 +77,7 @@ class Config(RunConfig):
     guidance_schedule: Literal["constant", "linear", "power_cosine"] = "constant"
     """how it grows from noise to image"""
     learning_rate: float = 2e-3
-    """of AdamW, at its peak"""
-    warmup_steps: int = 100
-    """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
-    schedule_steps: int = 0
-    """after which the learning rate is 0; 0 for the steps of the run. Set it to go on later along the same curve"""
+    """peak learning rate of AdamW"""
     weight_decay: float = 0.0
     """of AdamW"""
     beta2: float = 0.95
@@ -106,8 +101,7 @@ def build(config: Config, data: DataSpec) -> Method:
         remat=config.remat,
         dtype=config.dtype,
     )
-    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
-    adamw = optax.adamw(learning_rate, 0.9, config.beta2, weight_decay=config.weight_decay)
+    adamw = optax.adamw(config.schedule(), 0.9, config.beta2, weight_decay=config.weight_decay)
     return flow(
         DiffusionTransformer(config.patch, num_classes, backbone),
         image_shape=data.shape,

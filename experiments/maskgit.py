@@ -20,7 +20,12 @@ tokenizer and 3359 s, each on one core that had much other work (AMD EPYC, 2026-
 docs/results.md. The others: see experiments/token_transformer.py for the first, the last was not run yet.
 """
 
-from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import (  # first: Ctrl-C while it loads JAX ends the process at once
+    CONTAINED_RUN,
+    COUNT,
+    ScheduledConfig,
+    main,
+)
 
 # isort: split
 from dataclasses import dataclass, field
@@ -33,20 +38,18 @@ from jimgen.methods.masked import masked
 from jimgen.methods.method import Method
 from jimgen.nets.masked_transformer import MaskedTransformer
 from jimgen.nets.transformer import Backbone, num_heads
-from jimgen.run_folder import CONTAINED_RUN
-from jimgen.schedules import warmup_cosine
-from jimgen.tokenizer_run import load_tokenizer
+from jimgen.runs.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
+class Config(ScheduledConfig):
     tokenizer: str = field(default="", metadata=CONTAINED_RUN)
     """folder of a run of experiments/tokenizer.py on images of this size"""
-    width: int = 128
+    width: int = field(default=128, metadata=COUNT)
     """of the tokens"""
-    depth: int = 4
+    depth: int = field(default=4, metadata=COUNT)
     """blocks"""
-    head_dim: int = 32
+    head_dim: int = field(default=32, metadata=COUNT)
     """width of an attention head: a multiple of 4 that divides the width"""
     dropout: float = 0.1
     """after attention and MLP"""
@@ -58,16 +61,10 @@ class Config(RunConfig):
     """of the cross-entropy"""
     num_steps: int = 8
     """of decoding"""
-    randomness: float = 4.5
+    choice_temperature: float = 4.5
     """how much chance decides which tokens are kept while decoding"""
     guidance: float = 1.0
     """weight of classifier-free guidance; 1 for none"""
-    learning_rate: float = 1e-3
-    """of AdamW, at its peak"""
-    warmup_steps: int = 100
-    """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
-    schedule_steps: int = 0
-    """after which the learning rate is 0; 0 for the steps of the run. Set it to go on later along the same curve"""
     weight_decay: float = 0.01
     """of AdamW"""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -84,8 +81,7 @@ def build(config: Config, data: DataSpec) -> Method:
         dropout=config.dropout,
         dtype=config.dtype,
     )
-    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
-    adamw = optax.adamw(learning_rate, 0.9, 0.96, weight_decay=config.weight_decay)
+    adamw = optax.adamw(config.schedule(), 0.9, 0.96, weight_decay=config.weight_decay)
     return masked(
         MaskedTransformer(tokenizer.num_codes, tokenizer.grid, num_classes, backbone),
         tokenizer,
@@ -95,7 +91,7 @@ def build(config: Config, data: DataSpec) -> Method:
         label_drop=config.label_drop,
         label_smoothing=config.label_smoothing,
         num_steps=config.num_steps,
-        randomness=config.randomness,
+        choice_temperature=config.choice_temperature,
         guidance=config.guidance,
     )
 

@@ -14,11 +14,11 @@ Result: of the first, seed 0: test squared error of the average velocities 0.377
 step are recognisable, after 225 s on one core that had much other work (AMD EPYC, 2026-11-23). The others: not run yet.
 """
 
-from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import COUNT, ScheduledConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
 
 # isort: split
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import optax
@@ -28,18 +28,17 @@ from jimgen.methods.meanflow import mean_flow
 from jimgen.methods.method import Method
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
 from jimgen.nets.transformer import Backbone, num_heads
-from jimgen.schedules import warmup_cosine
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
-    patch: int = 4
+class Config(ScheduledConfig):
+    patch: int = field(default=4, metadata=COUNT)
     """side of the patches that become tokens; divides height and width"""
-    width: int = 128
+    width: int = field(default=128, metadata=COUNT)
     """of the tokens"""
-    depth: int = 4
+    depth: int = field(default=4, metadata=COUNT)
     """blocks"""
-    head_dim: int = 32
+    head_dim: int = field(default=32, metadata=COUNT)
     """width of an attention head: a multiple of 4 that divides the width"""
     time_scale: float = 1.0
     """factor of the times before their embedding; the target holds derivatives that grow with it"""
@@ -47,18 +46,12 @@ class Config(RunConfig):
     """give the label to the net, where there are classes"""
     label_drop: float = 0.1
     """how often training hides the label"""
-    same_time: float = 0.75
+    r_equals_t: float = 0.75
     """share of the examples that learn plain velocities"""
     guidance: float = 1.0
     """weight of classifier-free guidance, which is learnt; 1 for none"""
     num_steps: int = 1
     """of the sampler"""
-    learning_rate: float = 1e-3
-    """of AdamW, at its peak"""
-    warmup_steps: int = 100
-    """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
-    schedule_steps: int = 0
-    """after which the learning rate is 0; 0 for the steps of the run. Set it to go on later along the same curve"""
     beta2: float = 0.95
     """of AdamW"""
     clip: float = 1.0
@@ -73,16 +66,15 @@ def build(config: Config, data: DataSpec) -> Method:
     num_classes = data.num_classes if config.conditional and data.num_classes > 1 else 0
     heads = num_heads(config.width, config.head_dim)
     backbone = Backbone(width=config.width, depth=config.depth, num_heads=heads, dtype=config.dtype)
-    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
     return mean_flow(
         DiffusionTransformer(config.patch, num_classes, backbone, num_times=2, time_scale=config.time_scale),
         image_shape=data.shape,
         num_classes=num_classes,
         tx=optax.chain(
             optax.clip_by_global_norm(config.clip or math.inf),
-            optax.adamw(learning_rate, 0.9, config.beta2, weight_decay=0.0),
+            optax.adamw(config.schedule(), 0.9, config.beta2, weight_decay=0.0),
         ),
-        same_time=config.same_time,
+        r_equals_t=config.r_equals_t,
         label_drop=config.label_drop,
         guidance=config.guidance if num_classes else 1.0,
         num_steps=config.num_steps,

@@ -18,11 +18,11 @@ Result: of the first, seed 0: 1.89 bits per dimension of the test digits after 4
 yet.
 """
 
-from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import COUNT, ScheduledConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
 
 # isort: split
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
@@ -30,24 +30,22 @@ import optax
 
 from jimgen.data.dataset import DataSpec
 from jimgen.methods.autoregressive import Autoregressive, pixel_autoregressive
-from jimgen.methods.method import Method
 from jimgen.nets.pixel_transformer import PixelTransformer
 from jimgen.nets.transformer import Backbone, num_heads
-from jimgen.sampling_logits import LogitFilter
-from jimgen.schedules import warmup_cosine
+from jimgen.sampling.logits import LogitFilter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
-    patch: int = 4
+class Config(ScheduledConfig):
+    patch: int = field(default=4, metadata=COUNT)
     """side of the patches; divides height and width. In colour 2 is enough"""
-    width: int = 192
+    width: int = field(default=192, metadata=COUNT)
     """of the trunk"""
-    depth: int = 4
+    depth: int = field(default=4, metadata=COUNT)
     """blocks of the trunk"""
-    head_dim: int = 32
+    head_dim: int = field(default=32, metadata=COUNT)
     """width of an attention head: a multiple of 4 that divides the width"""
-    head_width: int = 128
+    head_width: int = field(default=128, metadata=COUNT)
     """units of the head, for each sub-pixel"""
     head_depth: int = 1
     """residual blocks of the head"""
@@ -68,11 +66,9 @@ class Config(RunConfig):
     top_p: float = 1.0
     """draw from the fewest levels whose probability reaches p"""
     learning_rate: float = 2e-3
-    """of AdamW, at its peak"""
+    """peak learning rate of AdamW"""
     warmup_steps: int = 200
-    """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
-    schedule_steps: int = 0
-    """after which the learning rate is 0; 0 for the steps of the run. Set it to go on later along the same curve"""
+    """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""
     weight_decay: float = 0.05
     """of AdamW, on matrices"""
     beta2: float = 0.95
@@ -85,12 +81,7 @@ class Config(RunConfig):
     """of matrix products; all else stays float32"""
 
 
-def build(config: Config, data: DataSpec) -> Method:
-    return build_autoregressive(config, data).method
-
-
-def build_autoregressive(config: Config, data: DataSpec) -> Autoregressive:
-    """The method with its likelihood and its decoder."""
+def build(config: Config, data: DataSpec) -> Autoregressive:
     if config.conditional and data.num_classes < 2:
         raise ValueError(f"--conditional needs classes, and {data.name} has only one")
     heads = num_heads(config.width, config.head_dim)
@@ -104,12 +95,11 @@ def build_autoregressive(config: Config, data: DataSpec) -> Autoregressive:
         head_depth=config.head_depth,
         dtype=config.dtype,
     )
-    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
     matrices = lambda params: jax.tree.map(lambda x: x.ndim > 1, params)  # noqa: E731
     decays = {"b2": config.beta2, "weight_decay": config.weight_decay, "mask": matrices}
     return pixel_autoregressive(
         net,
-        tx=optax.chain(optax.clip_by_global_norm(config.clip or math.inf), optax.adamw(learning_rate, **decays)),
+        tx=optax.chain(optax.clip_by_global_norm(config.clip or math.inf), optax.adamw(config.schedule(), **decays)),
         flips=config.flips,
         label_drop=config.label_drop,
         guidance=config.guidance,

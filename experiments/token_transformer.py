@@ -22,7 +22,12 @@ classes recognisable, Frechet distances in docs/results.md. Each on one core tha
 2026-11-23). The third: not run yet.
 """
 
-from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import (  # first: Ctrl-C while it loads JAX ends the process at once
+    CONTAINED_RUN,
+    COUNT,
+    ScheduledConfig,
+    main,
+)
 
 # isort: split
 from dataclasses import dataclass, field
@@ -35,23 +40,21 @@ from jimgen.methods.autoregressive import token_autoregressive
 from jimgen.methods.method import Method
 from jimgen.nets.token_transformer import TokenTransformer
 from jimgen.nets.transformer import Backbone, num_heads
-from jimgen.run_folder import CONTAINED_RUN
-from jimgen.sampling_logits import LogitFilter
-from jimgen.schedules import warmup_cosine
-from jimgen.tokenizer_run import load_tokenizer
+from jimgen.runs.tokenizer import load_tokenizer
+from jimgen.sampling.logits import LogitFilter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
+class Config(ScheduledConfig):
     tokenizer: str = field(default="", metadata=CONTAINED_RUN)
     """folder of a run of experiments/tokenizer.py on images of this size"""
     order: Literal["raster", "random"] = "raster"
     """in which tokens are read: row by row, or drawn for each image"""
-    width: int = 128
+    width: int = field(default=128, metadata=COUNT)
     """of the tokens"""
-    depth: int = 4
+    depth: int = field(default=4, metadata=COUNT)
     """blocks"""
-    head_dim: int = 32
+    head_dim: int = field(default=32, metadata=COUNT)
     """width of an attention head: a multiple of 4 that divides the width"""
     dropout: float = 0.1
     """after attention and MLP"""
@@ -67,12 +70,6 @@ class Config(RunConfig):
     """draw from the k likeliest tokens; 0 for all"""
     top_p: float = 1.0
     """draw from the fewest tokens whose probability reaches p"""
-    learning_rate: float = 1e-3
-    """of AdamW, at its peak"""
-    warmup_steps: int = 100
-    """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
-    schedule_steps: int = 0
-    """after which the learning rate is 0; 0 for the steps of the run. Set it to go on later along the same curve"""
     weight_decay: float = 0.05
     """of AdamW"""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -84,8 +81,7 @@ def build(config: Config, data: DataSpec) -> Method:
     num_classes = data.num_classes if config.conditional and data.num_classes > 1 else 0
     heads = num_heads(config.width, config.head_dim)
     backbone = Backbone(config.width, config.depth, heads, dropout=config.dropout, dtype=config.dtype)
-    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
-    adamw = optax.adamw(learning_rate, 0.9, 0.95, weight_decay=config.weight_decay)
+    adamw = optax.adamw(config.schedule(), 0.9, 0.95, weight_decay=config.weight_decay)
     return token_autoregressive(
         TokenTransformer(tokenizer.num_codes, tokenizer.grid, num_classes, backbone),
         tokenizer,

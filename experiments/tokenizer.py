@@ -19,34 +19,37 @@ a token, all codes in use, perplexity 188, after 539 s. Each on one core that ha
 2026-11-23). The others: not run yet.
 """
 
-from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import (  # first: Ctrl-C while it loads JAX ends the process at once
+    COUNT,
+    LENGTH,
+    ScheduledConfig,
+    main,
+)
 
 # isort: split
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import optax
 
 from jimgen import objectives
 from jimgen.data.dataset import DataSpec
-from jimgen.methods.method import Method
 from jimgen.methods.tokenizer import CROSS_ENTROPY, L1, L2, Adversary, Tokenizer, tokenizer
 from jimgen.nets.dcgan import Discriminator
 from jimgen.nets.layers import num_halvings
 from jimgen.nets.tokenizer import Decoder, Encoder
 from jimgen.nets.vq import FiniteScalarQuantiser, LookupFreeQuantiser, VectorQuantiser
-from jimgen.schedules import warmup_cosine
 
 RECONSTRUCTIONS = {"l1": L1, "l2": L2, "cross_entropy": CROSS_ENTROPY}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
+class Config(ScheduledConfig):
     quantiser: Literal["vq", "fsq", "lfq"] = "vq"
     """vq: nearest of learnt codes; fsq: rounded numbers; lfq: signs"""
-    codes: int = 256
+    codes: int = field(default=256, metadata=COUNT)
     """vq: size of the codebook"""
-    latent_dim: int = 8
+    latent_dim: int = field(default=8, metadata=COUNT)
     """vq: numbers of a code; lfq: bits of a token"""
     levels: tuple[int, ...] = (8, 6, 5)
     """fsq: levels of each number of a code"""
@@ -62,36 +65,27 @@ class Config(RunConfig):
     """lfq: of its entropy loss"""
     reconstruction: Literal["l1", "l2", "cross_entropy"] = "l1"
     """the error of the pixels, summed"""
-    halvings: int = 2
+    halvings: int = field(default=2, metadata=COUNT)
     """of the image, down to the grid of tokens"""
-    width: int = 32
+    width: int = field(default=32, metadata=COUNT)
     """channels of the largest feature maps; they double at every halving"""
-    depth: int = 2
+    depth: int = field(default=2, metadata=COUNT)
     """residual blocks on the grid of tokens, in each net"""
     adversarial_weight: float = 0.0
     """of the discriminator's verdict, adapted to the reconstruction; 0 for no discriminator"""
     adversarial_start: int = 0
     """step from which the weight rises, over a tenth of the run"""
-    learning_rate: float = 1e-3
-    """of Adam, at its peak"""
     discriminator_learning_rate: float = 2e-4
     """of its Adam"""
     warmup_steps: int = 250
-    """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
-    schedule_steps: int = 0
-    """after which the learning rate is 0; 0 for the steps of the run. Set it to go on later along the same curve"""
-    steps: int = 2000
+    """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""
+    steps: int = field(default=2000, metadata=COUNT | LENGTH)
     """train steps in all, those before a resume included"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """of the nets; parameters and quantiser stay float32"""
 
 
-def build(config: Config, data: DataSpec) -> Method:
-    return build_tokenizer(config, data).method
-
-
-def build_tokenizer(config: Config, data: DataSpec) -> Tokenizer:
-    """The method with what methods over tokens need of it."""
+def build(config: Config, data: DataSpec) -> Tokenizer:
     if config.halvings < 1:
         raise ValueError(f"--halvings {config.halvings}: must be at least 1")
     quantisers = {
@@ -107,13 +101,12 @@ def build_tokenizer(config: Config, data: DataSpec) -> Tokenizer:
     }
     quantiser = quantisers[config.quantiser]
     widths = tuple(config.width * 2**i for i in range(config.halvings))
-    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
     return tokenizer(
         Encoder(quantiser.dim, widths, config.depth, dtype=config.dtype),
         Decoder(data.shape[-1], tuple(reversed(widths)), config.depth, dtype=config.dtype),
         quantiser,
         image_shape=data.shape,
-        tx=optax.adam(learning_rate),
+        tx=optax.adam(config.schedule()),
         reconstruction=RECONSTRUCTIONS[config.reconstruction],
         commitment_weight=config.commitment_weight,
         entropy_weight=config.entropy_weight,
@@ -130,7 +123,7 @@ def _adversary(config: Config, data: DataSpec) -> Adversary:
         loss=objectives.HINGE,
         weight=config.adversarial_weight,
         start=config.adversarial_start * config.batch_size,
-        ramp=(config.schedule_steps or config.steps) * config.batch_size // 10,
+        ramp=config.schedule_length() * config.batch_size // 10,
     )
 
 

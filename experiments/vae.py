@@ -12,10 +12,15 @@ test -ELBO of 234.1 nats (reconstruction 218.2, KL 15.9) in 263 s, on a machine 
 convolutional one (third) 233.8 nats (214.8, 18.9) in 249 s.
 """
 
-from jimgen.experiment import RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import (  # first: Ctrl-C while it loads JAX ends the process at once
+    COUNT,
+    LENGTH,
+    ScheduledConfig,
+    main,
+)
 
 # isort: split
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -27,18 +32,17 @@ from jimgen.methods.method import Method
 from jimgen.methods.vae import bernoulli, gaussian, vae
 from jimgen.nets.layers import num_halvings
 from jimgen.nets.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
-from jimgen.schedules import warmup_cosine
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
+class Config(ScheduledConfig):
     net: Literal["conv", "mlp"] = "conv"
     """strided convolutions, or dense layers"""
-    latent_dim: int = 32
+    latent_dim: int = field(default=32, metadata=COUNT)
     """dimensions of z"""
-    width: int = 32
+    width: int = field(default=32, metadata=COUNT)
     """conv: channels of the largest feature maps; they double at every halving of the image"""
-    hidden: int = 512
+    hidden: int = field(default=512, metadata=COUNT)
     """units of the dense layers"""
     conditional: bool = False
     """give the label to both nets"""
@@ -52,14 +56,12 @@ class Config(RunConfig):
     importance_samples: int = 0
     """k of the tighter bound IWAE-k among the test figures; each test image is decoded k times. 0 for the ELBO alone"""
     learning_rate: float = 2e-3
-    """of Adam, at its peak"""
+    """peak learning rate of Adam"""
     warmup_steps: int = 250
-    """over which the learning rate rises from 0; then it falls to 0 along a cosine"""
-    schedule_steps: int = 0
-    """after which the learning rate is 0; 0 for the steps of the run. Set it to go on later along the same curve"""
-    batch_size: int = 200
+    """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""
+    batch_size: int = field(default=200, metadata=COUNT)
     """images a step, over all devices"""
-    steps: int = 2000
+    steps: int = field(default=2000, metadata=COUNT | LENGTH)
     """train steps in all, those before a resume included"""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """of the computation; parameters stay float32"""
@@ -84,12 +86,12 @@ def build(config: Config, data: DataSpec) -> Method:
         "gaussian": partial(gaussian, config.sigma),
         "learned_gaussian": gaussian,
     }
-    learning_rate = warmup_cosine(config.learning_rate, config.warmup_steps, config.schedule_steps or config.steps)
     return vae(
         encoder,
         decoder,
         latent_dim=config.latent_dim,
-        tx=optax.adam(learning_rate),
+        num_classes=num_classes,
+        tx=optax.adam(config.schedule()),
         likelihood=likelihoods[config.likelihood](),
         kl_weight=config.kl_weight,
         importance_samples=config.importance_samples,

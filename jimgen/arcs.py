@@ -1,4 +1,4 @@
-"""Arcs between two vectors, where these may be equal, opposite, or zero."""
+"""Arcs between two vectors, which may be equal, opposite or zero; spherical interpolation along them."""
 
 from typing import NamedTuple
 
@@ -51,6 +51,28 @@ def turned(arc: Arc, t: Array) -> Array:
     """sin(t angle) / sin(angle), or its limit t where the angle is 0: t broadcasts with arc.angle."""
     parallel = arc.sine == 0
     return jnp.where(parallel, t, jnp.sin(t * arc.angle) / jnp.where(parallel, 1, arc.sine))
+
+
+def slerp(start: Array, end: Array, t: Array) -> Array:
+    """Spherical interpolation from start to end: angle and length go evenly from one to the other.
+
+    So the points between two draws of N(0, I) look like draws, which those on a straight line do not: they are too
+    short. Between opposite ends, which have many arcs, it is one of them; in one dimension there is none, and the path
+    is a straight line.
+
+    Args:
+        start, end: [..., d] float.
+        t: [...] from 0 to 1, of the same rank; the leading axes of all three broadcast.
+    Returns: [..., d].
+    References: Shoemake, Animating Rotation with Quaternion Curves, 1985, whose formula this is for ends of one length;
+        White, Sampling Generative Networks, arXiv:1609.04468.
+    """
+    t = t[..., None]
+    if start.shape[-1] == 1:
+        return (1 - t) * start + t * end
+    arc = arc_between(start, end)
+    direction = jnp.cos(t * arc.angle) * arc.first + turned(arc, t) * arc.across
+    return ((1 - t) * arc.start_length + t * arc.end_length) * direction
 
 
 def _length(x: Array) -> Array:

@@ -12,9 +12,9 @@ from typing import Any
 import tyro
 
 from jimgen import __version__
-from jimgen.commands.begin import output_file, started_jax
-from jimgen.commands.figures import compare, evaluate, reference
+from jimgen.commands.begin import output_file, start_jax
 from jimgen.commands.images import inpaint, interpolate, reconstruct, sample
+from jimgen.commands.metrics import compare, evaluate, reference
 from jimgen.errors import UserError, errors_in_a_line
 from jimgen.interrupts import end_at_once
 
@@ -34,7 +34,7 @@ def main() -> None:
         "runs": runs,
         "doctor": doctor,
     }
-    with errors_in_a_line(), end_at_once("SIGINT"):  # what a command writes is whole or not there
+    with errors_in_a_line(), end_at_once():  # what a command writes is whole or not there
         if sys.argv[1:2] == ["train"] and len(sys.argv) > 2 and not sys.argv[2].startswith("-"):
             train(sys.argv[2], *sys.argv[3:])  # its flags are the experiment's own
         elif sys.argv[1:] == ["--version"]:
@@ -72,21 +72,22 @@ def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None
         runs: folders of runs.
         out: the page. Default: report.html in the first run.
     """
-    from jimgen import report as pages
+    from jimgen.runs import report as pages
+    from jimgen.runs.folder import REPORT
 
     if not runs:
         raise UserError("give the folder of at least one run; `jimgen runs` lists them")
-    print(pages.write_report(list(runs), output_file(out or runs[0] / "report.html")))
+    print(pages.write_report(list(runs), output_file(out or runs[0] / REPORT)))
 
 
 def runs(folder: tyro.conf.Positional[Path] = Path("runs")) -> None:
-    """List the runs in a folder, with their last step and figures.
+    """List the runs in a folder, with their last step and metrics.
 
     Args:
         folder: where runs lie.
     """
     from jimgen.curves import read_metrics
-    from jimgen.run_folder import METRICS, find_runs, read_saved
+    from jimgen.runs.folder import METRICS, find_runs, read_saved
 
     found = find_runs(folder)
     if not found:
@@ -102,8 +103,8 @@ def runs(folder: tyro.conf.Positional[Path] = Path("runs")) -> None:
         last: dict[str, Any] = {}
         for row in rows:
             last |= row
-        figures = {name: value for name, value in last.items() if name.endswith("/loss") or name.startswith("test/")}
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        names = [name for name in last if name.endswith("/loss") or name.startswith("test/")]
+        shown = "  ".join(f"{name} {last[name]:.4g}" for name in names)
         steps = saved.config.get("steps", "?")
         print(f"{run}  {saved.data.name}  step {last.get('step', 0)} of {steps}  {shown}")
 
@@ -129,7 +130,7 @@ def doctor() -> None:
             print(f"  {name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
             print(f"  {name} is missing: pip install {name}")
-    with started_jax() as jax:
+    with start_jax() as jax:
         for device in jax.devices():
             print(f"device {device.id}: {device.device_kind} ({device.platform})")
         if jax.default_backend() == "cpu":

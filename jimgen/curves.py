@@ -4,7 +4,6 @@ import io
 import json
 import math
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jimgen.errors import UserError
-from jimgen.files import write_atomically
+from jimgen.files import is_number, write_atomically
 
 Metrics = Sequence[Mapping[str, Any]]  # rows of metrics.jsonl: {"step": 100, "generator/loss": 0.7, ...}
 
@@ -46,13 +45,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     if len(lines) > 1 and not rows:
         raise UserError(f'{path} holds no metrics. Each line should be a JSON object with a "step".')
     return rows
-
-
-def is_number(value: object) -> bool:
-    """Whether a value from a JSON file is a number that a float can hold."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return isinstance(value, float) or abs(value) <= sys.float_info.max
 
 
 class Series(NamedTuple):

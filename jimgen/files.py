@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,3 +139,10 @@ def read_json(path: Path, fix: str) -> dict[str, Any] | None:
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged (it holds no object): {fix}")
     return content
+
+
+def is_number(value: object) -> bool:
+    """Whether a value from a JSON file is a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) <= sys.float_info.max

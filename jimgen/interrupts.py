@@ -12,22 +12,20 @@ STOP_SIGNALS = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, SIGHUP)))  # a
 
 
 @contextlib.contextmanager
-def end_at_once(*names: str) -> Iterator[None]:
-    """Within the block these signals ("SIGINT") end the process without a word.
+def end_at_once() -> Iterator[None]:
+    """Within the block Ctrl-C ends the process without a word.
 
-    That is their default action, but Python turns them into exceptions, with a traceback. In the middle of an import a
-    KeyboardInterrupt can also be swallowed or crash a library. Does nothing outside the main thread.
+    That is the default action of SIGINT, but Python turns it into an exception, with a traceback. In the middle of an
+    import a KeyboardInterrupt can also be swallowed or crash a library. Does nothing outside the main thread.
     """
-    before = {}
+    before = None
     with contextlib.suppress(ValueError):  # not in the main thread
-        for name in names:
-            if number := getattr(signal, name, None):
-                before[number] = signal.signal(number, signal.SIG_DFL)
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from jimgen.interrupts import end_at_once
 
-with end_at_once("SIGINT"):
+with end_at_once():
     import flax.linen  # noqa: F401
     import jax  # noqa: F401
     import optax  # noqa: F401

@@ -18,8 +18,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
-from jax.nn import relu, softplus
+import numpy as np
+import optax
+from jax import Array, lax
+from jax.nn import log_sigmoid, relu, sigmoid, softplus
+from jax.scipy.special import entr
 
 from jimgen.parallel import mean_over_devices
 
@@ -503,27 +506,30 @@ def negative_elbo(nll: Array, kl: Array) -> Array:
     return nll + kl
 
 
-def beta_vae_loss(squared_error: Array, kl: Array, kl_weight: Scalar) -> Array:
-    """||x - D(z)||^2 + lambda KL(q(z|x) || p(z)) at z ~ q(z|x): a Gaussian VAE of deviation sigma, lambda = 2 sigma^2.
+def beta_vae_loss(reconstruction: Array, kl: Array, kl_weight: Scalar) -> Array:
+    """reconstruction + lambda KL(q(z|x) || p(z)) at z ~ q(z|x): the loss of every VAE here.
+
+    Of a negative log likelihood in nats, lambda is the beta of a beta-VAE, and 1 gives the negative ELBO. Of a squared
+    error it is a noise level: ||x - D(z)||^2 + lambda KL is a Gaussian VAE of standard deviation sigma, lambda =
+    2 sigma^2.
 
     With p(x|z) = N(D(z), sigma^2 I) over n pixels, -ELBO = ||x - D(z)||^2 / (2 sigma^2) + KL + n/2 log(2 pi sigma^2);
     times 2 sigma^2 that is ||x - D(z)||^2 + 2 sigma^2 KL + a constant.
 
-    So lambda is a noise level, and means one only if errors are *summed*: a mean over n pixels with weight w on the KL
-    is lambda = n w.
+    That holds only if errors are *summed*: a mean over n pixels with weight w on the KL is lambda = n w.
 
     Args:
-        squared_error: [b] in squared units of x, from `squared_error`.
+        reconstruction: [b], a likelihood in nats, or `squared_error` in squared units of x.
         kl: [b] nats, from `gaussian_kl` or `free_bits`.
-        kl_weight: lambda, a scalar > 0 in squared units of x.
-    Returns: [b] in squared units of x, >= 0.
+        kl_weight: lambda, a scalar > 0, in nats or squared units of x a nat.
+    Returns: [b] in units of the reconstruction.
     Raises: ValueError where the two are not [b], or kl_weight not a scalar.
     References: Higgins et al., beta-VAE, ICLR 2017. Their beta weighs the KL against a likelihood in nats: over a
-        Gaussian decoder of deviation s it is lambda = 2 s^2 beta.
+        Gaussian decoder of standard deviation s it is lambda = 2 s^2 beta.
     """
-    squared_error, kl = _one_an_example(squared_error=squared_error, kl=kl)
+    reconstruction, kl = _one_an_example(reconstruction=reconstruction, kl=kl)
     _require_scalar(kl_weight=kl_weight)
-    return squared_error + kl_weight * kl
+    return reconstruction + kl_weight * kl
 
 
 def sigma_from_kl_weight(kl_weight: Scalar) -> Array:
@@ -549,3 +555,144 @@ def bits_per_dim(nats: Array, num_dims: int) -> Array:
     if num_dims < 1:
         raise ValueError(f"expected num_dims >= 1, got {num_dims}")
     return _at_least_float32(nats) / (num_dims * math.log(2))
+
+
+# Flow matching and diffusion.
+
+
+def flow_matching_loss(output: Array, target: Array, weight: Array) -> Array:
+    """w mean (output - target)^2: of velocities, images or noise, by the space that a net predicts in.
+
+    Args:
+        output, target: [b, ...] float.
+        weight: [b], such as `sampling.diffusion.loss_weight`.
+    Returns: [b], >= 0, a mean over dimensions.
+    Raises: ValueError where the shapes differ, or weight is not [b].
+    References: Lipman et al., Flow Matching for Generative Modeling, arXiv:2210.02747, equation 23.
+    """
+    if jnp.shape(output) != jnp.shape(target) or jnp.shape(weight) != jnp.shape(output)[:1]:
+        shapes = [list(jnp.shape(array)) for array in (output, target, weight)]
+        raise ValueError(f"expected output and target [b, ...] of one shape and weight [b], got {shapes}")
+    return weight * jnp.square(output - target).mean(tuple(range(1, output.ndim)))
+
+
+def adaptive_loss(squared: Array, power: float = 1.0, constant: float = 0.01) -> Array:
+    """||e||^2 / sg(||e||^2 + c)^p: the loss of a mean flow.
+
+    At p = 0 the squared error. The gradient with respect to e is 2 e / (||e||^2 + c)^p: at p = 1 it has norm 2 / ||e||
+    where ||e||^2 is well above c, so the larger an error is, the less it pulls, and at p = 1/2 about 2 for all.
+
+    Args:
+        squared: [b] float, ||e||^2 >= 0, summed over dimensions.
+        power, constant: p >= 0 and c > 0.
+    Returns: [b], >= 0.
+    References: Geng et al., Mean Flows for One-step Generative Modeling, arXiv:2505.13447, equation 22.
+    """
+    return squared / lax.stop_gradient((squared + constant) ** power)
+
+
+# Tokens: cross-entropies of what predicts them, and the losses of what makes them.
+
+
+def cross_entropy(logits: Array, targets: Array, smoothing: float = 0.0) -> Array:
+    """-(1 - eps) log p(y) - eps / K sum_k log p(k), p = softmax(logits).
+
+    Args:
+        logits: [..., K] float.
+        targets: int [...] in 0..K-1.
+        smoothing: eps in [0, 1]; 0 gives the negative log likelihood.
+    Returns: nats [...], >= 0.
+    References: Szegedy et al., Rethinking the Inception Architecture, arXiv:1512.00567, section 7.
+    """
+    if not smoothing:
+        return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    log_p = jax.nn.log_softmax(logits)
+    of_target = jnp.take_along_axis(log_p, targets[..., None], axis=-1)[..., 0]
+    return -(1 - smoothing) * of_target - smoothing * log_p.mean(-1)
+
+
+def masked_cross_entropy(logits: Array, targets: Array, masked: Array, smoothing: float = 0.0) -> Array:
+    """The mean of `cross_entropy` over the masked tokens of each example.
+
+    Args:
+        logits: [b, t, K] float.
+        targets: int [b, t].
+        masked: bool [b, t], at least one in each row.
+        smoothing: as of `cross_entropy`.
+    Returns: [b] nats a token, >= 0.
+    References: Chang et al., MaskGIT: Masked Generative Image Transformer, arXiv:2202.04200, equation 2.
+    """
+    nats = cross_entropy(logits, targets, smoothing)
+    return jnp.where(masked, nats, 0.0).sum(-1) / masked.sum(-1)
+
+
+def commitment_loss(z: Array, e: Array) -> Array:
+    """||z - sg(e)||^2: moves the encoder's vectors z towards the codes e, [b, ..., d] both; [b], summed.
+
+    References: van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937, equation 3.
+    """
+    return _sum_per_example(jnp.square(z - lax.stop_gradient(e)))
+
+
+def codebook_loss(z: Array, e: Array) -> Array:
+    """||sg(z) - e||^2: moves the codes towards the encoder. As `commitment_loss`."""
+    return _sum_per_example(jnp.square(lax.stop_gradient(z) - e))
+
+
+def adaptive_weight(reconstruction_norm: Array, adversarial_norm: Array) -> Array:
+    """|grad L_rec| / (|grad L_adv| + 1e-4), clipped to [0, 1e4], from norms [] of gradients in the last layer.
+
+    It lets both losses pull equally hard there.
+
+    References: Esser et al., Taming Transformers, arXiv:2012.09841, equation 7 (1e-6 there; the constant and the clip
+        are those of the authors' code).
+    """
+    return jnp.clip(reconstruction_norm / (adversarial_norm + 1e-4), 0.0, 1e4)
+
+
+def entropy(p: Array) -> Array:
+    """-sum p log p of all probabilities p, any shape -> [] nats. A zero among them adds nothing and gets no gradient.
+
+    The slope -log p - 1 is infinite at zero, and the slope of what underflowed to it is zero: their product would be
+    NaN, though its limit is zero.
+    """
+    return entr(jnp.maximum(p, jnp.finfo(p.dtype).tiny)).sum()
+
+
+_SURE = 1e3  # a logit whose probability is 0 or 1 in float64 too
+
+
+def lfq_entropy(z: Array, temperature: float = 1.0, diversity: float = 1.0) -> Array:
+    """H(p) - gamma H(E[p]), p(c|z) ~ exp(-||z - c||^2 / tau) over all c in {-1, 1}^d: sure places, diverse codes.
+
+    p makes the bits independent, p(bit i is 1) = sigmoid(4 z_i / tau). So H(p) is a sum over bits, and E[p] the product
+    of two matrices, one a half of the bits: no array of places times codes is made.
+
+    Args:
+        z: [b, ..., d] float.
+        temperature: tau > 0. diversity: gamma >= 0.
+    Returns: [b] nats, summed over the n places of an example; the mean over the batch is n (E[H(p)] - gamma H(E[p])).
+        E couples the batch: it is over all places of the global batch in every mode. Value and gradient are finite for
+        all finite z, however low the temperature.
+    Raises: ValueError where tau <= 0, or gamma is no scalar.
+    References: Yu et al., Language Model Beats Diffusion: Tokenizer is Key to Visual Generation, arXiv:2310.05737,
+        equation 5.
+    """
+    if not temperature > 0 or jnp.shape(diversity) != ():
+        raise ValueError(f"expected temperature > 0 and a scalar diversity, got {temperature} and {diversity}")
+    # Bits are sure long before the limit, which holds for what overflows.
+    logits = jnp.clip(4 * z / max(temperature, 1e-30), -_SURE, _SURE)
+    size = jnp.abs(logits)
+    bit_entropy = softplus(-size) + size * sigmoid(-size)  # the same at -logits; of this sign nothing cancels
+    flat = logits.reshape(-1, z.shape[-1])
+    halves = [_joint_probabilities(part) for part in jnp.split(flat, [(z.shape[-1] + 1) // 2], axis=1)]
+    mean = mean_over_devices(jnp.matmul(halves[0].T, halves[1], precision="highest") / len(flat))
+    places = flat.shape[0] // z.shape[0]
+    return bit_entropy.reshape(z.shape[0], -1).sum(1) - diversity * places * entropy(mean)
+
+
+def _joint_probabilities(logits: Array) -> Array:
+    """Of all values of independent bits: [n, m] -> [n, 2^m]."""
+    num_bits = logits.shape[1]
+    bits = jnp.asarray((np.arange(2**num_bits) >> np.arange(num_bits)[:, None]) & 1, logits.dtype)  # [m, 2^m]
+    return jnp.exp(log_sigmoid(logits) @ bits + log_sigmoid(-logits) @ (1 - bits))

@@ -21,7 +21,9 @@ from jimgen.errors import UserError
 from jimgen.parallel import DEVICE_AXIS, mean_over_devices, num_shards
 
 Variables = dict[str, Any]  # by net name, what net.apply takes: {"generator": {"params": ..., "batch_stats": ...}, ...}
-Batch = dict[str, Array]  # "image" [b, h, w, c], "label" int32 [b], "index" int32 [b]: the place in the global batch
+# "image" [b, h, w, c], "label" int32 [b], "index" int32 [b]: the place in the global batch. In training also "step"
+# int32 [], the steps done before, and "images_seen" float32 [], the images in them: for schedules within objectives.
+Batch = dict[str, Array]
 Metrics = dict[str, Array]  # scalars by name
 Step = Callable[["TrainState", Batch, Array], tuple["TrainState", Metrics]]  # (state, batch, run's key)
 Mode = Literal["auto", "jit", "pmap", "sharded"]
@@ -63,6 +65,11 @@ class TrainState(struct.PyTreeNode):
     ema: Variables  # exponential moving averages of whole nets, by net name; what one samples from
     skipped: dict[str, Array]  # by phase name, int32 []: updates left out because they were not finite
     skipped_in_a_row: dict[str, Array]  # by phase name, int32 []: of these, the ones since the last good update
+
+
+def eval_variables(state: TrainState) -> Variables:
+    """What one samples from and evaluates: the moving averages where they are kept."""
+    return {**state.variables, **state.ema}
 
 
 def init_state(
@@ -122,11 +129,13 @@ def make_train_step(
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
         batch = prepare(batch)
         step_key = jax.random.fold_in(key, state.step)
+        num_images = jax.tree.leaves(batch)[0].shape[0] * num_shards()
+        progress = {"step": state.step, "images_seen": state.step.astype(jnp.float32) * num_images}
+        parts = [{**part, **progress} for part in _microbatches(batch, accumulate)]
         metrics: Metrics = {}
         for phase, round_ in zip(phases, rounds, strict=True):
-            state, found = _run_phase(phase, state, batch, jax.random.fold_in(step_key, round_), accumulate)
+            state, found = _run_phase(phase, state, parts, jax.random.fold_in(step_key, round_))
             metrics |= {f"{phase.name}/{name}": value for name, value in found.items()}
-        num_images = jax.tree.leaves(batch)[0].shape[0] * num_shards()
         beta = _ema_beta(ema_half_life, ema_ramp, num_images, state.step)
         current = {net: state.variables[net] for net in state.ema}
         ema = jax.tree.map(lambda old, new: (new + beta * (old - new)).astype(old.dtype), state.ema, current)
@@ -135,10 +144,10 @@ def make_train_step(
     return step
 
 
-def _run_phase(phase: Phase, state: TrainState, batch: Batch, key: Array, accumulate: int):
-    """One update by one phase."""
+def _run_phase(phase: Phase, state: TrainState, parts: Sequence[Batch], key: Array) -> tuple[TrainState, Metrics]:
+    """One update by one phase, from one batch in microbatches."""
     params = _params(state.variables, phase)
-    loss, aux, grads = _accumulated_gradient(phase, params, state.variables, batch, key, accumulate)
+    loss, aux, grads = _accumulated_gradient(phase, params, state.variables, parts, key)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
@@ -165,7 +174,7 @@ def _run_phase(phase: Phase, state: TrainState, batch: Batch, key: Array, accumu
 
 
 def _accumulated_gradient(
-    phase: Phase, params: Variables, variables: Variables, batch: Batch, key: Array, accumulate: int
+    phase: Phase, params: Variables, variables: Variables, parts: Sequence[Batch], key: Array
 ) -> tuple[Array, Aux, Variables]:
     """Loss, aux and gradient, averaged over devices and microbatches; `Aux.observed` of the device's whole batch."""
 
@@ -176,7 +185,7 @@ def _accumulated_gradient(
 
     found, updates, observed = [], [], []
     # Unrolled rather than scanned: XLA:CPU runs convolutions inside a scan many times slower.
-    for part in _microbatches(batch, accumulate):
+    for part in parts:
         (loss, aux), grads = jax.value_and_grad(objective, has_aux=True)(params, part)
         found.append((loss, *mean_over_devices((aux.metrics, grads))))
         updates.append(mean_over_devices(aux.updates))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import ROOT
+from small_runs import ROOT
 from tiny import largest_difference
 
 from jimgen.nets.transformer import grid_positions

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from runs import EXPERIMENTS, contents, load_experiment, rows_of, tiny_config
+from small_runs import EXPERIMENTS, contents, load_experiment, rows_of, tiny_config
 
 from jimgen import __version__, cli, data, experiment
 from jimgen.errors import UserError
-from jimgen.metrics.reference import load_reference
+from jimgen.evaluation.reference import load_reference
 
 DRAWING = ("sample", "reconstruct", "interpolate", "inpaint")
 
@@ -127,7 +127,7 @@ def test_runs_that_know_no_labels_write_none(folders, jimgen, hook, tmp_path, mo
         trained.append((images.tobytes(), labels.tolist()))
         return {"accuracy": 0.5, "per_class": None}
 
-    monkeypatch.setattr("jimgen.metrics.evaluation.classification_accuracy_score", score)
+    monkeypatch.setattr("jimgen.evaluation.measure.classification_accuracy_score", score)
     sets = {"run": folders["dcgan"], "npz": tmp_path / "set.npz", "folder": tmp_path / "set"}
     for out in (sets["npz"], sets["folder"]):
         jimgen("sample", folders["dcgan"], "--num", 50, "--classes", "frequency", "--out", out)
@@ -333,7 +333,7 @@ def never_drawn(monkeypatch):
         raise AssertionError("loaded before the place of the results was checked")
 
     monkeypatch.setattr(experiment, "load_run", load_run)
-    monkeypatch.setattr("jimgen.evaluate.load_run", load_run)
+    monkeypatch.setattr("jimgen.evaluation.evaluate.load_run", load_run)
 
 
 @pytest.mark.usefixtures("never_drawn")
@@ -385,7 +385,7 @@ def test_evaluate_loads_real_images_as_the_run_did_field_by_field(folders, jimge
     saved["config"] |= {"fit": "pad", "channels": 1}
     (run / "config.json").write_text(json.dumps(saved))
     monkeypatch.setattr(data, "load", load)
-    monkeypatch.setattr("jimgen.evaluate.draw_images", lambda *arguments: None)
+    monkeypatch.setattr("jimgen.evaluation.evaluate.draw_images", lambda *arguments: None)
     for flags, expected in {
         (): ("digits", 16, "pad", 1),
         ("--fit", "resize"): ("digits", 16, "resize", 1),
@@ -402,7 +402,7 @@ def test_evaluate_loads_real_images_as_the_run_did_field_by_field(folders, jimge
 
 def test_evaluations_lie_beside_what_was_evaluated(tmp_path, monkeypatch):
     """Also beside the folder that one is in; and a name with a dot is not cut, as others may begin with it."""
-    from jimgen.evaluate import default_folder
+    from jimgen.evaluation.evaluate import default_folder
 
     (tmp_path / "set.v1").mkdir()
     monkeypatch.chdir(tmp_path / "set.v1")

@@ -4,7 +4,7 @@ import ast
 import math
 
 import pytest
-from runs import (
+from small_runs import (
     EXPERIMENTS,
     figures_of,
     load_experiment,
@@ -17,7 +17,7 @@ from runs import (
 )
 
 from jimgen import experiment
-from jimgen.loop import Interrupted
+from jimgen.runs.loop import Interrupted
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
 

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from runs import ROOT
+from small_runs import ROOT
 
 from jimgen.errors import UserError
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jimgen.evaluation.extractors import Extractor
 from jimgen.methods.gan import gan
 from jimgen.methods.vae import bernoulli, vae
-from jimgen.metrics.extractors import Extractor
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.nets.vae import ConvDecoder, ConvEncoder
 from jimgen.train_step import init_state

@@ -21,7 +21,7 @@ RunFolder = Annotated[Path, tyro.conf.Positional]
 
 
 @contextlib.contextmanager
-def started_jax():
+def start_jax():
     """JAX, imported late, with its start-up faults as one line."""
     import jax
 
@@ -44,9 +44,9 @@ def started_jax():
 
 def load_run(run: Path, best: bool = False, changes: tuple[str, ...] = ()):
     """The run in a folder, from its newest or its best checkpoint, with changes of its config."""
-    from jimgen import experiment
+    from jimgen.runs import load
 
-    return experiment.load_run(run, best, changes)
+    return load.load_run(run, best, changes)
 
 
 def say_what_is_left_out(dataset: Dataset) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jimgen.commands.begin import RunFolder, load_run, output_file, output_folder, require_positive, started_jax
+from jimgen.commands.begin import RunFolder, load_run, output_file, output_folder, require_positive, start_jax
 from jimgen.errors import UserError
 
 ENDINGS = (".png", ".npz")
@@ -35,14 +35,14 @@ def sample(
         out: .png for a grid; .npz for arrays `images` (uint8 [n, h, w, c]) and `labels`; a name without ending for a
             folder of PNGs, one subfolder a class; runs that know no labels write none. Default RUN/sample.png
     """
-    from jimgen.evaluate import draw_images
     from jimgen.noise import require_seed
+    from jimgen.runs.subject import draw_images
 
     require_positive(num=num)
     require_seed(seed)
     path = out or run / "sample.png"
     path = output_file(path, *ENDINGS) if path.suffix else output_folder(path, empty=True)
-    with started_jax():
+    with start_jax():
         loaded = load_run(run, best, change)
         shown = _fitting(path, num, loaded.spec.shape)
         drawn = draw_images(loaded, shown, seed, classes, label)
@@ -61,14 +61,17 @@ def reconstruct(run: RunFolder, /, num: int = 40, data: str | None = None, out: 
     """
     import numpy as np
 
-    from jimgen import loop, pictures
+    from jimgen import pictures
+    from jimgen.data.batches import scale_images
     from jimgen.data.dataset import UNLABELLED, read_rows
-    from jimgen.evaluate import load_data
-    from jimgen.generated import CHUNK
+    from jimgen.evaluation.generated import CHUNK
+    from jimgen.runs.previews import pairs_grid
+    from jimgen.runs.subject import load_data
+    from jimgen.train_step import eval_variables
 
     require_positive(num=num)
     path = output_file(out or run / "reconstruct.png", *ENDINGS)
-    with started_jax() as jax:
+    with start_jax() as jax:
         loaded = load_run(run)
         if loaded.method.reconstruct is None:
             raise UserError(f"{run} cannot reconstruct: its method has no encoder. `jimgen sample` draws from it.")
@@ -81,14 +84,14 @@ def reconstruct(run: RunFolder, /, num: int = 40, data: str | None = None, out: 
             print(f"{dataset.spec.name} has {dataset.spec.num_test} test images: no more can be reconstructed")
             num = dataset.spec.num_test
         images, labels = read_rows(dataset.test, range(_fitting(path, num, dataset.spec.shape, tiles_each=2)))
-        reconstruct, variables = jax.jit(loaded.method.reconstruct), loop.eval_variables(loaded.state)
+        reconstruct, variables = jax.jit(loaded.method.reconstruct), eval_variables(loaded.state)
         found = []
         for start in range(0, len(images), CHUNK):
-            part = loop.scale_images({"image": jax.numpy.asarray(images[start : start + CHUNK])})["image"]
+            part = scale_images(jax.numpy.asarray(images[start : start + CHUNK]))
             found.append(pictures.to_uint8(np.asarray(reconstruct(variables, part, labels[start : start + CHUNK]))))
         found = np.concatenate(found)
     if path.suffix.lower() == ".png":
-        pictures.save_png(path, loop.pairs_grid(images, found, 10))
+        pictures.save_png(path, pairs_grid(images, found, 10))
         print(path)
     else:
         _write(path, found, labels if dataset.spec.class_names != UNLABELLED else None)
@@ -115,14 +118,14 @@ def interpolate(
     """
     import numpy as np
 
-    from jimgen import loop
-    from jimgen.evaluate import require_label
     from jimgen.noise import key_of
+    from jimgen.runs.subject import require_label
+    from jimgen.train_step import eval_variables
 
     require_positive(num=num, steps=steps)
     key = key_of(seed)
     path = output_file(out or run / "interpolate.png", *ENDINGS)
-    with started_jax() as jax:
+    with start_jax() as jax:
         loaded = load_run(run)
         if loaded.method.interpolate is None:
             raise UserError(f"{run} cannot interpolate: its method has no continuous latent space")
@@ -132,7 +135,7 @@ def interpolate(
         labels = np.arange(rows) % loaded.spec.num_classes if label is None else np.full(rows, label)
         labels = labels.astype(np.int32)
         walk = jax.jit(loaded.method.interpolate, static_argnums=3)
-        images = np.asarray(walk(loop.eval_variables(loaded.state), key, jax.numpy.asarray(labels), steps))
+        images = np.asarray(walk(eval_variables(loaded.state), key, jax.numpy.asarray(labels), steps))
     images = images.reshape(-1, *images.shape[2:])
     _write(path, images, np.repeat(labels, steps) if loaded.conditional else None, columns=steps)
 
@@ -163,16 +166,18 @@ def inpaint(
     """
     import numpy as np
 
-    from jimgen import loop, pictures
+    from jimgen import pictures
+    from jimgen.data.batches import scale_images
     from jimgen.data.images import decode, fit_images
-    from jimgen.evaluate import require_label
-    from jimgen.masks import fit_mask, read_mask
+    from jimgen.data.masks import fit_mask, read_mask
     from jimgen.noise import key_of
+    from jimgen.runs.subject import require_label
+    from jimgen.train_step import eval_variables
 
     require_positive(num=num)
     key = key_of(seed)
     path = output_file(out or run / "inpaint.png", *ENDINGS)
-    with started_jax() as jax:
+    with start_jax() as jax:
         loaded = load_run(run, changes=change)
         if loaded.method.inpaint is None:
             raise UserError(
@@ -194,10 +199,10 @@ def inpaint(
         known = fit_mask(known, size=size, fit=loaded.config.fit)
         num = _fitting(path, num, loaded.spec.shape, besides=2)
         labels = jax.numpy.full(num, label or 0, jax.numpy.int32)
-        scaled = loop.scale_images({"image": jax.numpy.asarray(fitted)})["image"]
+        scaled = scale_images(jax.numpy.asarray(fitted))
         repeated = jax.numpy.broadcast_to(scaled, (num, *scaled.shape))
         masks = jax.numpy.broadcast_to(jax.numpy.asarray(known), (num, *known.shape))
-        variables = loop.eval_variables(loaded.state)
+        variables = eval_variables(loaded.state)
         filled = jax.jit(loaded.method.inpaint)(variables, key, repeated, masks, labels)
         filled = pictures.to_uint8(np.asarray(filled))
     if path.suffix.lower() == ".png":
@@ -236,7 +241,8 @@ def _class_columns(num: int, num_classes: int) -> int | None:
 
 def _write(path: Path, images: Any, labels: Any | None, columns: int | None = None) -> None:
     """A grid for a name that ends in .png; else as `generated.save` writes it."""
-    from jimgen import generated, pictures
+    from jimgen import pictures
+    from jimgen.evaluation import generated
 
     pixels = pictures.to_uint8(images)
     if path.suffix.lower() == ".png":

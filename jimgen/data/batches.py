@@ -76,7 +76,7 @@ def batches(
     return ({"image": image, "label": label, "index": index} for image, label, _ in fed)
 
 
-def test_batches(
+def eval_batches(
     split: Arrays | Stream, *, batch_size: int, sharding: Sharding | None = None
 ) -> Iterator[dict[str, jax.Array]]:
     """A whole split once, in its own order. The last batch is filled up with row 0.
@@ -100,6 +100,16 @@ def test_batches(
         {"image": image, "label": label, "index": rows, "valid": is_valid}
         for (image, label, rows), is_valid in zip(fed, valid, strict=True)
     )
+
+
+def scale_images(images: jax.Array) -> jax.Array:
+    """uint8 0..255 -> float32 in [-1, 1]; for compiled functions, so that bytes travel to the device."""
+    return images.astype(jnp.float32) / 127.5 - 1.0
+
+
+def scale_batch(batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The batch with its images scaled."""
+    return {**batch, "image": scale_images(batch["image"])}
 
 
 def _shuffled(positions: np.ndarray, num_rows: int, seed: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Autoregressive models, log p(x) = sum_i log p(x_i | x_1 .. x_(i-1)): over pixels, and over a tokenizer's tokens.
 
-Van den Oord et al., Pixel Recurrent Neural Networks, arXiv 1601.06759; Esser et al., Taming Transformers, arXiv
-2012.09841.
+Van den Oord et al., Pixel Recurrent Neural Networks, arXiv:1601.06759; Esser et al., Taming Transformers,
+arXiv:2012.09841.
 """
 
 from collections.abc import Callable
@@ -13,18 +13,18 @@ import optax
 from jax import Array, lax
 
 from jimgen import noise
-from jimgen.methods.flow import as_mask
 from jimgen.methods.method import Method
 from jimgen.methods.tokenizer import Tokenizer, tokenize_known
 from jimgen.metrics.likelihood import LikelihoodProtocol
+from jimgen.nets.embeddings import patchify, unpatchify
 from jimgen.nets.pixel_transformer import PixelTransformer
-from jimgen.nets.stems import patchify, unpatchify
 from jimgen.nets.token_transformer import TokenTransformer
-from jimgen.objectives import bits_per_dim
-from jimgen.sampling_logits import PLAIN, LogitFilter, check_filter, filter_logits, guide_logits
+from jimgen.objectives import bits_per_dim, cross_entropy
+from jimgen.sampling.guidance import check_guidance, drop_labels
+from jimgen.sampling.logits import PLAIN, LogitFilter, check_filter
+from jimgen.sampling.posterior import as_mask
+from jimgen.sampling.tokens import decode_one_by_one, guided_step
 from jimgen.train_step import Aux, Batch, Phase, Variables
-
-Step = Callable[[Any, Array, Array], tuple[Array, Any]]  # (decoding, tokens [n, t], i) -> logits [n, k], decoding
 
 
 class Autoregressive(NamedTuple):
@@ -37,6 +37,32 @@ class Autoregressive(NamedTuple):
     empty: Callable[[int], Any]  # number of images -> the start of decoding
     # (variables, decoding, levels, i, labels) -> logits [n, levels] of place i, given those before it; decoding
     decode: Callable[[Variables, Any, Array, Array, Array], tuple[Array, Any]]
+
+
+class _Pixels(NamedTuple):
+    """The net, over images as sequences of levels."""
+
+    net: PixelTransformer
+
+    def to_levels(self, images: Array) -> Array:
+        levels = jnp.round((images + 1) * self._scale()).astype(jnp.int32)
+        return patchify(levels, self.net.patch).reshape(images.shape[0], -1)
+
+    def to_images(self, levels: Array) -> Array:
+        patches = levels.reshape(levels.shape[0], -1, self.net.places_per_patch)
+        return unpatchify(patches, self.net.image_shape[:2], self.net.patch) / self._scale() - 1
+
+    def nats(self, variables: Variables, images: Array, labels: Array, dropout_keys: Array | None = None) -> Array:
+        """-log p(image), [n]."""
+        levels = self.to_levels(images)
+        logits = self.net.apply(variables["net"], levels, labels, dropout_keys=dropout_keys)
+        return cross_entropy(logits, levels).sum(1)  # pyright: ignore[reportArgumentType]
+
+    def decode(self, variables: Variables, decoding: Any, levels: Array, i: Array, labels: Array) -> tuple[Array, Any]:
+        return self.net.apply(variables["net"], decoding, levels, i, labels, method="decode")  # pyright: ignore[reportReturnType]
+
+    def _scale(self) -> float:
+        return (self.net.levels - 1) / 2
 
 
 def pixel_autoregressive(
@@ -63,71 +89,110 @@ def pixel_autoregressive(
     Raises:
       ValueError: options outside their ranges, or guidance without labels or without hiding them.
     """
-    conditional = net.num_classes > 0
-    _check(label_drop, guidance, filter, conditional)
-    size, scale = net.image_shape[:2], (net.levels - 1) / 2
-
-    def to_levels(images: Array) -> Array:
-        levels = jnp.round((images + 1) * scale).astype(jnp.int32)
-        return patchify(levels, net.patch).reshape(images.shape[0], -1)
-
-    def to_images(levels: Array) -> Array:
-        patches = levels.reshape(levels.shape[0], -1, net.places_per_patch)
-        return unpatchify(patches, size, net.patch) / scale - 1
+    check_filter(filter)
+    check_guidance(guidance, net.num_classes, label_drop)
+    pixels = _Pixels(net)
 
     def init(key: Array, batch: Batch) -> Variables:
-        return {"net": net.init(key, to_levels(batch["image"]), batch["label"] * 0)}
-
-    def decode(variables: Variables, decoding: Any, levels: Array, i: Array, labels: Array) -> tuple[Array, Any]:
-        return net.apply(variables["net"], decoding, levels, i, labels, method="decode")  # pyright: ignore[reportReturnType]
-
-    def nats(variables: Variables, images: Array, labels: Array, dropout_keys: Array | None = None) -> Array:
-        levels = to_levels(images)
-        logits = net.apply(variables["net"], levels, labels, dropout_keys=dropout_keys)
-        return cross_entropy(logits, levels).sum(1)  # pyright: ignore[reportArgumentType]
+        return {"net": net.init(key, pixels.to_levels(batch["image"]), batch["label"] * 0)}
 
     def log_likelihood(variables: Variables, images: Array, labels: Array) -> Array:
-        return -nats(variables, images, labels)
+        return -pixels.nats(variables, images, labels)
 
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        labels = _drop_labels(batch, jax.random.fold_in(key, 0), label_drop, net.num_classes)
-        dropout_keys = noise.example_keys(jax.random.fold_in(key, 1), batch["index"])
-        images = batch["image"]
+        keys, index, images = [jax.random.fold_in(key, i) for i in range(3)], batch["index"], batch["image"]
+        labels = drop_labels(batch["label"], keys[0], index, label_drop, net.num_classes)
         if flips:
-            mirrored = noise.uniform(jax.random.fold_in(key, 2), batch["index"], (1, 1, 1)) < 0.5
+            mirrored = noise.uniform(keys[2], index, (1, 1, 1)) < 0.5
             images = jnp.where(mirrored, images[:, :, ::-1], images)
-        losses = bits_per_dim(nats(variables, images, labels, dropout_keys), net.num_places)
-        return losses.mean(), Aux({})
+        nats = pixels.nats(variables, images, labels, noise.example_keys(keys[1], index))
+        return bits_per_dim(nats, net.num_places).mean(), Aux({})
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        found = nats(variables, batch["image"], batch["label"])
-        given = "_given_label" if conditional else ""
+        nats = pixels.nats(variables, batch["image"], batch["label"])
+        given = "_given_label" if net.num_classes else ""
         if net.levels != 256:  # no likelihood of 8-bit images
-            return {f"nats{given}": found}
+            return {f"nats{given}": nats}
         name = LikelihoodProtocol("8-bit", "exact").name
-        bits = bits_per_dim(found, net.num_places)
-        return {name(f"nats{given}"): found, name(f"bits_per_dim{given}"): bits}
+        return {name(f"nats{given}"): nats, name(f"bits_per_dim{given}"): bits_per_dim(nats, net.num_places)}
 
     def fill(variables: Variables, key: Array, levels: Array, known: Array, labels: Array) -> Array:
-        def step(decoding: Any, levels: Array, i: Array, labels: Array) -> tuple[Array, Any]:
-            return decode(variables, decoding, levels, i, labels)
-
-        run, copies = guided(step, labels, net.num_classes, guidance)
-        return fill_in(run, net.empty(copies * levels.shape[0]), levels, known, key, filter)
+        """Draws the levels that are not known: int32 and bool [n, places] -> int32 [n, places]."""
+        decode = lambda decoding, levels, i, labels: pixels.decode(variables, decoding, levels, i, labels)  # noqa: E731
+        step, copies = guided_step(decode, labels, net.num_classes, guidance)
+        return decode_one_by_one(step, net.empty(copies * levels.shape[0]), levels, known, key, filter)
 
     def sample(variables: Variables, key: Array, labels: Array) -> Array:
         levels = jnp.zeros((labels.shape[0], net.num_places), jnp.int32)
-        return to_images(fill(variables, key, levels, levels > 0, labels))
+        return pixels.to_images(fill(variables, key, levels, levels > 0, labels))
 
     def inpaint(variables: Variables, key: Array, images: Array, mask: Array, labels: Array) -> Array:
         known = jnp.broadcast_to(as_mask(mask, images), images.shape)
         places = patchify(known, net.patch).reshape(images.shape[0], -1)
-        filled = to_images(fill(variables, key, to_levels(images), places, labels))
-        return jnp.where(known, images, filled)
+        return jnp.where(
+            known, images, pixels.to_images(fill(variables, key, pixels.to_levels(images), places, labels))
+        )
 
-    phases = (Phase("autoregressive", ("net",), objective, tx),)
-    method = Method(init=init, phases=phases, ema=("net",), sample=sample, evaluate=evaluate, inpaint=inpaint)
-    return Autoregressive(method, log_likelihood, to_levels, to_images, net.empty, decode)
+    method = Method(
+        init=init,
+        phases=(Phase("autoregressive", ("net",), objective, tx),),
+        ema=("net",),
+        sample=sample,
+        num_classes=net.num_classes,
+        evaluate=evaluate,
+        inpaint=inpaint,
+    )
+    return Autoregressive(method, log_likelihood, pixels.to_levels, pixels.to_images, net.empty, pixels.decode)
+
+
+class _Tokens(NamedTuple):
+    """The net, over the tokens of a frozen tokenizer in some order."""
+
+    net: TokenTransformer
+    tokenizer: Tokenizer
+    random_order: bool
+
+    def orders(self, key: Array, index: Array, known: Array | None = None) -> Array:
+        """Places as training and sampling read them, int32 [n, t]; in drawn orders known ones come first."""
+        if not self.random_order:
+            return self.raster(index.shape[0])
+        rank = noise.uniform(key, index, (self.net.num_places,))
+        return jnp.argsort(rank if known is None else rank - known, axis=1).astype(jnp.int32)
+
+    def raster(self, n: int) -> Array:
+        """Places row by row, int32 [n, t]."""
+        return jnp.broadcast_to(jnp.arange(self.net.num_places, dtype=jnp.int32), (n, self.net.num_places))
+
+    def nats(self, variables: Variables, images: Array, labels: Array, order: Array, keys: Array | None) -> Array:
+        """-log p(tokens of the image), [n]."""
+        tokens = lax.stop_gradient(self.tokenizer.tokenize(variables, images)).reshape(images.shape[0], -1)
+        tokens = jnp.take_along_axis(tokens, order, axis=1)
+        logits = self.net.apply(variables["net"], tokens, labels, order, dropout_keys=keys)
+        return cross_entropy(logits, tokens).sum(1)  # pyright: ignore[reportArgumentType]
+
+    def fill(
+        self,
+        variables: Variables,
+        key: Array,
+        tokens: Array,
+        known: Array,
+        labels: Array,
+        guidance: float,
+        filter: LogitFilter,
+    ) -> Array:
+        """Draws the tokens that are not known, int32 and bool [n, t], and decodes all to images."""
+        n = tokens.shape[0]
+        order = self.orders(jax.random.fold_in(key, 0), jnp.arange(n), known.astype(jnp.float32))
+
+        def decode(decoding: Any, tokens: Array, i: Array, labels: Array) -> tuple[Array, Any]:
+            each = jnp.concatenate([order] * (tokens.shape[0] // n))
+            return self.net.apply(variables["net"], decoding, tokens, i, labels, each, method="decode")  # pyright: ignore[reportReturnType]
+
+        step, copies = guided_step(decode, labels, self.net.num_classes, guidance)
+        tokens, known = (jnp.take_along_axis(x, order, axis=1) for x in (tokens, known))
+        tokens = decode_one_by_one(step, self.net.empty(copies * n), tokens, known, jax.random.fold_in(key, 1), filter)
+        tokens = jnp.take_along_axis(tokens, jnp.argsort(order, axis=1), axis=1)
+        return self.tokenizer.detokenize(variables, tokens.reshape(n, *self.net.grid))
 
 
 def token_autoregressive(
@@ -143,9 +208,9 @@ def token_autoregressive(
 ) -> Method:
     """Maximum likelihood over the tokens of a frozen tokenizer: one phase; sampler, inpainting.
 
-    In random order each token is told the place of the next one (Yu et al., RAR, arXiv 2411.00776). Training draws an
-    order for each example, sampling too; inpainting then reads the known tokens first, so that the others heed all of
-    them. Held-out figures are those of the order row by row. They are likelihoods of tokens, not of images.
+    In random order each token is told the place of the next one (Yu et al., RAR, arXiv:2411.00776). Training draws an
+    order for each example, sampling too; inpainting then reads the known tokens first, so that the others depend on all
+    of them. Held-out metrics are those of the order row by row. They are likelihoods of tokens, not of images.
 
     In inpainting a token is known if its whole cell of the image is; known pixels stay what they are.
 
@@ -161,118 +226,47 @@ def token_autoregressive(
     Raises:
       ValueError: as `pixel_autoregressive`; or a net of another grid or number of codes than the tokenizer.
     """
-    _check(label_drop, guidance, filter, net.num_classes > 0)
+    check_filter(filter)
+    check_guidance(guidance, net.num_classes, label_drop)
     if (net.grid, net.num_codes) != (tokenizer.grid, tokenizer.num_codes):
         raise ValueError(
             f"the net takes {net.num_codes} codes on a grid {list(net.grid)}, the tokenizer has "
             f"{tokenizer.num_codes} on {list(tokenizer.grid)}"
         )
-    num_places = net.num_places
+    num_places, model = net.num_places, _Tokens(net, tokenizer, random_order)
 
     def init(key: Array, batch: Batch) -> Variables:
-        tokens = jnp.zeros((batch["label"].shape[0], num_places), jnp.int32)
-        return {**frozen, "net": net.init(key, tokens, batch["label"] * 0, orders(tokens, key))}
-
-    def orders(tokens: Array, key: Array, index: Array | None = None, known: Array | None = None) -> Array:
-        """Places in the order in which they are read, int32 [n, t]: row by row, or drawn, the known ones first."""
-        if index is None or not random_order:
-            return jnp.broadcast_to(jnp.arange(num_places, dtype=jnp.int32), tokens.shape)
-        rank = noise.uniform(key, index, (num_places,))
-        return jnp.argsort(rank if known is None else rank - known, axis=1).astype(jnp.int32)
-
-    def nats(variables: Variables, images: Array, labels: Array, order: Array, keys: Array | None) -> Array:
-        tokens = lax.stop_gradient(tokenizer.tokenize(variables, images)).reshape(images.shape[0], -1)
-        tokens = jnp.take_along_axis(tokens, order, axis=1)
-        logits = net.apply(variables["net"], tokens, labels, order, dropout_keys=keys)
-        return cross_entropy(logits, tokens).sum(1)  # pyright: ignore[reportArgumentType]
+        order = model.raster(batch["label"].shape[0])
+        return {**frozen, "net": net.init(key, jnp.zeros_like(order), batch["label"] * 0, order)}
 
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        keys = [jax.random.fold_in(key, i) for i in range(3)]
-        labels = _drop_labels(batch, keys[0], label_drop, net.num_classes)
-        order = orders(jnp.zeros((labels.shape[0], num_places)), keys[2], batch["index"])
-        dropout_keys = noise.example_keys(keys[1], batch["index"])
-        return (nats(variables, batch["image"], labels, order, dropout_keys) / num_places).mean(), Aux({})
+        keys, index = [jax.random.fold_in(key, i) for i in range(3)], batch["index"]
+        labels = drop_labels(batch["label"], keys[0], index, label_drop, net.num_classes)
+        order, dropout_keys = model.orders(keys[2], index), noise.example_keys(keys[1], index)
+        return (model.nats(variables, batch["image"], labels, order, dropout_keys) / num_places).mean(), Aux({})
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        order = orders(jnp.zeros((batch["label"].shape[0], num_places)), key)
-        found = nats(variables, batch["image"], batch["label"], order, None)
+        labels = batch["label"]
+        nats = model.nats(variables, batch["image"], labels, model.raster(labels.shape[0]), None)
         given = "_given_label" if net.num_classes else ""
-        return {f"token_nats{given}": found, f"bits_per_token{given}": bits_per_dim(found, num_places)}
-
-    def fill(variables: Variables, key: Array, tokens: Array, known: Array, labels: Array) -> Array:
-        n = tokens.shape[0]
-        order = orders(tokens, jax.random.fold_in(key, 0), jnp.arange(n), known.astype(jnp.float32))
-
-        def step(decoding: Any, tokens: Array, i: Array, labels: Array) -> tuple[Array, Any]:
-            each = jnp.concatenate([order] * (tokens.shape[0] // n))
-            return net.apply(variables["net"], decoding, tokens, i, labels, each, method="decode")  # pyright: ignore[reportReturnType]
-
-        run, copies = guided(step, labels, net.num_classes, guidance)
-        tokens, known = (jnp.take_along_axis(x, order, axis=1) for x in (tokens, known))
-        tokens = fill_in(run, net.empty(copies * n), tokens, known, jax.random.fold_in(key, 1), filter)
-        tokens = jnp.take_along_axis(tokens, jnp.argsort(order, axis=1), axis=1)
-        return tokenizer.detokenize(variables, tokens.reshape(n, *net.grid))
+        return {f"token_nats{given}": nats, f"bits_per_token{given}": bits_per_dim(nats, num_places)}
 
     def sample(variables: Variables, key: Array, labels: Array) -> Array:
         tokens = jnp.zeros((labels.shape[0], num_places), jnp.int32)
-        return jnp.clip(fill(variables, key, tokens, tokens > 0, labels), -1.0, 1.0)
+        return jnp.clip(model.fill(variables, key, tokens, tokens > 0, labels, guidance, filter), -1.0, 1.0)
 
     def inpaint(variables: Variables, key: Array, images: Array, mask: Array, labels: Array) -> Array:
         known = as_mask(mask, images)
         tokens, are_known = tokenize_known(tokenizer, variables, images, known)
-        filled = fill(variables, key, tokens, are_known, labels)
+        filled = model.fill(variables, key, tokens, are_known, labels, guidance, filter)
         return jnp.where(known, images, jnp.clip(filled, -1.0, 1.0))
 
-    phases = (Phase("autoregressive", ("net",), objective, tx),)
-    return Method(init=init, phases=phases, ema=("net",), sample=sample, evaluate=evaluate, inpaint=inpaint)
-
-
-def cross_entropy(logits: Array, targets: Array) -> Array:
-    """-log softmax(logits)_target: float [..., k] and int32 [...] in 0..k-1 -> nats [...], >= 0."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-
-
-def guided(
-    step: Callable[[Any, Array, Array, Array], tuple[Array, Any]], labels: Array, num_classes: int, weight: float
-) -> tuple[Step, int]:
-    """A decoding step at given labels, with guidance; and how many copies of the examples it decodes."""
-    if weight == 1:
-        return lambda decoding, tokens, i: step(decoding, tokens, i, labels), 1
-    both = jnp.concatenate([labels, jnp.full_like(labels, num_classes)])
-
-    def run(decoding: Any, tokens: Array, i: Array) -> tuple[Array, Any]:
-        logits, decoding = step(decoding, jnp.concatenate([tokens, tokens]), i, both)
-        conditional, unconditional = jnp.split(logits, 2)
-        return guide_logits(conditional, unconditional, weight), decoding
-
-    return run, 2
-
-
-def fill_in(step: Step, decoding: Any, tokens: Array, known: Array, key: Array, options: LogitFilter) -> Array:
-    """Draws the unknown tokens one by one: int32 [n, t], of which bool [n, t] are known -> int32 [n, t]."""
-    index = jnp.arange(tokens.shape[0])
-
-    def body(carry: tuple[Array, Any], i: Array) -> tuple[tuple[Array, Any], None]:
-        tokens, decoding = carry
-        logits, decoding = step(decoding, tokens, i)
-        keys = noise.example_keys(jax.random.fold_in(key, i), index)
-        drawn = jax.vmap(jax.random.categorical)(keys, filter_logits(logits, options)).astype(tokens.dtype)
-        return (tokens.at[:, i].set(jnp.where(known[:, i], tokens[:, i], drawn)), decoding), None
-
-    places = jnp.arange(tokens.shape[1], dtype=jnp.int32)
-    return lax.scan(body, (tokens, decoding), places)[0][0]
-
-
-def _drop_labels(batch: Batch, key: Array, probability: float, num_classes: int) -> Array:
-    """Labels, some of them num_classes, which stands for none."""
-    if not num_classes:
-        return batch["label"]
-    return jnp.where(noise.uniform(key, batch["index"]) < probability, num_classes, batch["label"])
-
-
-def _check(label_drop: float, guidance: float, options: LogitFilter, conditional: bool) -> None:
-    check_filter(options)
-    if not 0 <= label_drop <= 1:
-        raise ValueError(f"label_drop is a probability, got {label_drop}")
-    if guidance != 1 and not (conditional and label_drop):
-        raise ValueError("guidance needs num_classes > 0 and label_drop > 0")
+    return Method(
+        init=init,
+        phases=(Phase("autoregressive", ("net",), objective, tx),),
+        ema=("net",),
+        sample=sample,
+        num_classes=net.num_classes,
+        evaluate=evaluate,
+        inpaint=inpaint,
+    )

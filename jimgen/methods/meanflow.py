@@ -1,4 +1,4 @@
-"""Mean flows (Geng et al., Mean Flows for One-step Generative Modeling, arXiv 2505.13447): a net learns the average
+"""Mean flows (Geng et al., Mean Flows for One-step Generative Modeling, arXiv:2505.13447): a net learns the average
 velocity between two times, and one step goes from noise to image."""
 
 import flax.linen as nn
@@ -8,8 +8,10 @@ import optax
 from jax import Array
 
 from jimgen import noise
-from jimgen.diffusion import interpolate, logit_normal, per_example, uniform_times, velocity_of
 from jimgen.methods.method import Method
+from jimgen.objectives import adaptive_loss, squared_error
+from jimgen.sampling.diffusion import interpolate, logit_normal, per_example, uniform_times, velocity_of
+from jimgen.sampling.guidance import check_guidance, drop_labels
 from jimgen.train_step import Aux, Batch, Phase, Variables
 
 
@@ -20,7 +22,7 @@ def mean_flow(
     num_classes: int,
     tx: optax.GradientTransformation,
     times: tuple[float, float] = (-0.4, 1.0),
-    same_time: float = 0.75,
+    r_equals_t: float = 0.75,
     norm_power: float = 1.0,
     norm_constant: float = 0.01,
     label_drop: float = 0.1,
@@ -38,20 +40,19 @@ def mean_flow(
       image_shape: (h, w, c).
       num_classes: 0 to learn and sample without labels.
       tx: the optimiser.
-      times: mean and deviation of the logit-normal draws, of which t is the larger and r the smaller.
-      same_time: share of the examples with r = t, whose loss is that of flow matching.
+      times: mean and standard deviation of the logit-normal draws, of which t is the larger and r the smaller.
+      r_equals_t: share of the examples with r = t, whose loss is that of flow matching.
       norm_power, norm_constant: p and c of the adaptive loss ||e||^2 / (||e||^2 + c)^p.
       label_drop: how often training hides a label.
-      guidance: w of classifier-free guidance, which is learnt, not sampled: v = w v + (1 - w) u(z, t, t | no label).
+      guidance: w of classifier-free guidance, which is learned, not sampled: v = w v + (1 - w) u(z, t, t | no label).
       num_steps: of the sampler.
 
     Raises:
       ValueError: guidance without classes, or a share outside [0, 1].
     """
-    if not (0 <= label_drop <= 1 and 0 <= same_time <= 1):
-        raise ValueError(f"label_drop and same_time are shares, got {label_drop} and {same_time}")
-    if guidance != 1 and not (num_classes and label_drop):
-        raise ValueError("guidance needs num_classes > 0 and label_drop > 0")
+    if not 0 <= r_equals_t <= 1:
+        raise ValueError(f"r_equals_t is a share, got {r_equals_t}")
+    check_guidance(guidance, num_classes, label_drop)
     points = uniform_times(num_steps)
 
     def init(key: Array, batch: Batch) -> Variables:
@@ -70,22 +71,21 @@ def mean_flow(
         keys = [jax.random.fold_in(key, i) for i in range(5)]
         eps = noise.normal(keys[0], index, x.shape[1:]).astype(x.dtype)
         drawn = logit_normal(noise.normal(keys[1], index, (2,)), *times).astype(x.dtype)
-        same = noise.uniform(keys[2], index) < same_time
+        same = noise.uniform(keys[2], index) < r_equals_t
         t, r = drawn.max(-1), jnp.where(same, drawn.max(-1), drawn.min(-1))
-        hidden = noise.uniform(keys[3], index) < label_drop if train else jnp.zeros(index.shape, bool)
-        none = jnp.full_like(batch["label"], num_classes)
-        labels = jnp.where(hidden, none, batch["label"]) if num_classes else jnp.zeros_like(batch["label"])
+        labels = drop_labels(batch["label"], keys[3], index, label_drop if train else 0.0, num_classes)
         dropout_keys = noise.example_keys(keys[4], index) if train else None
 
         z, velocity = interpolate(x, eps, t), velocity_of(x, eps)
         if guidance != 1:
+            none = jnp.full_like(labels, num_classes)
             unguided = average(variables, z, t, t, none)
             guided = guidance * velocity + (1 - guidance) * unguided
-            velocity = jax.lax.stop_gradient(jnp.where(per_example(hidden, x), velocity, guided))
+            velocity = jax.lax.stop_gradient(jnp.where(per_example(labels == none, x), velocity, guided))
         of_times = lambda z, t, r: average(variables, z, t, r, labels, dropout_keys)  # noqa: E731
         u, du = jax.jvp(of_times, (z, t, r), (velocity, jnp.ones_like(t), jnp.zeros_like(r)))
         target = jax.lax.stop_gradient(velocity - per_example(t - r, x) * du)
-        return jnp.square(u - target).sum(tuple(range(1, x.ndim)))
+        return squared_error(u, target)
 
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
         squared = squared_errors(variables, batch, key, train=True)
@@ -106,18 +106,10 @@ def mean_flow(
         return jnp.clip(z, -1.0, 1.0)
 
     return Method(
-        init=init, phases=(Phase("mean_flow", ("net",), objective, tx),), ema=("net",), sample=sample, evaluate=evaluate
+        init=init,
+        phases=(Phase("mean_flow", ("net",), objective, tx),),
+        ema=("net",),
+        sample=sample,
+        num_classes=num_classes,
+        evaluate=evaluate,
     )
-
-
-def adaptive_loss(squared: Array, power: float = 1.0, constant: float = 0.01) -> Array:
-    """||e||^2 / sg(||e||^2 + c)^p: [b] (Geng et al., arXiv 2505.13447, eq. 22).
-
-    At p = 0 the squared error. The gradient with respect to e is 2 e / (||e||^2 + c)^p: at p = 1 it has norm 2 / ||e||
-    where ||e||^2 is well above c, so the larger an error is, the less it pulls, and at p = 1/2 about 2 for all.
-
-    Args:
-      squared: [b] float, ||e||^2 >= 0, summed over dimensions.
-      power, constant: p >= 0 and c > 0.
-    """
-    return squared / jax.lax.stop_gradient((squared + constant) ** power)

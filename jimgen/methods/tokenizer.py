@@ -1,9 +1,9 @@
-"""Tokenizers: an autoencoder whose code is a grid of tokens (VQ-VAE, arXiv 1711.00937; VQGAN, arXiv 2012.09841)."""
+"""Tokenizers: an autoencoder whose code is a grid of tokens (VQ-VAE, arXiv:1711.00937; VQGAN, arXiv:2012.09841)."""
 
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,7 @@ import optax
 from jax import Array, lax
 
 from jimgen import noise
+from jimgen.methods.adversary import apply_in_training, discriminator_loss, real_and_fake_logits
 from jimgen.methods.method import Method
 from jimgen.nets.vq import (
     FiniteScalarQuantiser,
@@ -22,11 +23,20 @@ from jimgen.nets.vq import (
     count_tokens,
     perplexity,
 )
-from jimgen.objectives import HINGE, AdversarialLoss, absolute_error, bernoulli_nll, squared_error
+from jimgen.objectives import (
+    HINGE,
+    AdversarialLoss,
+    absolute_error,
+    adaptive_weight,
+    bernoulli_nll,
+    squared_error,
+)
 from jimgen.parallel import mean_over_devices, num_shards
-from jimgen.train_step import Aux, Batch, Phase, Variables
+from jimgen.schedules import linear_ramp
+from jimgen.train_step import Aux, Batch, Objective, Phase, Variables
 
 Quantiser = VectorQuantiser | FiniteScalarQuantiser | LookupFreeQuantiser
+NETS = ("encoder", "quantiser", "decoder")
 
 
 class Reconstruction(NamedTuple):
@@ -68,6 +78,47 @@ class Tokenizer(NamedTuple):
     grid: tuple[int, int]  # rows and columns of tokens of an image
 
 
+class _Nets(NamedTuple):
+    """Encoder, quantiser and decoder, applied."""
+
+    encoder: nn.Module
+    quantiser: Quantiser
+    decoder: nn.Module
+    reconstruction: Reconstruction
+    image_shape: tuple[int, int, int]
+    grid: tuple[int, int]
+
+    def init(self, keys: Array, images: Array) -> Variables:
+        return {
+            "encoder": self.encoder.init(keys[0], images),
+            "quantiser": self.quantiser.init(keys[1], jnp.zeros((1, *self.grid, self.quantiser.dim))),
+            "decoder": self.decoder.init(keys[2], jnp.zeros((1, *self.grid, self.quantiser.dim))),
+        }
+
+    def quantise(self, variables: Variables, images: Array) -> tuple[Array, Quantised]:
+        """z before it is quantised, and what becomes of it. The codebook moves in `follow` alone."""
+        z = self.encoder.apply(variables["encoder"], images)
+        return z, self.quantiser.apply(variables["quantiser"], z)  # pyright: ignore[reportReturnType]
+
+    def output(self, variables: Variables, z_q: Array) -> Array:
+        return self.decoder.apply(variables["decoder"], z_q)  # pyright: ignore[reportReturnType]
+
+    def as_images(self, output: Array) -> Array:
+        return jnp.clip(self.reconstruction.as_images(output), -1.0, 1.0)
+
+    def tokenize(self, variables: Variables, images: Array) -> Array:
+        if images.shape[1:] != self.image_shape:
+            raise ValueError(f"this tokenizer takes images {list(self.image_shape)}, got {list(images.shape[1:])}")
+        return self.quantise(variables, images)[1].tokens
+
+    def detokenize(self, variables: Variables, tokens: Array) -> Array:
+        if tokens.shape[1:] != self.grid or not jnp.issubdtype(tokens.dtype, jnp.integer):
+            found, wanted = f"{tokens.dtype} {list(tokens.shape)}", f"[n, {self.grid[0]}, {self.grid[1]}]"
+            raise ValueError(f"this tokenizer takes integer tokens {wanted}, got {found}")
+        codes = self.quantiser.apply(variables["quantiser"], tokens, method="lookup")
+        return self.as_images(self.output(variables, codes))  # pyright: ignore[reportArgumentType]
+
+
 def tokenizer(
     encoder: nn.Module,
     decoder: nn.Module,
@@ -100,12 +151,56 @@ def tokenizer(
       tx: the optimiser of encoder, decoder and codes, where codes are parameters.
       reconstruction: L1, L2 or CROSS_ENTROPY.
       commitment_weight, entropy_weight: beta and alpha of the terms that the quantiser has; see `Quantised`.
-      adversary: for the adversarial loss of VQGAN (Esser et al., arXiv 2012.09841), without its perceptual one.
+      adversary: for the adversarial loss of VQGAN (Esser et al., arXiv:2012.09841), without its perceptual one.
       usage_half_life: in images.
 
     Raises:
       ValueError: encoder and quantiser, or decoder and image_shape, do not fit each other.
     """
+    grid, collections = _fitted(encoder, decoder, quantiser, image_shape)
+    nets = _Nets(encoder, quantiser, decoder, reconstruction, image_shape, grid)
+    num_codes = quantiser.num_codes
+
+    def init(key: Array, batch: Batch) -> Variables:
+        keys = jax.random.split(key, 4)
+        variables = nets.init(keys, batch["image"])
+        # No one reads "images" any more, but the checkpoints of earlier versions hold it.
+        variables["usage"] = {"counts": jnp.zeros(num_codes), "images": jnp.zeros((), jnp.int32)}
+        if adversary:
+            args = batch["image"], batch["label"]
+            variables["discriminator"] = adversary.discriminator.init(keys[3], *args, train=True)
+        return variables
+
+    def reconstruct(variables: Variables, images: Array, labels: Array) -> Array:
+        return nets.detokenize(variables, nets.tokenize(variables, images))
+
+    def sample(variables: Variables, key: Array, labels: Array) -> Array:
+        tokens = _draw_by_frequency(key, variables["usage"]["counts"], labels.shape[0], grid)
+        return nets.detokenize(variables, tokens)
+
+    trained = NETS if "params" in collections else ("encoder", "decoder")
+    objective = _autoencoder_objective(nets, adversary, commitment_weight, entropy_weight)
+    follow = _follow(quantiser, "codebook" in collections, usage_half_life)
+    phases = (Phase("autoencoder", trained, objective, tx, follow),)
+    if adversary:
+        judge = _discriminator_objective(nets, adversary)
+        phases = (Phase("discriminator", ("discriminator",), judge, adversary.tx), *phases)
+    method = Method(
+        init=init,
+        phases=phases,
+        ema=NETS,
+        sample=sample,
+        reconstruct=reconstruct,
+        evaluate=_evaluation(nets),
+        aggregate=_codebook_metrics,
+    )
+    return Tokenizer(method, nets.tokenize, nets.detokenize, num_codes, grid)
+
+
+def _fitted(
+    encoder: nn.Module, decoder: nn.Module, quantiser: Quantiser, image_shape: tuple[int, int, int]
+) -> tuple[tuple[int, int], set[str]]:
+    """The grid of tokens, and the collections of the quantiser; ValueError where the parts do not fit each other."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     z, _ = jax.eval_shape(encoder.init_with_output, jax.random.key(0), images)
     if len(z.shape) != 4 or z.shape[-1] != quantiser.dim:
@@ -113,41 +208,17 @@ def tokenizer(
     output, _ = jax.eval_shape(decoder.init_with_output, jax.random.key(0), z)
     if output.shape != images.shape:
         raise ValueError(f"images are {list(image_shape)}, the decoder gives {list(output.shape[1:])}")
-    quantiser_variables = jax.eval_shape(quantiser.init, jax.random.key(0), z)
-    nets = ("encoder", "quantiser", "decoder")
-    trained = nets if "params" in quantiser_variables else ("encoder", "decoder")
-    grid, num_codes = (z.shape[1], z.shape[2]), quantiser.num_codes
+    return (z.shape[1], z.shape[2]), set(jax.eval_shape(quantiser.init, jax.random.key(0), z))
 
-    def init(key: Array, batch: Batch) -> Variables:
-        keys = jax.random.split(key, 4)
-        z = jnp.zeros((1, *grid, quantiser.dim))
-        variables: Variables = {
-            "encoder": encoder.init(keys[0], batch["image"]),
-            "quantiser": quantiser.init(keys[1], z),
-            "decoder": decoder.init(keys[2], z),
-            "usage": {"counts": jnp.zeros(num_codes), "images": jnp.zeros((), jnp.int32)},
-        }
-        if adversary:
-            args = batch["image"], batch["label"]
-            variables["discriminator"] = adversary.discriminator.init(keys[3], *args, train=True)
-        return variables
 
-    def quantise(variables: Variables, images: Array) -> tuple[Array, Quantised]:
-        """z before it is quantised, and what becomes of it. The codebook moves in `follow` alone."""
-        z = encoder.apply(variables["encoder"], images)
-        return z, quantiser.apply(variables["quantiser"], z)  # pyright: ignore[reportReturnType]
-
-    def output_of(variables: Variables, z_q: Array) -> Array:
-        return decoder.apply(variables["decoder"], z_q)  # pyright: ignore[reportReturnType]
-
-    def images_of(output: Array) -> Array:
-        return jnp.clip(reconstruction.as_images(output), -1.0, 1.0)
-
-    def autoencoder_objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
+def _autoencoder_objective(
+    nets: _Nets, adversary: Adversary | None, commitment_weight: float, entropy_weight: float
+) -> Objective:
+    def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
         images = batch["image"]
-        z, quantised = quantise(variables, images)
-        output = output_of(variables, quantised.z_q)
-        error = reconstruction.loss(output, images)
+        z, quantised = nets.quantise(variables, images)
+        output = nets.output(variables, quantised.z_q)
+        error = nets.reconstruction.loss(output, images)
         loss = error + quantised.codebook
         loss += commitment_weight * quantised.commitment + entropy_weight * quantised.entropy
         metrics = {
@@ -158,20 +229,70 @@ def tokenizer(
         observed = {"z": z, "tokens": quantised.tokens}
         if not adversary:
             return loss.mean(), Aux(metrics, observed=observed)
-        adversarial = generator_loss(adversary, variables, output, batch).mean()
-        weight = adversary.weight * _ramp(variables["usage"]["images"], adversary.start, adversary.ramp)
+        adversarial = _generator_loss(nets, adversary, variables, output, batch).mean()
+        weight = adversary.weight * linear_ramp(batch["images_seen"] + 1, adversary.start, adversary.ramp)
         if adversary.adaptive:
-            weight *= balance(adversary, variables, quantised.z_q, batch)
+            weight *= _balance(nets, adversary, variables, quantised.z_q, batch)
         metrics |= {"adversarial": adversarial, "adversarial_weight": weight}
         return loss.mean() + weight * adversarial, Aux(metrics, observed=observed)
 
+    return objective
+
+
+def _generator_loss(nets: _Nets, adversary: Adversary, variables: Variables, output: Array, batch: Batch) -> Array:
+    """What the discriminator makes of a decoder output, [b] or [b, h, w]."""
+
+    def judge(images: Array) -> Array:
+        return apply_in_training(adversary.discriminator, variables["discriminator"], images, batch["label"])[0]
+
+    return adversary.loss.generator(judge(batch["image"]), judge(nets.reconstruction.as_images(output)))
+
+
+def _balance(nets: _Nets, adversary: Adversary, variables: Variables, z_q: Array, batch: Batch) -> Array:
+    """What makes the two gradients in the kernel of the decoder's last layer alike; a constant of the loss.
+
+    `adaptive_weight` is made for errors averaged over pixels, so it gets such ones, and is multiplied for our sums.
+    """
+    variables, z_q = lax.stop_gradient((variables, z_q))
+    params, name = variables["decoder"]["params"], adversary.last_layer
+    num_dims = math.prod(nets.image_shape)
+
+    def output_by(kernel: Array) -> Array:
+        changed = {**params, name: {**params[name], "kernel": kernel}}
+        return nets.output({"decoder": {**variables["decoder"], "params": changed}}, z_q)
+
+    output, pull_back = jax.vjp(output_by, params[name]["kernel"])
+    losses = (
+        lambda output: nets.reconstruction.loss(output, batch["image"]).mean() / num_dims,
+        lambda output: _generator_loss(nets, adversary, variables, output, batch).mean(),
+    )
+    gradients = [mean_over_devices(pull_back(jax.grad(loss)(output))) for loss in losses]
+    return num_dims * adaptive_weight(*(optax.tree.norm(gradient) for gradient in gradients))
+
+
+def _discriminator_objective(nets: _Nets, adversary: Adversary) -> Objective:
+    def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
+        _, quantised = nets.quantise(variables, batch["image"])
+        fake = nets.reconstruction.as_images(nets.output(variables, quantised.z_q))
+        logits = real_and_fake_logits(
+            adversary.discriminator, variables["discriminator"], batch["image"], fake, batch["label"]
+        )
+        return discriminator_loss(adversary.loss, *logits[:2], penalty=None, stats=logits[2])
+
+    return objective
+
+
+def _follow(
+    quantiser: Quantiser, has_codebook: bool, half_life: float
+) -> Callable[[Variables, dict[str, Array], Array], Aux]:
+    """Codebook and usage after the whole batch."""
+
     def follow(variables: Variables, observed: dict[str, Array], key: Array) -> Aux:
-        """Codebook and usage after the whole batch."""
         z, tokens = observed["z"], observed["tokens"]
-        counts = count_tokens(tokens, num_codes)
-        usage = _count(variables["usage"], counts, len(tokens) * num_shards(), usage_half_life)
+        counts = count_tokens(tokens, quantiser.num_codes)
+        usage = _count(variables["usage"], counts, len(tokens) * num_shards(), half_life)
         updates = {"usage": usage}
-        if "codebook" in quantiser_variables:
+        if has_codebook:
             options = {"method": "follow", "mutable": ["codebook"]}
             key = jax.random.fold_in(key, 0)
             updates["quantiser"] = dict(quantiser.apply(variables["quantiser"], z, tokens, key, **options)[1])
@@ -183,97 +304,36 @@ def tokenizer(
         }
         return Aux(metrics, updates)
 
-    def generator_loss(adversary: Adversary, variables: Variables, output: Array, batch: Batch) -> Array:
-        """What the discriminator makes of a decoder output, [b] or [b, h, w]."""
-        judge = lambda images: _judge(adversary, variables, images, batch["label"])[0]  # noqa: E731
-        return adversary.loss.generator(judge(batch["image"]), judge(reconstruction.as_images(output)))
+    return follow
 
-    def balance(adversary: Adversary, variables: Variables, z_q: Array, batch: Batch) -> Array:
-        """What makes the two gradients in the kernel of the decoder's last layer alike; a constant of the loss.
 
-        `adaptive_weight` is made for errors averaged over pixels, so it gets such ones, and is multiplied for our sums.
-        """
-        variables, z_q = lax.stop_gradient((variables, z_q))
-        params, name = variables["decoder"]["params"], adversary.last_layer
+def _draw_by_frequency(key: Array, counts: Array, n: int, grid: tuple[int, int]) -> Array:
+    """Tokens that are drawn one by one from the codes' frequencies: counts [K] -> int [n, *grid]."""
+    below = jnp.cumsum(counts + (counts.sum() == 0))  # an untrained tokenizer has seen nothing: uniform
+    draws = noise.uniform(key, jnp.arange(n), grid) * below[-1]
+    tokens = jnp.searchsorted(below, draws, side="right")
+    return jnp.minimum(tokens, len(counts) - 1)  # rounding may give below[-1] itself
 
-        def output_by(kernel: Array) -> Array:
-            changed = {**params, name: {**params[name], "kernel": kernel}}
-            return output_of({"decoder": {**variables["decoder"], "params": changed}}, z_q)
 
-        output, pull_back = jax.vjp(output_by, params[name]["kernel"])
-        losses = (
-            lambda output: reconstruction.loss(output, batch["image"]).mean() / math.prod(image_shape),
-            lambda output: generator_loss(adversary, variables, output, batch).mean(),
-        )
-        gradients = [mean_over_devices(pull_back(jax.grad(loss)(output))) for loss in losses]
-        return math.prod(image_shape) * adaptive_weight(*(optax.tree.norm(gradient) for gradient in gradients))
-
-    def discriminator_objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        assert adversary is not None
-        _, quantised = quantise(variables, batch["image"])
-        fake = reconstruction.as_images(output_of(variables, quantised.z_q))
-        real_logits, stats = _judge(adversary, variables, batch["image"], batch["label"])
-        variables = {**variables, "discriminator": {**variables["discriminator"], **stats}}
-        fake_logits, stats = _judge(adversary, variables, fake, batch["label"])
-        metrics = {
-            "real_logits": real_logits.mean(),
-            "fake_logits": fake_logits.mean(),
-            "accuracy": (jnp.mean(real_logits > 0) + jnp.mean(fake_logits <= 0)) / 2,
-        }
-        return adversary.loss.discriminator(real_logits, fake_logits).mean(), Aux(metrics, {"discriminator": stats})
-
-    def tokenize(variables: Variables, images: Array) -> Array:
-        if images.shape[1:] != image_shape:
-            raise ValueError(f"this tokenizer takes images {list(image_shape)}, got {list(images.shape[1:])}")
-        return quantise(variables, images)[1].tokens
-
-    def detokenize(variables: Variables, tokens: Array) -> Array:
-        if tokens.shape[1:] != grid or not jnp.issubdtype(tokens.dtype, jnp.integer):
-            found = f"{tokens.dtype} {list(tokens.shape)}"
-            raise ValueError(f"this tokenizer takes integer tokens [n, {grid[0]}, {grid[1]}], got {found}")
-        codes = quantiser.apply(variables["quantiser"], tokens, method="lookup")
-        return images_of(output_of(variables, codes))  # pyright: ignore[reportArgumentType]
-
-    def reconstruct(variables: Variables, images: Array, labels: Array) -> Array:
-        return detokenize(variables, tokenize(variables, images))
-
-    def sample(variables: Variables, key: Array, labels: Array) -> Array:
-        """Images of tokens that are drawn one by one from the codes' frequencies."""
-        counts = variables["usage"]["counts"]
-        below = jnp.cumsum(counts + (counts.sum() == 0))  # an untrained tokenizer has seen nothing: uniform
-        draws = noise.uniform(key, jnp.arange(labels.shape[0]), grid) * below[-1]
-        tokens = jnp.searchsorted(below, draws, side="right")
-        return detokenize(variables, jnp.minimum(tokens, num_codes - 1))  # rounding may give below[-1] itself
-
+def _evaluation(nets: _Nets) -> Callable[[Variables, Batch, Array], dict[str, Array]]:
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        images = batch["image"]
-        _, quantised = quantise(variables, images)
-        output = output_of(variables, quantised.z_q)
-        squares = squared_error(images, images_of(output)) / images[0].size
+        images, num_codes = batch["image"], nets.quantiser.num_codes
+        _, quantised = nets.quantise(variables, images)
+        output = nets.output(variables, quantised.z_q)
+        squares = squared_error(images, nets.as_images(output)) / images[0].size
         return {
-            "reconstruction": reconstruction.loss(output, images),
+            "reconstruction": nets.reconstruction.loss(output, images),
             "psnr_db": 10 * jnp.log10(4 / jnp.maximum(squares, 1e-10)),  # images span 2
             "unigram_bits_per_token": unigram_bits(variables["usage"]["counts"], quantised.tokens),
             "code_counts": jax.vmap(partial(jnp.bincount, length=num_codes))(quantised.tokens.reshape(len(images), -1)),
         }
 
-    def summarise(means: dict[str, Array]) -> dict[str, Array]:
-        counts = means["code_counts"]
-        return {"codebook_usage": jnp.mean(counts > 0), "codebook_perplexity": perplexity(counts)}
+    return evaluate
 
-    phases = (Phase("autoencoder", trained, autoencoder_objective, tx, follow),)
-    if adversary:
-        phases = (Phase("discriminator", ("discriminator",), discriminator_objective, adversary.tx), *phases)
-    method = Method(
-        init=init,
-        phases=phases,
-        ema=nets,
-        sample=sample,
-        reconstruct=reconstruct,
-        evaluate=evaluate,
-        summarise=summarise,
-    )
-    return Tokenizer(method, tokenize, detokenize, num_codes, grid)
+
+def _codebook_metrics(means: dict[str, Array]) -> dict[str, Array]:
+    counts = means["code_counts"]
+    return {"codebook_usage": jnp.mean(counts > 0), "codebook_perplexity": perplexity(counts)}
 
 
 def tokenize_known(tokenizer: Tokenizer, variables: Variables, images: Array, known: Array) -> tuple[Array, Array]:
@@ -308,15 +368,6 @@ def known_tokens(known: Array, grid: tuple[int, int]) -> Array:
     return cells.all(axis=(2, 4)).reshape(n, -1)
 
 
-def adaptive_weight(reconstruction_norm: Array, adversarial_norm: Array) -> Array:
-    """|grad L_rec| / (|grad L_adv| + 1e-4), clipped to [0, 1e4], from norms [] of gradients in the last layer.
-
-    It lets both losses pull equally hard there. References: Esser et al., Taming Transformers, arXiv:2012.09841,
-    equation 7 (1e-6 there; the constant and the clip are those of the authors' code).
-    """
-    return jnp.clip(reconstruction_norm / (adversarial_norm + 1e-4), 0.0, 1e4)
-
-
 def unigram_bits(counts: Array, tokens: Array) -> Array:
     """-mean log2 p(token) under the frequencies of training, (count_k + 1) / (sum + K): [K], int [b, ...] -> [b] bits.
 
@@ -331,15 +382,3 @@ def _count(usage: Mapping[str, Array], counts: Array, num_images: int, half_life
     """The decayed counts, and all images seen, after one more batch."""
     decay = 0.5 ** (num_images / half_life)
     return {"counts": decay * usage["counts"] + counts, "images": usage["images"] + num_images}
-
-
-def _ramp(images: Array, start: int, length: int) -> Array:
-    """0 until `start` images were seen, then rising to 1 over `length` more."""
-    return jnp.clip((images - start + 1) / max(length, 1), 0.0, 1.0)
-
-
-def _judge(adversary: Adversary, variables: Variables, images: Array, labels: Array) -> tuple[Array, dict[str, Any]]:
-    """The discriminator's logits in training mode, and its changed statistics."""
-    options = {"train": True, "mutable": ["batch_stats"]}
-    logits, changed = adversary.discriminator.apply(variables["discriminator"], images, labels, **options)
-    return logits, dict(changed)  # pyright: ignore[reportReturnType]

@@ -1,4 +1,4 @@
-"""Variational autoencoders (Kingma and Welling, arXiv 1312.6114): reconstruction + lambda KL, in one phase."""
+"""Variational autoencoders (Kingma and Welling, arXiv:1312.6114): reconstruction + lambda KL, in one phase."""
 
 import math
 from collections.abc import Callable
@@ -11,14 +11,17 @@ import optax
 from jax import Array
 
 from jimgen import noise
+from jimgen.methods.latents import draw_latents, interpolation
 from jimgen.methods.method import Method
 from jimgen.metrics.likelihood import LikelihoodProtocol, importance_weighted_bound
 from jimgen.objectives import (
     bernoulli_nll,
+    beta_vae_loss,
     bits_per_dim,
     bounded_logvar,
     gaussian_kl,
     gaussian_nll,
+    negative_elbo,
     soft_lower_bound,
 )
 from jimgen.train_step import Aux, Batch, Phase, Variables
@@ -59,7 +62,7 @@ def gaussian(sigma: float | None = None) -> Likelihood:
     """Pixels in [-1, 1] are the decoder's output plus noise of deviation sigma, one for all pixels; None learns it.
 
     A fixed sigma is the loss ||x - D(E(x))||^2 + 2 sigma^2 KL up to a factor and a constant: lambda = 2 sigma^2. The
-    learnt one is softly bounded from below (Rybkin et al., arXiv 2006.13202).
+    learnt one is softly bounded from below (Rybkin et al., arXiv:2006.13202).
 
     Raises:
       ValueError: a sigma that is not above 0.
@@ -80,6 +83,54 @@ def gaussian(sigma: float | None = None) -> Likelihood:
     )
 
 
+class _Nets(NamedTuple):
+    """Encoder, decoder and likelihood, applied."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    likelihood: Likelihood
+    latent_dim: int
+
+    def init(self, key: Array, batch: Batch) -> Variables:
+        encoder_key, decoder_key = jax.random.split(key)
+        z = jnp.zeros((batch["image"].shape[0], self.latent_dim))
+        variables: Variables = {
+            "encoder": self.encoder.init(encoder_key, batch["image"], batch["label"]),
+            "decoder": self.decoder.init(decoder_key, z, batch["label"]),
+        }
+        if params := self.likelihood.params:
+            variables["likelihood"] = {"params": {name: jnp.asarray(x) for name, x in params.items()}}
+        return variables
+
+    def encode(self, variables: Variables, images: Array, labels: Array) -> tuple[Array, Array]:
+        """Mean and log variance of q(z|x), [b, latent_dim] each."""
+        mean, logvar = self.encoder.apply(variables["encoder"], images, labels)
+        return mean, bounded_logvar(logvar)  # pyright: ignore[reportReturnType, reportArgumentType]
+
+    def decode(self, variables: Variables, z: Array, labels: Array) -> Array:
+        """E[x|z] as images."""
+        mean = self.likelihood.expectation(self._output(variables, z, labels))
+        return jnp.clip(self.likelihood.as_images(mean), -1.0, 1.0)
+
+    def posterior(self, variables: Variables, batch: Batch, key: Array) -> tuple[Array, Array, Array]:
+        """One draw of x (where it is drawn), and mean and log variance of q(z|x)."""
+        x = self.likelihood.observe(jax.random.fold_in(key, 1), batch["index"], batch["image"])
+        return x, *self.encode(variables, self.likelihood.as_images(x), batch["label"])
+
+    def draw(self, mean: Array, logvar: Array, batch: Batch, key: Array) -> tuple[Array, Array]:
+        """z ~ q(z|x), and its standard normal noise."""
+        eps = draw_latents(key, batch["index"], self.latent_dim)
+        return mean + jnp.exp(logvar / 2) * eps, eps
+
+    def nll(self, variables: Variables, x: Array, z: Array, labels: Array) -> Array:
+        """-log p(x|z), nats [b]."""
+        params = variables["likelihood"]["params"] if self.likelihood.params else {}
+        return self.likelihood.nll(params, self._output(variables, z, labels), x)
+
+    def _output(self, variables: Variables, z: Array, labels: Array) -> Array:
+        return self.decoder.apply(variables["decoder"], z, labels)  # pyright: ignore[reportReturnType]
+
+
 def vae(
     encoder: nn.Module,
     decoder: nn.Module,
@@ -87,10 +138,11 @@ def vae(
     latent_dim: int,
     tx: optax.GradientTransformation,
     likelihood: Likelihood,
+    num_classes: int = 0,
     kl_weight: float = 1.0,
     importance_samples: int = 0,
 ) -> Method:
-    """A VAE: one phase that trains encoder, decoder and the likelihood's parameters; sampler, encoder, decoder, ELBO.
+    """A VAE: one phase that trains encoder, decoder and the likelihood's parameters; sampler, reconstructions, ELBO.
 
     Args:
       encoder: net (images [b, h, w, c] in [-1, 1], labels [b]) -> mean, logvar of q(z|x), [b, latent_dim] each. Log
@@ -99,112 +151,82 @@ def vae(
       latent_dim: of z, whose prior is N(0, I).
       tx: the optimiser.
       likelihood: `bernoulli(...)` or `gaussian(...)`.
+      num_classes: labels that the nets know; 0 where they ignore labels.
       kl_weight: beta of the beta-VAE; 1 gives the ELBO.
       importance_samples: k of a tighter bound that `evaluate` adds, IWAE-k; 0 for none. It decodes each image k times.
 
-    Figures of `evaluate`, where x is discrete, say what is measured and by which bound: nats[binarised,ELBO],
-    bits_per_dim[binarised,IWAE-64]; "_given_label" before the bracket where the decoder knows the label.
+    Metrics of `evaluate`, where x is discrete, say what is measured and by which bound: nats[binarised,ELBO],
+    bits_per_dim[binarised,IWAE-64]; "_given_label" before the bracket where the nets know the label.
 
     Raises:
       ValueError: a negative number of importance samples.
     """
     if importance_samples < 0:
         raise ValueError(f"importance_samples {importance_samples}: must not be negative")
-    nets = ("encoder", "decoder", *(["likelihood"] if likelihood.params else []))
-    given = "_given_label" if getattr(decoder, "num_classes", 0) else ""
-
-    def init(key: Array, batch: Batch) -> Variables:
-        encoder_key, decoder_key = jax.random.split(key)
-        z = jnp.zeros((batch["image"].shape[0], latent_dim))
-        variables: Variables = {
-            "encoder": encoder.init(encoder_key, batch["image"], batch["label"]),
-            "decoder": decoder.init(decoder_key, z, batch["label"]),
-        }
-        if likelihood.params:
-            variables["likelihood"] = {"params": {name: jnp.asarray(x) for name, x in likelihood.params.items()}}
-        return variables
-
-    def encode(variables: Variables, images: Array, labels: Array) -> tuple[Array, Array]:
-        mean, logvar = encoder.apply(variables["encoder"], images, labels)
-        return mean, bounded_logvar(logvar)  # pyright: ignore[reportReturnType, reportArgumentType]
-
-    def output_of(variables: Variables, z: Array, labels: Array) -> Array:
-        return decoder.apply(variables["decoder"], z, labels)  # pyright: ignore[reportReturnType]
-
-    def decode(variables: Variables, z: Array, labels: Array) -> Array:
-        """E[x|z] as images."""
-        return jnp.clip(likelihood.as_images(likelihood.expectation(output_of(variables, z, labels))), -1.0, 1.0)
-
-    def posterior(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Array, Array]:
-        """One draw of x (where it is drawn), and mean and logvar of q(z|x)."""
-        x = likelihood.observe(jax.random.fold_in(key, 1), batch["index"], batch["image"])
-        return x, *encode(variables, likelihood.as_images(x), batch["label"])
-
-    def draw(mean: Array, logvar: Array, batch: Batch, key: Array) -> tuple[Array, Array]:
-        """z ~ q(z|x), and its standard normal noise."""
-        eps = noise.normal(key, batch["index"], (latent_dim,))
-        return mean + jnp.exp(logvar / 2) * eps, eps
-
-    def nll(variables: Variables, x: Array, z: Array, labels: Array) -> Array:
-        params = variables["likelihood"]["params"] if likelihood.params else {}
-        return likelihood.nll(params, output_of(variables, z, labels), x)
+    nets = _Nets(encoder, decoder, likelihood, latent_dim)
+    trained = ("encoder", "decoder", *(["likelihood"] if likelihood.params else []))
 
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        x, mean, logvar = posterior(variables, batch, key)
-        reconstruction = nll(variables, x, draw(mean, logvar, batch, key)[0], batch["label"])
+        x, mean, logvar = nets.posterior(variables, batch, key)
+        reconstruction = nets.nll(variables, x, nets.draw(mean, logvar, batch, key)[0], batch["label"])
         kl = gaussian_kl(mean, logvar)
-        parts = {"reconstruction_nats": reconstruction, "kl_nats": kl, "neg_elbo_nats": reconstruction + kl}
-        return (reconstruction + kl_weight * kl).mean(), Aux({name: part.mean() for name, part in parts.items()})
+        parts = {
+            "reconstruction_nats": reconstruction,
+            "kl_nats": kl,
+            "neg_elbo_nats": negative_elbo(reconstruction, kl),
+        }
+        loss = beta_vae_loss(reconstruction, kl, kl_weight)
+        return loss.mean(), Aux({name: part.mean() for name, part in parts.items()})
+
+    def sample(variables: Variables, key: Array, labels: Array) -> Array:
+        return nets.decode(variables, draw_latents(key, jnp.arange(labels.shape[0]), latent_dim), labels)
+
+    def reconstruct(variables: Variables, images: Array, labels: Array) -> Array:
+        return nets.decode(variables, nets.encode(variables, images, labels)[0], labels)
+
+    return Method(
+        init=nets.init,
+        phases=(Phase("vae", trained, objective, tx),),
+        ema=trained,
+        sample=sample,
+        num_classes=num_classes,
+        reconstruct=reconstruct,
+        interpolate=interpolation(nets.decode, latent_dim),
+        evaluate=_evaluation(nets, num_classes > 0, importance_samples),
+    )
+
+
+def _evaluation(
+    nets: _Nets, given_label: bool, importance_samples: int
+) -> Callable[[Variables, Batch, Array], dict[str, Array]]:
+    """The bounds of log p(x) of held-out examples."""
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        x, mean, logvar = posterior(variables, batch, key)
+        x, mean, logvar = nets.posterior(variables, batch, key)
 
         def log_weight(sample_key: Array) -> Array:
-            z, eps = draw(mean, logvar, batch, sample_key)
+            z, eps = nets.draw(mean, logvar, batch, sample_key)
             zeros = jnp.zeros_like(z)
-            # -log q(z|x) from the noise itself: z - mean has lost it to rounding where the deviation is small.
+            # -log q(z|x) from the noise itself: z - mean loses it to rounding where the standard deviation is small.
             log_ratio = gaussian_nll(eps, zeros, 0.0) + logvar.sum(1) / 2 - gaussian_nll(z, zeros, 0.0)
-            return log_ratio - nll(variables, x, z, batch["label"])
+            return log_ratio - nets.nll(variables, x, z, batch["label"])
 
-        reconstruction = nll(variables, x, draw(mean, logvar, batch, key)[0], batch["label"])
+        reconstruction = nets.nll(variables, x, nets.draw(mean, logvar, batch, key)[0], batch["label"])
         kl = gaussian_kl(mean, logvar)
-        bounds = {"ELBO": reconstruction + kl}
+        bounds = {"ELBO": negative_elbo(reconstruction, kl)}
         if importance_samples:
             # One draw after the other: k decoded batches at once would not fit into memory.
             log_weights = jax.lax.map(log_weight, jax.random.split(jax.random.fold_in(key, 2), importance_samples))
             bounds[f"IWAE-{importance_samples}"] = -importance_weighted_bound(log_weights)
-        figures = {"reconstruction_nats": reconstruction, "kl_nats": kl}
+        metrics = {"reconstruction_nats": reconstruction, "kl_nats": kl}
+        given = "_given_label" if given_label else ""
         for bound, nats in bounds.items():
-            if likelihood.data is None:
-                figures[f"neg_{bound.lower()}_nats"] = nats
+            if nets.likelihood.data is None:
+                metrics[f"neg_{bound.lower()}_nats"] = nats
             else:
-                protocol = LikelihoodProtocol(likelihood.data, bound)
-                figures[protocol.name(f"nats{given}")] = nats
-                figures[protocol.name(f"bits_per_dim{given}")] = bits_per_dim(nats, batch["image"][0].size)
-        return figures
+                protocol = LikelihoodProtocol(nets.likelihood.data, bound)
+                metrics[protocol.name(f"nats{given}")] = nats
+                metrics[protocol.name(f"bits_per_dim{given}")] = bits_per_dim(nats, batch["image"][0].size)
+        return metrics
 
-    def sample(variables: Variables, key: Array, labels: Array) -> Array:
-        return decode(variables, noise.normal(key, jnp.arange(labels.shape[0]), (latent_dim,)), labels)
-
-    def reconstruct(variables: Variables, images: Array, labels: Array) -> Array:
-        return decode(variables, encode(variables, images, labels)[0], labels)
-
-    def interpolate(variables: Variables, key: Array, labels: Array, steps: int) -> Array:
-        n = labels.shape[0]
-        ends = noise.normal(key, jnp.arange(2 * n), (latent_dim,)).reshape(n, 2, latent_dim)
-        t = jnp.linspace(0.0, 1.0, steps)[None, :, None]
-        path = (1 - t) * ends[:, :1] + t * ends[:, 1:]
-        images = decode(variables, path.reshape(-1, latent_dim), jnp.repeat(labels, steps))
-        return images.reshape(n, steps, *images.shape[1:])
-
-    return Method(
-        init=init,
-        phases=(Phase("vae", nets, objective, tx),),
-        ema=nets,
-        sample=sample,
-        reconstruct=reconstruct,
-        encode=encode,
-        decode=decode,
-        interpolate=interpolate,
-        evaluate=evaluate,
-    )
+    return evaluate

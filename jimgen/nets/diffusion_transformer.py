@@ -3,8 +3,8 @@
 import flax.linen as nn
 from jax import Array
 
+from jimgen.nets.embeddings import PatchHead, TimeEmbedding, grid_shape, patchify, sincos_embedding
 from jimgen.nets.layers import at_least_float32, normal_02, xavier
-from jimgen.nets.stems import PatchHead, TimeEmbedding, grid_shape, patchify, sincos_embedding
 from jimgen.nets.transformer import Backbone, grid_positions
 
 

@@ -5,8 +5,8 @@ import math
 import flax.linen as nn
 from jax import Array
 
+from jimgen.nets.embeddings import TokenEmbedding, sincos_embedding
 from jimgen.nets.layers import at_least_float32, normal_02
-from jimgen.nets.stems import TokenEmbedding, sincos_embedding
 from jimgen.nets.transformer import Backbone, grid_positions
 
 

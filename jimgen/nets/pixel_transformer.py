@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jimgen.nets.embeddings import patchify, unpatchify
 from jimgen.nets.layers import Dtype, at_least_float32, normal_02, xavier
-from jimgen.nets.stems import patchify, unpatchify
 from jimgen.nets.transformer import Backbone, Cache, Norm, causal_mask, grid_positions
 
 NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1))  # rows and columns from a patch to those above it

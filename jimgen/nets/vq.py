@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
-from jax.nn import log_sigmoid, sigmoid, softplus
-from jax.scipy.special import entr
 
 from jimgen.nets.layers import at_least_float32
+from jimgen.objectives import codebook_loss, commitment_loss, entropy, lfq_entropy
 from jimgen.parallel import device_axis, mean_over_devices, num_shards
 
 
@@ -111,15 +110,6 @@ def perplexity(counts: Array) -> Array:
     return jnp.exp(entropy(counts / jnp.where(total > 0, total, 1)))
 
 
-def entropy(p: Array) -> Array:
-    """-sum p log p of all probabilities p, any shape -> [] nats. A zero among them adds nothing and gets no gradient.
-
-    The slope -log p - 1 is infinite at zero, and the slope of what underflowed to it is zero: their product would be
-    NaN, though its limit is zero.
-    """
-    return entr(jnp.maximum(p, jnp.finfo(p.dtype).tiny)).sum()
-
-
 def ema_codebook(codes: Array, counts: Array, new_counts: Array, new_sums: Array, decay: float) -> tuple[Array, Array]:
     """N' = gamma N + (1 - gamma) n,  e' = M' / N' with M' = gamma N e + (1 - gamma) sum z: online k-means.
 
@@ -156,12 +146,12 @@ def restart_dead_codes(key: Array, codes: Array, counts: Array, z: Array, below:
 
 
 class VectorQuantiser(nn.Module):
-    """VQ: the nearest of K codes (van den Oord et al., arXiv 1711.00937).
+    """VQ: the nearest of K codes (van den Oord et al., arXiv:1711.00937).
 
     With `ema` the codes follow the vectors that choose them (`follow`), no gradient trains them, and dead ones restart.
     The counts begin at zero, so that the first batch moves all codes to where the vectors are. Without, the codes are
     parameters, and `Quantised.codebook` trains them. `normalise` puts vectors and codes on the unit sphere, so that
-    cosines choose (ViT-VQGAN, Yu et al., arXiv 2110.04627, section 3.2), best with a small dim.
+    cosines choose (ViT-VQGAN, Yu et al., arXiv:2110.04627, section 3.2), best with a small dim.
 
     Raises:
       ValueError: z has other channels.
@@ -190,8 +180,8 @@ class VectorQuantiser(nn.Module):
         # A product rather than a gather: its gradient sums in one order, where scattered additions come as they come.
         e = jnp.matmul(nn.one_hot(tokens, self.num_codes, dtype=z.dtype), codes, precision="highest")
         through = rotation_trick if self.gradient == "rotation" else straight_through
-        commitment = _squared_distance(z, lax.stop_gradient(e))
-        codebook = jnp.zeros_like(commitment) if self.ema else _squared_distance(lax.stop_gradient(z), e)
+        commitment = commitment_loss(z, e)
+        codebook = jnp.zeros_like(commitment) if self.ema else codebook_loss(z, e)
         return Quantised(through(z, e), tokens, commitment, codebook, jnp.zeros_like(commitment))
 
     def lookup(self, tokens: Array) -> Array:
@@ -235,7 +225,7 @@ class FiniteScalarQuantiser(nn.Module):
     z_q = round(tanh(z + tan(o / h)) h - o) / floor(L / 2) in [-1, 1], h = (L - 1) (1 - 1e-3) / 2, o = 1/2 for even L
     and 0 for odd; gradients pass straight through the rounding. Token = sum_i (level number)_i prod_{j < i} L_j.
 
-    Mentzer et al., Finite Scalar Quantization, arXiv 2309.15505, section 3.1; h and the shift tan(o / h) as in the
+    Mentzer et al., Finite Scalar Quantization, arXiv:2309.15505, section 3.1; h and the shift tan(o / h) as in the
     authors' code: with two levels the gradient at z = 0 is .0808. K near 2^8: (8, 6, 5); 2^10: (8, 5, 5, 5); 2^12:
     (7, 5, 5, 5, 5) (table 1).
 
@@ -274,50 +264,11 @@ class FiniteScalarQuantiser(nn.Module):
         return _nan_where_unknown((digits - middle) / middle, tokens, self.num_codes)
 
 
-_SURE = 1e3  # a logit whose probability is 0 or 1 in float64 too
-
-
-def lfq_entropy(z: Array, temperature: float = 1.0, diversity: float = 1.0) -> Array:
-    """H(p) - gamma H(E[p]), p(c|z) ~ exp(-||z - c||^2 / tau) over all c in {-1, 1}^d: sure places, diverse codes.
-
-    p makes the bits independent, p(bit i is 1) = sigmoid(4 z_i / tau). So H(p) is a sum over bits, and E[p] the product
-    of two matrices, one a half of the bits: no array of places times codes is made.
-
-    Args:
-        z: [b, ..., d] float.
-        temperature: tau > 0. diversity: gamma >= 0.
-    Returns: [b] nats, summed over the n places of an example; the mean over the batch is n (E[H(p)] - gamma H(E[p])).
-        E couples the batch: it is over all places of the global batch in every mode. Value and gradient are finite for
-        all finite z, however low the temperature.
-    Raises: ValueError where tau <= 0, or gamma is no scalar.
-    References: Yu et al., Language Model Beats Diffusion: Tokenizer is Key to Visual Generation, arXiv:2310.05737,
-        equation 5.
-    """
-    if not temperature > 0 or jnp.shape(diversity) != ():
-        raise ValueError(f"expected temperature > 0 and a scalar diversity, got {temperature} and {diversity}")
-    # Bits are sure long before the limit, which holds for what overflows.
-    logits = jnp.clip(4 * z / max(temperature, 1e-30), -_SURE, _SURE)
-    size = jnp.abs(logits)
-    bit_entropy = softplus(-size) + size * sigmoid(-size)  # the same at -logits; of this sign nothing cancels
-    flat = logits.reshape(-1, z.shape[-1])
-    halves = [_joint_probabilities(part) for part in jnp.split(flat, [(z.shape[-1] + 1) // 2], axis=1)]
-    mean = mean_over_devices(jnp.matmul(halves[0].T, halves[1], precision="highest") / len(flat))
-    places = flat.shape[0] // z.shape[0]
-    return bit_entropy.reshape(z.shape[0], -1).sum(1) - diversity * places * entropy(mean)
-
-
-def _joint_probabilities(logits: Array) -> Array:
-    """Of all values of independent bits: [n, m] -> [n, 2^m]."""
-    num_bits = logits.shape[1]
-    bits = jnp.asarray((np.arange(2**num_bits) >> np.arange(num_bits)[:, None]) & 1, logits.dtype)  # [m, 2^m]
-    return jnp.exp(log_sigmoid(logits) @ bits + log_sigmoid(-logits) @ (1 - bits))
-
-
 class LookupFreeQuantiser(nn.Module):
     """LFQ: the signs of d numbers are the bits of the token, the lowest first; K = 2^d. Nothing to learn.
 
     z_q = 1 where z > 0, else -1. `Quantised.entropy` is `lfq_entropy`; it keeps codes in use, and its weight in the
-    whole loss is the caller's. Yu et al., arXiv 2310.05737, section 3.1.
+    whole loss is the caller's. Yu et al., arXiv:2310.05737, section 3.1.
 
     Raises:
       ValueError: z has other channels.
@@ -335,7 +286,7 @@ class LookupFreeQuantiser(nn.Module):
         z = _float_vectors(z, self.dim)
         e = jnp.where(z > 0, 1, -1).astype(z.dtype)
         tokens = _to_tokens((z > 0).astype(jnp.int32), (2,) * self.dim)
-        commitment = _squared_distance(z, e)
+        commitment = commitment_loss(z, e)
         entropy = lfq_entropy(z, self.temperature, self.diversity)
         return Quantised(straight_through(z, e), tokens, commitment, jnp.zeros_like(commitment), entropy)
 
@@ -364,10 +315,6 @@ def _float_vectors(z: Array, dim: int) -> Array:
     if z.shape[-1] != dim:
         raise ValueError(f"the quantiser takes vectors of {dim} numbers, got {list(z.shape)}: give the encoder {dim}")
     return at_least_float32(z)
-
-
-def _squared_distance(x: Array, y: Array) -> Array:
-    return jnp.square(x - y).sum(range(1, x.ndim))
 
 
 def _nan_where_unknown(codes: Array, tokens: Array, num_codes: int) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from runs import ROOT
+from small_runs import ROOT
 from tiny import SHAPE, largest_difference, state_of, tiny_batch
 
 from jimgen.methods.autoregressive import pixel_autoregressive, token_autoregressive
@@ -18,7 +18,7 @@ from jimgen.nets.token_transformer import TokenTransformer
 from jimgen.nets.tokenizer import Decoder, Encoder
 from jimgen.nets.transformer import Backbone
 from jimgen.nets.vq import VectorQuantiser
-from jimgen.sampling_logits import LogitFilter
+from jimgen.sampling.logits import LogitFilter
 from jimgen.train_step import compile_step, make_train_step
 
 COLOUR = (4, 6, 3)

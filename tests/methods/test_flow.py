@@ -8,12 +8,13 @@ import optax
 import pytest
 from tiny import SHAPE, largest_difference, state_of, tiny_batch
 
-from jimgen import data, samplers
-from jimgen.diffusion import Guidance, edm_coefficients
-from jimgen.loop import scale_images
+from jimgen import data
 from jimgen.methods.flow import as_mask, flow
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
 from jimgen.nets.transformer import Backbone
+from jimgen.runs.loop import scale_images
+from jimgen.sampling import solvers as samplers
+from jimgen.sampling.diffusion import Guidance, edm_coefficients
 from jimgen.train_step import compile_step, make_train_step
 
 KEY = 3

@@ -9,9 +9,9 @@ import tiny
 from tiny import SHAPE, applied, compiled, largest_difference, state_of, tiny_batch
 
 from jimgen import data
-from jimgen.loop import scale_images
 from jimgen.methods.gan import gan, slerp
 from jimgen.nets.dcgan import Discriminator, Generator
+from jimgen.runs.loop import scale_images
 from jimgen.train_step import make_train_step
 
 LABELS = jnp.asarray([0, 1, 2, 0, 1], jnp.int32)

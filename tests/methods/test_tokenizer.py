@@ -10,7 +10,6 @@ import pytest
 from tiny import SHAPE, largest_difference, state_of, tiny_batch
 
 from jimgen import data
-from jimgen.loop import scale_images
 from jimgen.methods.tokenizer import (
     CROSS_ENTROPY,
     L1,
@@ -25,6 +24,7 @@ from jimgen.nets.tokenizer import Decoder, Encoder, ResidualBlock, RMSNorm
 from jimgen.nets.vq import FiniteScalarQuantiser, LookupFreeQuantiser, VectorQuantiser
 from jimgen.objectives import absolute_error, bernoulli_nll, squared_error
 from jimgen.parallel import DEVICE_AXIS, mean_over_devices
+from jimgen.runs.loop import scale_images
 from jimgen.train_step import compile_step, make_train_step
 
 KEY = 7

@@ -12,9 +12,9 @@ import tiny
 from tiny import SHAPE, compiled, state_of, tiny_batch
 
 from jimgen import data
-from jimgen.loop import scale_images
 from jimgen.methods.vae import bernoulli, gaussian, vae
 from jimgen.nets.vae import MLPDecoder, MLPEncoder
+from jimgen.runs.loop import scale_images
 from jimgen.train_step import make_train_step
 
 LABELS = jnp.asarray([0, 1, 2, 0, 1], jnp.int32)

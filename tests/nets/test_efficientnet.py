@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jimgen.metrics.extractors import EFFICIENTNET_PACKAGE, extract, load_extractor
+from jimgen.evaluation.extractors import EFFICIENTNET_PACKAGE, extract, load_extractor
 from jimgen.nets.efficientnet import DepthwiseConv, EfficientNetLite0, _native, _shifted_sums
 
 # efficientnet_lite_pytorch 0.1.0 with PyTorch 2.13 on random_pictures(64): features in eight blocks of 160, their

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jimgen.errors import UserError
-from jimgen.metrics import extractors
-from jimgen.metrics.torch_weights import folded_params
+from jimgen.evaluation import extractors
+from jimgen.evaluation.torch_weights import folded_params
 from jimgen.nets import inception
 
 # pytorch-fid 0.3.0 with PyTorch 2.13 on random_pictures(107), where the last feature map is 2x2, with random_state()'s

@@ -10,7 +10,7 @@ from tiny import applied, largest_difference
 
 from jimgen import noise
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
-from jimgen.nets.stems import PatchHead, TimeEmbedding, TokenEmbedding, patchify, sincos_embedding, unpatchify
+from jimgen.nets.embeddings import PatchHead, TimeEmbedding, TokenEmbedding, patchify, sincos_embedding, unpatchify
 from jimgen.nets.transformer import (
     Backbone,
     Norm,

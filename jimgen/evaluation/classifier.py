@@ -1,0 +1,298 @@
+"""A classifier of a data set: its fixed weights, and the classification accuracy score.
+
+    python -m jimgen.evaluation.classifier --data fashion_mnist --out weights/fashion_mnist.npz
+    python -m jimgen.evaluation.classifier --data digits --size 16 --fit resize --steps 400 --out weights/digits.npz
+
+made the weights that `jimgen.evaluation.extractors` reads, seed 0, in 200 and 37 CPU seconds of one core of an AMD
+EPYC. Their accuracy on the test splits is .9156 and .9933. A metric means something only beside metrics of the very
+same weights, so they are trained once and kept.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from jimgen.cpu import compiler_options, keep_freed_memory
+from jimgen.data import load
+from jimgen.data.archive import array_names, read_arrays
+from jimgen.data.batches import batches, scale_batch, scale_images
+from jimgen.data.dataset import Arrays, Stream
+from jimgen.errors import UserError
+from jimgen.files import write_npz
+from jimgen.nets.classifier import Classifier
+from jimgen.noise import key_of
+from jimgen.train_step import Aux, Batch, Phase, Variables, compile_step, init_state, make_train_step
+
+BATCH_SIZE = 128
+LEARNING_RATE = 2e-3
+WEIGHT_DECAY = 5e-3
+NET = "classifier"  # its name among the variables of the train step
+
+
+def train_classifier(
+    images: np.ndarray, labels: np.ndarray, *, num_classes: int, steps: int, seed: int = 0, batch_size: int = BATCH_SIZE
+) -> dict[str, Any]:
+    """Trains `Classifier` by cross-entropy -log p(label|image), with AdamW and a learning rate that falls to zero.
+
+    Args:
+      images: uint8 [n, h, w, c]; h and w multiples of 8.
+      labels: int [n] in [0, num_classes).
+      num_classes: of the logits.
+      steps: updates.
+      seed: of the initial weights and of the order of the images. The same seed gives the same weights.
+      batch_size: images a step.
+
+    Returns:
+      The variables that `Classifier.apply` takes: params and batch_stats, numpy float32.
+
+    Raises:
+      UserError: arrays that do not fit each other, or a size that the strides do not divide.
+
+    References: Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv 1711.05101.
+    """
+    _check_images(images)
+    labels = _checked_labels(labels, len(images), num_classes)
+    if steps < 1:
+        raise UserError(f"steps is {steps}: give 1 or more")
+    net = Classifier(num_classes)
+
+    def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
+        (_, logits), stats = net.apply(variables[NET], batch["image"], train=True, mutable=["batch_stats"])
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return nats.mean(), Aux({"accuracy": jnp.mean(logits.argmax(-1) == batch["label"])}, {NET: stats})
+
+    def init(key: Array, batch: Batch) -> Variables:
+        return {NET: net.init(key, batch["image"], train=True)}
+
+    rate = optax.cosine_decay_schedule(LEARNING_RATE, steps)
+    phase = Phase("classifier", (NET,), objective, optax.adamw(rate, weight_decay=WEIGHT_DECAY))
+    compiled = compile_step(make_train_step([phase], prepare=scale_batch), "jit")
+    init_key, key = jax.random.split(key_of(seed))
+    example: Batch = {"image": jnp.zeros((2, *images.shape[1:]))}
+    state = jax.jit(lambda key: init_state(init, [phase], (), key, example))(init_key)
+    state = jax.device_put(state, compiled.state_sharding)
+    fed = batches(Arrays(images, labels), batch_size=batch_size, seed=seed, sharding=compiled.batch_sharding)
+    for _, batch in zip(range(steps), fed, strict=False):
+        state, _ = compiled.run(state, batch, key)
+    if int(state.skipped["classifier"]):
+        raise UserError(f"{int(state.skipped['classifier'])} of {steps} updates of the classifier were not finite")
+    return jax.tree.map(np.asarray, state.variables[NET])
+
+
+def predict(
+    variables: Mapping[str, Any], images: np.ndarray, *, batch_size: int = 500
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float32 [n, num_classes] and features float32 [n, 128] of images uint8 [n, h, w, c], in batches.
+
+    Raises:
+      UserError: images of another kind, or of a size that the strides do not divide.
+    """
+    _check_images(images)
+    net = Classifier(variables["params"]["logits"]["bias"].shape[0])
+    on_device = jax.device_put(dict(variables))
+
+    @partial(jax.jit, compiler_options=compiler_options(jax.default_backend()))
+    def run(images: Array) -> Any:
+        return net.apply(on_device, scale_images(images), train=False)
+
+    features, logits = in_batches(run, images, min(batch_size, len(images)))
+    return logits, features
+
+
+def in_batches(
+    run: Callable[[np.ndarray], tuple[Array, Array]], images: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Runs a compiled function over images [n, ...] in batches of one size; returns both its results, [n, ...] each.
+
+    The last batch is filled up with the first images, over and over, and what comes of these is dropped.
+    """
+    results = []
+    for start in range(0, len(images), batch_size):
+        rows = np.arange(start, start + batch_size) % len(images)
+        results.append([np.asarray(result)[: len(images) - start] for result in run(images[rows])])
+    first, second = (np.concatenate(parts) for parts in zip(*results, strict=True))
+    return first, second
+
+
+def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The share of rows of logits [n, num_classes] whose largest is that of labels int [n]: in [0, 1]."""
+    if logits.shape[:1] != np.shape(labels):
+        raise ValueError(f"expected logits [n, num_classes] and labels [n], got {logits.shape}, {np.shape(labels)}")
+    return float(np.mean(logits.argmax(-1) == labels))
+
+
+def classification_accuracy_score(
+    sample_images: np.ndarray,
+    sample_labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    num_classes: int,
+    steps: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """CAS: the accuracy on real test images of a classifier that was trained on generated samples alone.
+
+    It falls when samples miss their label, when a class lacks variety, and when they look unlike the data. Compare with
+    the same classifier trained on as many real images; a value depends on net, steps and the number of samples.
+
+    Args:
+      sample_images, sample_labels: generated, uint8 [n, h, w, c] and int [n], the labels that they were drawn for.
+      test_images, test_labels: real, uint8 [m, h, w, c] and int [m].
+      num_classes: labels lie in [0, num_classes).
+      steps, seed: as in `train_classifier`.
+
+    Returns:
+      accuracy: float in [0, 1]. per_class: list of num_classes floats, the accuracy over the test images of each class;
+      None where there are none. num_samples, num_test, steps, seed.
+
+    Raises:
+      UserError: as `train_classifier`; or samples and test images of different shapes.
+
+    References: Ravuri and Vinyals, Classification Accuracy Score for Conditional Generative Models, arXiv 1905.10887,
+    section 3. They train a ResNet-50; this is `Classifier`.
+    """
+    _check_images(test_images)
+    test_labels = _checked_labels(test_labels, len(test_images), num_classes)
+    if sample_images.shape[1:] != test_images.shape[1:]:
+        raise UserError(
+            f"samples are {sample_images.shape[1:]}, test images {test_images.shape[1:]}: load the test images at the "
+            "samples' size, fit and channels"
+        )
+    variables = train_classifier(sample_images, sample_labels, num_classes=num_classes, steps=steps, seed=seed)
+    logits, _ = predict(variables, test_images)
+    members = [test_labels == label for label in range(num_classes)]
+    return {
+        "accuracy": accuracy(logits, test_labels),
+        "per_class": [accuracy(logits[own], test_labels[own]) if own.any() else None for own in members],
+        "num_samples": len(sample_images),
+        "num_test": len(test_images),
+        "steps": steps,
+        "seed": seed,
+    }
+
+
+def save_weights(path: Path, variables: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
+    """Writes an npz: float16 arrays by the path of their names ("params/stem/kernel"), and meta as JSON."""
+    leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
+    named = {"/".join(key.key for key in names): np.asarray(leaf, np.float16) for names, leaf in leaves}
+    write_npz(path, {"meta": json.dumps(dict(meta)), **named}, compress=True)
+
+
+def load_weights(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """What `save_weights` wrote: variables in float32, meta, and the sha256 of the file in hex.
+
+    Raises:
+      UserError: no such file, or not one that `save_weights` wrote.
+    """
+    variables: dict[str, Any] = {}
+    try:
+        arrays = read_arrays(path, array_names(path))
+        meta = json.loads(str(arrays["meta"]))
+        if not isinstance(meta, dict):
+            raise ValueError("meta is no object")
+        for name, array in arrays.items():
+            *groups, leaf = name.split("/")
+            if groups:
+                group = variables
+                for part in groups:
+                    group = group.setdefault(part, {})
+                group[leaf] = array.astype(np.float32)
+                if not np.isfinite(group[leaf]).all():
+                    raise ValueError(f"{name} is not finite")
+    except (UserError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path}: cannot read these weights ({error}). Make them anew: "
+            "python -m jimgen.evaluation.classifier --help"
+        ) from error
+    return variables, meta, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_images(images: np.ndarray) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
+        raise UserError(f"the classifier takes images uint8 [n, h, w, c], not {images.dtype} {list(images.shape)}")
+    height, width = images.shape[1:3]
+    stride = 2 ** (len(Classifier.widths) - 1)
+    if height % stride or width % stride:
+        raise UserError(
+            f"the classifier takes sides that are multiples of {stride}, not {height}x{width}: load the images with "
+            f"another size, or with fit 'pad', for example size={-(-max(height, width) // stride) * stride}"
+        )
+
+
+def _checked_labels(labels: np.ndarray, num_images: int, num_classes: int) -> np.ndarray:
+    """Labels as int32 [num_images]."""
+    labels = np.asarray(labels)
+    if labels.shape != (num_images,) or labels.dtype.kind not in "iu":
+        raise UserError(f"{num_images} images need integer labels [{num_images}], not {labels.dtype} {labels.shape}")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise UserError(f"labels run from {labels.min()} to {labels.max()}: outside [0, {num_classes})")
+    return labels.astype(np.int32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Trains the classifier of a data set and writes its weights."""
+
+    data: str
+    """name of the data set"""
+    out: Path
+    """the .npz file to write"""
+    size: int = 32
+    """height and width that images are brought to"""
+    fit: Literal["resize", "pad"] = "pad"
+    """how: bicubic resizing, or background around a smaller image"""
+    steps: int = 800
+    """updates, of 128 images each"""
+    seed: int = 0
+    """of the initial weights and of the order of the images"""
+
+
+def main(args: Args) -> None:
+    """Trains, rounds the weights to float16, measures them on the test split and writes them.
+
+    Raises:
+      UserError: as `jimgen.data.load` and `train_classifier`.
+    """
+    keep_freed_memory()
+    spec, train, test, *_ = load(args.data, size=args.size, fit=args.fit)
+    if isinstance(train, Stream) or isinstance(test, Stream):
+        raise UserError(f"{args.data} is too large to keep in memory: choose a smaller --size")
+    variables = train_classifier(
+        train.images, train.labels, num_classes=spec.num_classes, steps=args.steps, seed=args.seed
+    )
+    variables = jax.tree.map(lambda x: x.astype(np.float16).astype(np.float32), variables)
+    share = accuracy(predict(variables, test.images)[0], test.labels)
+    meta = {
+        **{
+            "data": args.data,
+            "data_hash": spec.hash,
+            "shape": spec.shape,
+            "fit": args.fit,
+            "accuracy": round(share, 4),
+        },
+        **{"steps": args.steps, "batch_size": BATCH_SIZE, "seed": args.seed},
+    }
+    save_weights(args.out, variables, meta)
+    print(json.dumps(meta))
+
+
+if __name__ == "__main__":
+    import tyro
+
+    try:
+        main(tyro.cli(Args))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,178 @@
+"""Evaluation of a set of images: metrics, pictures and what they are compared with, in one folder."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jimgen.data.dataset import Dataset, num_rows, read_rows
+from jimgen.errors import UserError
+from jimgen.evaluation.extractors import Extractor, identity, load_extractor
+from jimgen.evaluation.generated import GeneratedSet, class_frequencies, labels_for
+from jimgen.evaluation.measure import CAS, Measured, check_metrics, compared_with, measure, title
+from jimgen.evaluation.quality import OF_DATA
+from jimgen.evaluation.reference import (
+    Reference,
+    cached_reference,
+    chosen_rows,
+    load_reference,
+    require_match,
+    source_of,
+)
+from jimgen.evaluation.results import EXTREMES, NEAREST, RESULTS
+from jimgen.files import some_of, write_atomically
+from jimgen.metrics.neighbours import nearest
+from jimgen.pictures import grid, grid_of_rows, rows_of, save_png
+
+NEAREST_SHOWN, ROWS_SHOWN = 7, 10  # of nearest.png
+EXTREMES_SHOWN = 40  # best ones, and as many worst
+
+
+class Subject(NamedTuple):
+    """What is evaluated."""
+
+    generated: GeneratedSet
+    about: dict[str, Any]  # where it comes from, for evaluation.json
+    folder: Path  # where the results go
+    test_metrics: dict[str, float] = {}  # of a run: what its method measured on the test split, likelihoods above all
+
+
+def default_extractors(name: str) -> list[str]:
+    """A small classifier of the data, where one ships with the package, and a net of natural images."""
+    return [*([OF_DATA[name]] if name in OF_DATA else []), "efficientnet_lite0@64"]
+
+
+def evaluate(
+    subject: Subject,
+    dataset: Dataset,
+    *,
+    extractors: Sequence[str] = (),
+    metrics: Sequence[str] = ("fd", "kid", "prdc", "copying"),
+    references: Sequence[Path] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measures, and writes evaluation.json, nearest.png and extremes.png into the subject's folder.
+
+    Args:
+      subject: images and where the results go.
+      dataset: what they are compared with.
+      extractors: names; default those that suit the data.
+      metrics: names of evaluation.measure.NAMES.
+      references: files of `jimgen reference`, one for each extractor; default made from the data.
+      seed: of subsets, shuffles and classifiers.
+
+    Returns:
+      The content of evaluation.json: subject, data, num, seed, extractors (identities), metrics ({name: {"value",
+      "real", "gaussian"}}, and "test/..." of a run's own test metrics), warnings (sentences), per_class (rows),
+      seconds.
+
+    Raises:
+      UserError: see `evaluation.measure.measure`; references that do not match.
+    """
+    began = time.perf_counter()
+    check_metrics(metrics)
+    images, labels = subject.generated.images, labels_for(subject.generated, dataset.spec.class_names)
+    if CAS in metrics:
+        _require_labels_of_classes(subject.generated, labels, dataset)
+    nets = [load_extractor(name) for name in extractors or default_extractors(dataset.spec.name)]
+    count = min(len(images), num_rows(dataset.train))
+    stored = _stored_references(references, nets, dataset, count)
+    measured = measure(images, labels, dataset, nets, metrics, seed=seed, references=stored)
+    own = time.perf_counter() - began
+    beside = compared_with(dataset, nets, metrics, count=len(images), seed=seed)
+    if "cas_pseudo_labels" in measured.metrics:
+        beside = {who: _renamed(found) for who, found in beside.items()}
+    _draw(subject, dataset, nets[0], measured, count)
+    result = {
+        "subject": subject.about,
+        "data": {"name": dataset.spec.name, "hash": dataset.spec.hash, "shape": dataset.spec.shape},
+        "num": len(images),
+        "num_real": {"train": count, "test": min(len(images), num_rows(dataset.test))},
+        "seed": seed,
+        "extractors": {title(net): identity(net) for net in nets},
+        "metrics": {
+            name: {"value": value, **{who: found[name] for who, found in beside.items() if name in found}}
+            for name, value in measured.metrics.items()
+        }
+        | {name: {"value": value} for name, value in subject.test_metrics.items()},
+        "warnings": list(measured.warnings),
+        "per_class": _per_class(labels, dataset, measured),
+        "seconds": {"images": round(own, 1), "with_comparison": round(time.perf_counter() - began, 1)},
+    }
+    write_atomically(subject.folder / RESULTS, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _require_labels_of_classes(generated: GeneratedSet, labels: np.ndarray | None, dataset: Dataset) -> None:
+    """Raises UserError for labels that are not classes of the data, which CAS would have to guess."""
+    if generated.labels is not None and labels is None and dataset.spec.num_classes > 1:
+        theirs = generated.class_names or [str(label) for label in np.unique(generated.labels)]
+        raise UserError(
+            f"cas needs labels that are classes of {dataset.spec.name}: those of the images are {some_of(theirs)}, the "
+            f"classes are {some_of(dataset.spec.class_names)}; call them alike, or number them from 0"
+        )
+
+
+def _stored_references(
+    paths: Sequence[Path], nets: Sequence[Extractor], dataset: Dataset, count: int
+) -> list[Reference]:
+    """The references in files, one for each extractor or none; UserError where they do not match."""
+    if paths and len(paths) != len(nets):
+        raise UserError(f"{len(paths)} references for {len(nets)} extractors: give one for each, in their order")
+    stored = [load_reference(path) for path in paths]
+    for reference, net in zip(stored, nets, strict=False):
+        require_match(reference, source_of(dataset, net, "train", count))
+    return stored
+
+
+def _renamed(metrics: dict[str, float]) -> dict[str, float]:
+    return {"cas_pseudo_labels" if name == CAS else name: value for name, value in metrics.items()}
+
+
+def _draw(subject: Subject, dataset: Dataset, net: Extractor, measured: Measured, count: int) -> None:
+    """nearest.png: the samples that lie closest to a training image, each beside the 7 training images nearest to it.
+    extremes.png: the samples closest to the data on average over 5 neighbours, and below them those farthest away.
+
+    Distances are divided by those that training images have there among themselves, else both would show only the
+    class whose images are most alike."""
+    reference = cached_reference(dataset, net, split="train", count=count)
+    assert reference.features is not None
+    images = subject.generated.images
+    neighbours = min(NEAREST_SHOWN, count - 1)
+    distances, indices = nearest(measured.outputs[title(net)].features, reference.features, neighbours)
+    closest, of_closest = np.unique(indices[:, 0], return_inverse=True)
+    usual = nearest(reference.features[closest], reference.features, neighbours + 1)[0][of_closest, 1:]
+    distances = distances / np.maximum(usual, 1e-12)
+    rows = chosen_rows(num_rows(dataset.train), count)
+    chosen = np.argsort(distances[:, 0], kind="stable")[:ROWS_SHOWN]
+    beside = read_rows(dataset.train, rows[indices[chosen]].reshape(-1))[0]
+    beside = beside.reshape(len(chosen), neighbours, *images.shape[1:])
+    sheet = np.concatenate([images[chosen][:, None], beside], axis=1).reshape(-1, *images.shape[1:])
+    save_png(subject.folder / NEAREST, grid(sheet, columns=1 + neighbours))
+    order = np.argsort(distances[:, :5].mean(axis=1), kind="stable")
+    shown = min(EXTREMES_SHOWN, len(order) // 2)
+    best, worst = images[order[:shown]], images[order[len(order) - shown :]]
+    save_png(subject.folder / EXTREMES, grid_of_rows([*rows_of(best, 10), *rows_of(worst, 10)]))
+
+
+def _per_class(labels: np.ndarray | None, dataset: Dataset, measured: Measured) -> list[dict[str, Any]]:
+    """A row a class: its share among the images as a classifier sees them and among training images, the share of
+    images drawn for it that the classifier recognises, and what a classifier trained on the images makes of it."""
+    spec = dataset.spec
+    seen = next((out for out in measured.outputs.values() if out.logits.shape[1] == spec.num_classes), None)
+    if spec.num_classes < 2 or seen is None and measured.per_class is None:
+        return []
+    rows: list[dict[str, Any]] = [{"class": name} for name in spec.class_names]
+    if seen is not None:
+        predicted, frequencies = seen.logits.argmax(axis=1), class_frequencies(dataset)
+        for label, row in enumerate(rows):
+            row["share"] = float(np.mean(predicted == label))
+            row["share_of_data"] = float(frequencies[label])
+            if labels is not None and (labels == label).any():
+                row["recognised"] = float(np.mean(predicted[labels == label] == label))
+    for row, accuracy in zip(rows, measured.per_class or (), strict=False):
+        row["cas"] = accuracy
+    return rows

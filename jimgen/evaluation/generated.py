@@ -1,0 +1,230 @@
+"""Generated sets: many images drawn from a method, as arrays, as an npz file or as a folder of PNGs."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jimgen.data import labels as label_arrays
+from jimgen.data.archive import holds_arrays, read_arrays
+from jimgen.data.dataset import UNLABELLED, Arrays, Dataset, num_rows, read_rows
+from jimgen.data.folder import labels_of, layout_of, members_of, pictures_of, read_picture
+from jimgen.data.layout import natural
+from jimgen.data.npz import check_labels, checked_images
+from jimgen.errors import UserError
+from jimgen.evaluation.reference import chosen_rows
+from jimgen.files import disk_errors, shown, status, write_npz
+from jimgen.methods.method import Method
+from jimgen.pictures import encode_png, to_uint8
+from jimgen.train_step import Variables
+
+CHUNK = 256  # images drawn at a time by each device
+
+
+class GeneratedSet(NamedTuple):
+    """Images uint8 [n, h, w, c]; labels int32 [n], or None where no one knows them.
+
+    Of a set that was read from class folders, `class_names` are their names, in the order of their labels."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    class_names: tuple[str, ...] | None = None
+
+
+def class_labels(num: int, weights: Sequence[float]) -> np.ndarray:
+    """Labels int32 [num] whose every beginning has the classes in proportion to `weights`, nearly.
+
+    Equal weights give the classes in turn: 0, 1, ..., 0, 1, .... Place i goes to the class that is furthest behind its
+    share, so a larger set begins with the smaller one.
+
+    Raises:
+        ValueError: weights that are negative, not finite or all zero.
+    """
+    share = np.asarray(weights, np.float64)
+    if share.ndim != 1 or not np.isfinite(share).all() or (share < 0).any() or not share.sum() > 0:
+        raise ValueError(f"class weights must be finite, not negative and not all zero, got {list(weights)}")
+    share = share / share.sum()
+    if (share == share[0]).all():
+        return np.arange(num, dtype=np.int32) % len(share)
+    labels, given = np.empty(num, np.int32), np.zeros(len(share))
+    for i in range(num):
+        labels[i] = np.argmax(share * (i + 1) - given)
+        given[labels[i]] += 1
+    return labels
+
+
+def class_frequencies(dataset: Dataset) -> np.ndarray:
+    """How often each class occurs in the training split: [num_classes], summing to 1."""
+    if isinstance(dataset.train, Arrays):
+        labels = dataset.train.labels
+    else:  # a stream decodes to tell its labels: a few thousand say enough
+        total = num_rows(dataset.train)
+        labels = read_rows(dataset.train, chosen_rows(total, min(total, 5000)))[1]
+    return np.bincount(labels, minlength=dataset.spec.num_classes) / len(labels)
+
+
+def generate(
+    method: Method,
+    variables: Variables,
+    key: Array,
+    labels: np.ndarray,
+    *,
+    chunk: int = CHUNK,
+    devices: Sequence[Any] | None = None,
+) -> GeneratedSet:
+    """Draws one image for each label, chunk after chunk, one chunk a device at a time.
+
+    Chunk i draws from fold_in(key, i) and every device runs the same program on whole chunks: the set is the same, bit
+    for bit, on any number of devices, and a larger set begins with the smaller one.
+
+    Args:
+        method, variables: what to draw from.
+        key: a PRNG key.
+        labels: int32 [n].
+        chunk: images at a time; another size gives another set.
+        devices: default all of this process.
+    """
+    devices = list(devices or jax.local_devices())[: max(1, -(-len(labels) // chunk))]
+    # Not the axis name that nets average over: every chunk stands alone.
+    mesh = jax.make_mesh((len(devices),), ("chunks",), axis_types=(AxisType.Auto,), devices=devices)
+    split, everywhere = PartitionSpec("chunks"), PartitionSpec()
+    specs = (everywhere, everywhere, split, split)
+
+    @jax.jit
+    @partial(jax.shard_map, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
+    def draw(variables: Variables, key: Array, number: Array, labels: Array) -> Array:
+        return method.sample(variables, jax.random.fold_in(key, number[0]), labels[0])
+
+    variables, key = jax.device_put((variables, key), NamedSharding(mesh, everywhere))
+    per_round = len(devices) * chunk
+    images = []
+    for start in range(0, len(labels), per_round):
+        part = labels[start : start + per_round]
+        numbers = np.arange(len(devices), dtype=np.int32) + start // chunk
+        rows = np.resize(part, per_round).reshape(len(devices), chunk).astype(np.int32)
+        images.append(to_uint8(np.asarray(draw(variables, key, numbers, rows)))[: len(part)])
+    return GeneratedSet(np.concatenate(images), np.asarray(labels, np.int32))
+
+
+def save(path: Path, generated: GeneratedSet) -> Path:
+    """Writes a set: arrays `images`, and `labels` if it has any, for a name that ends in .npz; else a folder of PNGs.
+
+    A folder has one subfolder a class (0000, 0001, ...) and numbers the files in the order of the set, so that
+    `read_generated` gives back the same arrays. Returns the path.
+
+    Raises:
+        UserError: the folder is not empty, or cannot be written.
+    """
+    images, labels = generated.images, generated.labels
+    with disk_errors(path.parent):
+        if path.suffix.lower() == ".npz":
+            write_npz(path, {"images": images} | ({} if labels is None else {"labels": labels}), compress=True)
+            return path
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(f"{path} is there already: give a folder that is empty or does not exist")
+        for i, image in enumerate(images):
+            folder = path if labels is None else path / f"{labels[i]:04d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            picture = image[..., 0] if image.shape[-1] == 1 else image
+            (folder / f"{i:06d}.png").write_bytes(encode_png(picture))
+    return path
+
+
+def read_generated(path: Path, *, bits: int | None = None) -> GeneratedSet:
+    """Reads a set back: an npz with `images` (uint8 [n, h, w, c]) and perhaps `labels`, or pictures in a folder or zip.
+
+    Pictures are found, decoded and labelled as those of `folder:PATH` are, and nothing is left out. Their order is the
+    natural one of the file names. Classes are in natural order; if all their names are numbers, these are the labels.
+    `bits` is that of `data.load`.
+
+    Raises:
+        UserError: nothing there, a damaged file, arrays of another kind, a picture that cannot be read, pictures beside
+            class folders, splits, or pictures of several sizes.
+    """
+    if status(path) is None:
+        raise UserError(f"there is no {shown(path)}, neither an .npz file nor a folder or .zip of pictures")
+    if path.is_file() and holds_arrays(path):
+        return _read_npz(path)
+    if not path.is_dir() and path.suffix.lower() != ".zip":
+        raise UserError(f"{shown(path)} is neither an .npz file nor a folder or .zip of pictures")
+    members = members_of(path)
+    layout = layout_of(pictures_of(members, shown(path)), shown(path))
+    if layout.test is not None:
+        raise UserError(f"{shown(path)} holds {layout.below} and {layout.test_below}: give the path of one of them")
+    found = labels_of(layout, members, shown(path))
+    files = sorted(layout.train, key=lambda file: _order(file.name))
+    images = [read_picture(file, bits=bits) for file in files]
+    channels = max(image.shape[-1] for image in images)
+    images = [np.repeat(image, channels, -1) if image.shape[-1] < channels else image for image in images]
+    for file, image in zip(files, images, strict=True):
+        if image.shape != images[0].shape:
+            raise UserError(
+                f"{shown(path)}: pictures of several sizes, {images[0].shape} of {files[0].where} and {image.shape} of "
+                f"{file.where}: bring them to one"
+            )
+    if found.class_names == UNLABELLED:
+        return GeneratedSet(np.stack(images), None)
+    numbers = np.asarray(label_numbers(found.class_names), np.int32)
+    return GeneratedSet(np.stack(images), numbers[[found.of[file.name] for file in files]], found.class_names)
+
+
+def labels_for(generated: GeneratedSet, class_names: Sequence[str]) -> np.ndarray | None:
+    """The labels of a set as classes of a data set: int32 [n], or None where they are none.
+
+    Labels of an array are the data's class numbers. Folders that are all called after classes of the data are these
+    classes. Others are the data's classes in their order if there are as many folders as classes; and else, if all are
+    numbers, those of the classes (a saved set may lack some).
+    """
+    labels, folders = generated.labels, generated.class_names
+    if labels is None or len(class_names) < 2:
+        return None
+    if folders is not None:
+        stored = label_numbers(folders)
+        if set(folders) <= set(class_names):
+            meant = [class_names.index(name) for name in folders]
+        elif set(folders) & set(class_names) and not _are_numbers(folders):
+            return None  # the others are no classes of the data
+        elif len(folders) == len(class_names):
+            meant = list(range(len(folders)))
+        elif _are_numbers(folders):
+            meant = list(stored)
+        else:
+            return None
+        labels = np.asarray(meant, np.int32)[np.searchsorted(stored, labels)]
+    return labels if labels.min() >= 0 and labels.max() < len(class_names) else None
+
+
+def label_numbers(names: Sequence[str]) -> tuple[int, ...]:
+    """The labels of class folders in natural order, ascending: the numbers they are called, else 0, 1, 2, ..."""
+    return tuple(int(name) for name in names) if _are_numbers(names) else tuple(range(len(names)))
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Whether names are different numbers that labels can be."""
+    all_decimal = all(name.isascii() and name.isdecimal() and len(name) < 10 for name in names)
+    return all_decimal and len({int(name) for name in names}) == len(names)
+
+
+def _order(name: str) -> tuple[Any, ...]:
+    file = name.rpartition("/")[2]
+    return natural(file), name
+
+
+def _read_npz(path: Path) -> GeneratedSet:
+    arrays = read_arrays(path, ("images", "labels"))
+    if "images" not in arrays:
+        raise UserError(f"{path} has no array `images`: uint8 [n, h, w, 1 or 3] is wanted")
+    images, labels = checked_images(arrays["images"], f"{path}: images"), arrays.get("labels")
+    if labels is None:
+        return GeneratedSet(images, None)
+    check_labels(labels, len(images), f"{path}: labels")
+    if (flat := label_arrays.flat(labels)) is None:
+        raise UserError(f"{path}: labels has several labels for an image, expected one")
+    if flat.min() < 0 or flat.max() > np.iinfo(np.int32).max:
+        raise UserError(f"{path}: labels go from {flat.min()} to {flat.max()}: number the classes from 0")
+    return GeneratedSet(images, flat.astype(np.int32))

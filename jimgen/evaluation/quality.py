@@ -1,0 +1,59 @@
+"""Sample quality during training: a metric every so many steps, by which the best checkpoint is kept."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from jax import Array
+
+from jimgen.data.dataset import Dataset, num_rows
+from jimgen.errors import UserError
+from jimgen.evaluation.extractors import load_extractor
+from jimgen.evaluation.generated import class_labels, generate
+from jimgen.evaluation.measure import METRICS, is_better, measure
+from jimgen.methods.method import Method
+from jimgen.train_step import Variables
+
+DECIDING = {"fd": "fd", "kid": "kid", "is": "is", "precision": "prdc", "recall": "prdc", "coverage": "prdc"}
+OF_DATA = {"fashion_mnist": "fashion_mnist_classifier", "digits": "digits_classifier"}
+
+
+def extractor_name(asked: str, data: str) -> str:
+    """The extractor asked for, or the data's own classifier where one ships with the package."""
+    return asked or OF_DATA.get(data, "efficientnet_lite0@64")
+
+
+def check_quality(metric: str, num: int, dataset: Dataset) -> None:
+    """Raises UserError before training where measuring would fail later."""
+    if metric not in DECIDING:
+        raise UserError(f"--quality-metric {metric}: choose one of {', '.join(DECIDING)}")
+    most = num_rows(dataset.train)
+    if not 20 <= num <= most:
+        raise UserError(f"--quality-num {num}: must lie between 20 and the {most} training images")
+
+
+def measure_quality(
+    method: Method, variables: Variables, key: Array, dataset: Dataset, *, metric: str, num: int, extractor: str
+) -> tuple[float, dict[str, float]]:
+    """Draws `num` images, the classes in turn, and measures them against as many training images.
+
+    Returns:
+      The deciding metric, and all that were measured, with "seconds": what measuring cost.
+    """
+    assert DECIDING[metric] in METRICS
+    began = time.perf_counter()
+    labels = class_labels(num, [1.0] * dataset.spec.num_classes)
+    images = generate(method, variables, key, labels).images
+    net = load_extractor(extractor_name(extractor, dataset.spec.name))
+    found = measure(images, None, dataset, [net], [DECIDING[metric]]).metrics
+    decided = next(value for name, value in found.items() if name.partition("[")[0] == metric)
+    return decided, found | {"seconds": round(time.perf_counter() - began, 2)}
+
+
+def best_so_far(rows: Iterable[Mapping[str, Any]], metric: str) -> float | None:
+    """The best deciding value among the rows of metrics.jsonl, None if there is none yet."""
+    found = [v for row in rows for name, v in row.items() if name.startswith(f"quality/{metric}[")]
+    best = None
+    for value in found:
+        best = value if best is None or is_better(metric, value, best) else best
+    return best

@@ -1,0 +1,177 @@
+"""Reference statistics: what an extractor sees in a split of real images, with all that a figure's meaning hangs on.
+
+A figure compares only with others of the same extractor, data, split and count. A `Reference` carries them, and
+`require_match` refuses to mix.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from jimgen.data.archive import read_arrays
+from jimgen.data.dataset import Dataset, cache_dir, num_rows, read_rows
+from jimgen.errors import UserError
+from jimgen.evaluation.extractors import Extractor, extract, identity
+from jimgen.files import write_npz
+from jimgen.metrics.frechet import Moments, merge_moments, moments
+
+FORMAT = 1  # of the files
+ROWS_AT_A_TIME = 5000
+
+
+class Source(NamedTuple):
+    """Which images, seen how. All of it must agree before two figures may stand side by side."""
+
+    data: str  # as in --data
+    data_hash: str
+    split: Literal["train", "test"]
+    count: int
+    shape: tuple[int, int, int]  # of the images before the extractor brings them to its resolution
+    extractor: dict[str, Any]  # metrics.extractors.identity
+
+
+class Reference(NamedTuple):
+    source: Source
+    moments: Moments
+    features: np.ndarray | None  # float32 [count, d], where they were kept: KID, neighbours and copying need them
+
+
+def chosen_rows(total: int, count: int) -> np.ndarray:
+    """Which `count` of `total` rows stand for a split: int64 [count], ascending, the same ones every time.
+
+    They are spread over the whole split, as its beginning may be one class alone.
+
+    Raises:
+      UserError: fewer rows than asked for, or less than 2.
+    """
+    if not 2 <= count <= total:
+        raise UserError(f"{count} images asked for: the split has {total}, and 2 is the least")
+    return np.sort(np.random.default_rng(0).permutation(total)[:count])
+
+
+def make_reference(
+    dataset: Dataset, extractor: Extractor, *, split: Literal["train", "test"], count: int, keep_features: bool = True
+) -> Reference:
+    """Reads `count` images of a split and extracts their features; without `keep_features` in little memory.
+
+    Raises:
+      UserError: fewer images than asked for, or images that the extractor cannot take.
+    """
+    rows_of = dataset.train if split == "train" else dataset.test
+    rows = chosen_rows(num_rows(rows_of), count)
+    total, kept = None, []
+    for start in range(0, count, ROWS_AT_A_TIME):
+        features = extract(extractor, read_rows(rows_of, rows[start : start + ROWS_AT_A_TIME])[0]).features
+        part = moments(features)
+        total = part if total is None else merge_moments(total, part)
+        kept += [features] if keep_features else []
+    assert total is not None
+    return Reference(
+        source_of(dataset, extractor, split, count), total, np.concatenate(kept) if keep_features else None
+    )
+
+
+def source_of(dataset: Dataset, extractor: Extractor, split: Literal["train", "test"], count: int) -> Source:
+    return Source(dataset.spec.name, dataset.spec.hash, split, count, dataset.spec.shape, identity(extractor))
+
+
+def cached_reference(
+    dataset: Dataset, extractor: Extractor, *, split: Literal["train", "test"], count: int
+) -> Reference:
+    """`make_reference` with features, remembered in the cache folder under the hash of all that it depends on."""
+    wanted = source_of(dataset, extractor, split, count)
+    name = hashlib.sha256(json.dumps([FORMAT, wanted]).encode()).hexdigest()[:32]
+    path = cache_dir() / "references" / f"{name}.npz"
+    try:
+        found = load_reference(path)
+        if found.source == wanted and found.features is not None:
+            return found
+    except UserError:
+        pass  # not there, or damaged: made again
+    made = make_reference(dataset, extractor, split=split, count=count)
+    save_reference(path, made)
+    return made
+
+
+def save_reference(path: Path, reference: Reference) -> None:
+    """Writes an .npz: the source as JSON, mean, the upper half of the covariance in float64, and features if kept.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    mean, covariance = reference.moments.mean, reference.moments.covariance
+    arrays = {
+        "source": json.dumps({"format": FORMAT, **reference.source._asdict()}),
+        "mean": mean,
+        "covariance": covariance[np.triu_indices(len(mean))],
+    }
+    write_npz(path, arrays | ({} if reference.features is None else {"features": reference.features}))
+
+
+def load_reference(path: Path) -> Reference:
+    """Reads what `save_reference` wrote.
+
+    Raises:
+      UserError: no such file, a damaged one, or one of another format.
+    """
+    if not path.exists():
+        raise UserError(f"there is no reference {path}: make it with `jimgen reference DATA --out {path}`")
+    saved = read_arrays(path, ("source", "mean", "covariance", "features"))
+    try:
+        source = json.loads(str(saved["source"]))
+        mean, half, features = saved["mean"], saved["covariance"], saved.get("features")
+        written = source.pop("format")
+        if written != FORMAT:
+            raise ValueError(f"format {written}, this version reads {FORMAT}")
+        read = Source(**{**source, "shape": tuple(source["shape"])})
+        _check_parts(read, mean, half, features)
+        covariance = np.zeros((len(mean), len(mean)))
+        covariance[np.triu_indices(len(mean))] = half
+        covariance += np.triu(covariance, 1).T
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{path} is damaged or no reference ({error}): make it again with `jimgen reference`"
+        ) from error
+    return Reference(read, Moments(read.count, mean, covariance), features)
+
+
+def _check_parts(source: Source, mean: np.ndarray, half: np.ndarray, features: np.ndarray | None) -> None:
+    """Raises ValueError unless they are of their kinds, and fit together."""
+    texts = (source.data, source.data_hash, source.split)
+    if not (all(isinstance(text, str) for text in texts) and isinstance(source.extractor, dict)):
+        raise ValueError("its source is not text")
+    if type(source.count) is not int or not all(type(side) is int for side in source.shape):
+        raise ValueError("its counts are not whole numbers")
+    width = mean.size
+    wanted: list[tuple[np.ndarray, type, tuple[int, ...]]] = [
+        (mean, np.float64, (width,)),
+        (half, np.float64, (width * (width + 1) // 2,)),
+    ]
+    if features is not None:
+        wanted.append((features, np.float32, (source.count, width)))
+    for array, dtype, shape in wanted:
+        if array.dtype != dtype or array.shape != shape or not np.isfinite(array).all():
+            raise ValueError("its arrays do not fit together")
+
+
+def require_match(reference: Reference, wanted: Source) -> None:
+    """Refuses a reference that stands for other images, another extractor, count or size.
+
+    Raises:
+      UserError: names what differs, and why it matters.
+    """
+    found, asked = _flat(reference.source), _flat(wanted)
+    if differing := [name for name in asked if found.get(name) != asked[name]]:
+        listed = "; ".join(f"{name} {found.get(name)} there, {asked[name]} here" for name in differing)
+        raise UserError(
+            f"the reference does not match: {listed}.\nDistances move with each of these: make one that matches with "
+            "`jimgen reference`, or change the command."
+        )
+
+
+def _flat(source: Source) -> dict[str, Any]:
+    fields = source._asdict()
+    return {**{name: value for name, value in fields.items() if name != "extractor"}, **source.extractor}

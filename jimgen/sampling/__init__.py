@@ -1,0 +1,1 @@
+"""From a trained net to images: diffusion maths, solvers, logits and guidance."""

@@ -1,0 +1,95 @@
+"""Classifier-free guidance: labels that training sometimes hides, and two predictions that sampling combines.
+
+Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv:2207.12598. The label num_classes stands for no label.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from jimgen import noise
+
+
+class Guidance(NamedTuple):
+    """v = u + w (c - u) of the conditional c and the unconditional u: w = 1 is plain, w = 0 ignores labels.
+
+    The weight of the paper is w - 1. Outside the interval of times w is 1 (Kynkaanniemi et al., arXiv:2404.07724).
+    Schedules go from 1 at the noise to `weight` at the image: linear in 1 - t, or power_cosine
+    (1 - cos(pi (1 - t)^power)) / 2 (Gao et al., MDT, arXiv:2303.14389).
+    """
+
+    weight: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    schedule: Literal["constant", "linear", "power_cosine"] = "constant"
+    power: float = 4.0
+
+
+PLAIN = Guidance()
+
+
+def guidance_weight(guidance: Guidance, t: Array) -> Array:
+    """w at times t, in the shape of t. Raises ValueError for an unknown schedule."""
+    if guidance.schedule == "constant":
+        progress = jnp.ones_like(t)
+    elif guidance.schedule == "linear":
+        progress = 1 - t
+    elif guidance.schedule == "power_cosine":
+        progress = (1 - jnp.cos(math.pi * (1 - t) ** guidance.power)) / 2
+    else:
+        raise ValueError(f"unknown schedule {guidance.schedule!r}: use constant, linear or power_cosine")
+    inside = (guidance.interval[0] <= t) & (t <= guidance.interval[1])
+    return jnp.where(inside, 1 + (guidance.weight - 1) * progress, 1.0)
+
+
+def guide(conditional: Array, unconditional: Array, weight: Array | float) -> Array:
+    """u + w (c - u). Of logits: log-probabilities, up to a constant, of p_u^(1 - w) p_c^w (equation 6 of the paper).
+
+    Args:
+        conditional, unconditional: [b, ...] float.
+        weight: w, a scalar or [b].
+    Returns: [b, ...].
+    Raises: ValueError for shapes that differ, or a weight of another shape.
+    """
+    if conditional.shape != unconditional.shape:
+        raise ValueError(f"expected equal shapes, got {list(conditional.shape)} and {list(unconditional.shape)}")
+    weight = jnp.asarray(weight)
+    if weight.shape not in ((), conditional.shape[:1]):
+        raise ValueError(f"expected weight a scalar or {list(conditional.shape[:1])}, got {list(weight.shape)}")
+    weight = weight.reshape(weight.shape + (1,) * (conditional.ndim - weight.ndim))
+    return unconditional + weight * (conditional - unconditional)
+
+
+def guided(predict: Callable[[Array, Array], Array], x: Array, labels: Array, num_classes: int, weight: Array | float):
+    """The guided prediction, from one call with labels and without: (x [n, ...], labels [n]) -> [n, ...].
+
+    Without classes, and at a constant weight of 1, x is predicted once.
+    """
+    if not num_classes:
+        return predict(x, jnp.zeros_like(labels))
+    if isinstance(weight, float | int) and weight == 1:
+        return predict(x, labels)
+    conditional, unconditional = jnp.split(predict(jnp.concatenate([x, x]), with_and_without(labels, num_classes)), 2)
+    return guide(conditional, unconditional, weight)
+
+
+def with_and_without(labels: Array, num_classes: int) -> Array:
+    """Labels [n], and as often none: [2 n]."""
+    return jnp.concatenate([labels, jnp.full_like(labels, num_classes)])
+
+
+def drop_labels(labels: Array, key: Array, index: Array, probability: float, num_classes: int) -> Array:
+    """Labels int32 [b] of which each is hidden with the given probability; zeros where there are no classes."""
+    if not num_classes:
+        return jnp.zeros_like(labels)
+    return jnp.where(noise.uniform(key, index) < probability, num_classes, labels)
+
+
+def check_guidance(weight: float, num_classes: int, label_drop: float) -> None:
+    """Raises ValueError for a label_drop outside [0, 1], and for guidance of a net that never trains without labels."""
+    if not 0 <= label_drop <= 1:
+        raise ValueError(f"label_drop is a probability, got {label_drop}")
+    if weight != 1 and not (num_classes and label_drop):
+        raise ValueError("guidance needs num_classes > 0 and label_drop > 0")

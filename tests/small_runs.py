@@ -1,0 +1,124 @@
+"""Runs that several tests begin, stop and resume."""
+
+import functools
+import importlib.util
+import json
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jimgen import experiment
+from jimgen.runs import loop
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = ROOT / "experiments"
+SMALLEST = {  # flags that make an experiment tiny, given where its config has the field
+    "size": 8,
+    "steps": 2,
+    "batch_size": 8,
+    "width": 4,
+    "head_dim": 4,
+    "depth": 2,
+    "num_steps": 2,
+    "hidden": 8,
+    "latent_dim": 4,
+    "log_every": 1,
+    "sample_every": 100,
+    "mode": "jit",
+}
+
+
+def load_experiment(name: str):
+    """The module of experiments/NAME.py."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def tiny_options(config_class, **options) -> dict:
+    """Fields of a tiny config, as far as the class has them, and what else is given."""
+    fields = config_class.__dataclass_fields__
+    options = {name: value for name, value in SMALLEST.items() if name in fields} | options
+    if "tokenizer" in fields:
+        options.setdefault("tokenizer", tiny_tokenizer(options["size"]))
+    return options
+
+
+@functools.cache
+def tiny_tokenizer(size: int) -> str:
+    """The folder of a tiny tokenizer run on digits of this size."""
+    folder = Path(tempfile.mkdtemp()) / "tokenizer"
+    experiment.run(tiny_config("tokenizer", folder, size=size, codes=8), load_experiment("tokenizer").build)
+    return str(folder)
+
+
+def tiny_config(name: str, workdir: Path, **options):
+    """The config of a tiny run of experiments/NAME.py."""
+    config_class = load_experiment(name).Config
+    return config_class(**tiny_options(config_class, workdir=str(workdir), **options))
+
+
+def tiny_flags(name: str, workdir: Path, **options) -> list[str]:
+    """The same as command line arguments."""
+    options = tiny_options(load_experiment(name).Config, workdir=str(workdir), **options)
+    return [part for field, value in options.items() for part in (f"--{field.replace('_', '-')}", str(value))]
+
+
+def signal_before(monkeypatch, step: int, signum: int = signal.SIGTERM) -> None:
+    """Lets a real signal reach this process just before the loop fetches the batch of a step."""
+    feed = loop.batches
+
+    def batches(*args, start_step=0, **options):
+        fed = feed(*args, start_step=start_step, **options)
+        for number, batch in enumerate(fed, start_step + 1):
+            if number == step:
+                os.kill(os.getpid(), signum)
+            yield batch
+
+    monkeypatch.setattr(loop, "batches", batches)
+
+
+def rows_of(folder: Path) -> list[dict]:
+    """The rows of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def figures_of(folder: Path) -> dict[int, dict]:
+    """What a run measured by step; without what the clock says."""
+    found: dict[int, dict] = {}
+    for row in rows_of(folder):
+        kept = {name: value for name, value in row.items() if name not in ("step", "seconds", "images_per_s")}
+        found.setdefault(row["step"], {}).update(kept)
+    return found
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps of a run's checkpoints."""
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
+
+
+def saved_hash(folder: Path) -> str:
+    """The content hash that a run's newest checkpoint was written with."""
+    newest = folder / "checkpoints" / str(saved_steps(folder)[-1])
+    return json.loads((newest / "meta" / "metadata").read_text())["hash"]
+
+
+def assert_equal_trees(a, b) -> None:
+    """Same structure, dtypes and bits."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.dtype == y.dtype
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file in a folder, to see that nothing changes."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
