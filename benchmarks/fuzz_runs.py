@@ -29,7 +29,7 @@ from jimgen.runs.report import write_report
 from jimgen.runs.setup import build_method, initialise
 from jimgen.runs.subject import compare_runs
 from jimgen.runs.tokenizer import load_tokenizer
-from jimgen.train_step import TrainState
+from jimgen.train_step import TrainState, eval_variables
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 TINY = {
@@ -282,7 +282,7 @@ def _tiny_run(name: str) -> tuple[Path, Any, Any, str]:
     (folder / "config.json").write_text(json.dumps(saved))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     shutil.copy(EXPERIMENTS / f"{name}.py", folder / "experiment.py")
-    return folder, spec, loop.eval_variables(state), checkpoint.content_hash(state)
+    return folder, spec, eval_variables(state), checkpoint.content_hash(state)
 
 
 def _tiny_state(step: int) -> TrainState:

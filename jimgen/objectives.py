@@ -570,13 +570,13 @@ def flow_matching_loss(output: Array, target: Array, weight: Array) -> Array:
     Raises: ValueError where the shapes differ, or weight is not [b].
     References: Lipman et al., Flow Matching for Generative Modeling, arXiv:2210.02747, equation 23.
     """
-    if jnp.shape(output) != jnp.shape(target) or jnp.shape(weight) != jnp.shape(output)[:1]:
-        shapes = [list(jnp.shape(array)) for array in (output, target, weight)]
-        raise ValueError(f"expected output and target [b, ...] of one shape and weight [b], got {shapes}")
+    output, target = _of_one_shape(output=output, target=target)
+    if jnp.shape(weight) != output.shape[:1]:
+        raise ValueError(f"expected weight {list(output.shape[:1])}, one an example, got {list(jnp.shape(weight))}")
     return weight * jnp.square(output - target).mean(tuple(range(1, output.ndim)))
 
 
-def adaptive_loss(squared: Array, power: float = 1.0, constant: float = 0.01) -> Array:
+def adaptive_loss(squared: Array, power: Scalar = 1.0, constant: Scalar = 0.01) -> Array:
     """||e||^2 / sg(||e||^2 + c)^p: the loss of a mean flow.
 
     At p = 0 the squared error. The gradient with respect to e is 2 e / (||e||^2 + c)^p: at p = 1 it has norm 2 / ||e||
@@ -586,8 +586,11 @@ def adaptive_loss(squared: Array, power: float = 1.0, constant: float = 0.01) ->
         squared: [b] float, ||e||^2 >= 0, summed over dimensions.
         power, constant: p >= 0 and c > 0.
     Returns: [b], >= 0.
+    Raises: ValueError where squared is not [b], or power or constant not a scalar.
     References: Geng et al., Mean Flows for One-step Generative Modeling, arXiv:2505.13447, equation 22.
     """
+    (squared,) = _one_an_example(squared=squared)
+    _require_scalar(power=power, constant=constant)
     return squared / lax.stop_gradient((squared + constant) ** power)
 
 
@@ -602,8 +605,12 @@ def cross_entropy(logits: Array, targets: Array, smoothing: float = 0.0) -> Arra
         targets: int [...] in 0..K-1.
         smoothing: eps in [0, 1]; 0 gives the negative log likelihood.
     Returns: nats [...], >= 0.
+    Raises: ValueError where the shapes do not fit.
     References: Szegedy et al., Rethinking the Inception Architecture, arXiv:1512.00567, section 7.
     """
+    if jnp.shape(targets) != jnp.shape(logits)[:-1]:
+        raise ValueError(f"expected targets {list(jnp.shape(logits)[:-1])}, got {list(jnp.shape(targets))}")
+    logits = _at_least_float32(logits)
     if not smoothing:
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     log_p = jax.nn.log_softmax(logits)
@@ -620,33 +627,45 @@ def masked_cross_entropy(logits: Array, targets: Array, masked: Array, smoothing
         masked: bool [b, t], at least one in each row.
         smoothing: as of `cross_entropy`.
     Returns: [b] nats a token, >= 0.
+    Raises: ValueError where the shapes do not fit.
     References: Chang et al., MaskGIT: Masked Generative Image Transformer, arXiv:2202.04200, equation 2.
     """
     nats = cross_entropy(logits, targets, smoothing)
+    if jnp.shape(masked) != nats.shape:
+        raise ValueError(f"expected masked {list(nats.shape)}, got {list(jnp.shape(masked))}")
     return jnp.where(masked, nats, 0.0).sum(-1) / masked.sum(-1)
 
 
 def commitment_loss(z: Array, e: Array) -> Array:
-    """||z - sg(e)||^2: moves the encoder's vectors z towards the codes e, [b, ..., d] both; [b], summed.
+    """||z - sg(e)||^2: moves the encoder's vectors z towards the codes e.
 
+    Args:
+        z, e: [b, ...] float.
+    Returns: [b], >= 0, summed.
+    Raises: ValueError where the shapes differ.
     References: van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937, equation 3.
     """
+    z, e = _of_one_shape(z=z, e=e)
     return _sum_per_example(jnp.square(z - lax.stop_gradient(e)))
 
 
 def codebook_loss(z: Array, e: Array) -> Array:
-    """||sg(z) - e||^2: moves the codes towards the encoder. As `commitment_loss`."""
+    """||sg(z) - e||^2: moves the codes towards the encoder's vectors. Otherwise as `commitment_loss`."""
+    z, e = _of_one_shape(z=z, e=e)
     return _sum_per_example(jnp.square(lax.stop_gradient(z) - e))
 
 
-def adaptive_weight(reconstruction_norm: Array, adversarial_norm: Array) -> Array:
-    """|grad L_rec| / (|grad L_adv| + 1e-4), clipped to [0, 1e4], from norms [] of gradients in the last layer.
+def adaptive_weight(reconstruction_norm: Scalar, adversarial_norm: Scalar) -> Array:
+    """|grad L_rec| / (|grad L_adv| + 1e-4), clipped to [0, 1e4]: it lets both losses pull equally hard in a layer.
 
-    It lets both losses pull equally hard there.
-
+    Args:
+        reconstruction_norm, adversarial_norm: scalars >= 0, norms of the two gradients in the layer's kernel.
+    Returns: [].
+    Raises: ValueError where they are no scalars.
     References: Esser et al., Taming Transformers, arXiv:2012.09841, equation 7 (1e-6 there; the constant and the clip
         are those of the authors' code).
     """
+    _require_scalar(reconstruction_norm=reconstruction_norm, adversarial_norm=adversarial_norm)
     return jnp.clip(reconstruction_norm / (adversarial_norm + 1e-4), 0.0, 1e4)
 
 
@@ -656,6 +675,7 @@ def entropy(p: Array) -> Array:
     The slope -log p - 1 is infinite at zero, and the slope of what underflowed to it is zero: their product would be
     NaN, though its limit is zero.
     """
+    p = _at_least_float32(p)
     return entr(jnp.maximum(p, jnp.finfo(p.dtype).tiny)).sum()
 
 
@@ -674,12 +694,14 @@ def lfq_entropy(z: Array, temperature: float = 1.0, diversity: float = 1.0) -> A
     Returns: [b] nats, summed over the n places of an example; the mean over the batch is n (E[H(p)] - gamma H(E[p])).
         E couples the batch: it is over all places of the global batch in every mode. Value and gradient are finite for
         all finite z, however low the temperature.
-    Raises: ValueError where tau <= 0, or gamma is no scalar.
+    Raises: ValueError where tau <= 0, or tau or gamma is no scalar.
     References: Yu et al., Language Model Beats Diffusion: Tokenizer is Key to Visual Generation, arXiv:2310.05737,
         equation 5.
     """
-    if not temperature > 0 or jnp.shape(diversity) != ():
-        raise ValueError(f"expected temperature > 0 and a scalar diversity, got {temperature} and {diversity}")
+    _require_scalar(temperature=temperature, diversity=diversity)
+    if not temperature > 0:
+        raise ValueError(f"expected temperature > 0, got {temperature}")
+    z = _at_least_float32(z)
     # Bits are sure long before the limit, which holds for what overflows.
     logits = jnp.clip(4 * z / max(temperature, 1e-30), -_SURE, _SURE)
     size = jnp.abs(logits)

@@ -57,7 +57,7 @@ def no_network(monkeypatch):
 @pytest.fixture(autouse=True)
 def memory_is_given_back(monkeypatch):
     """A process of many tests must not keep the peak of each."""
-    monkeypatch.setattr("jimgen.experiment.keep_freed_memory", lambda: None)
+    monkeypatch.setattr("jimgen.runs.train.keep_freed_memory", lambda: None)
 
 
 @pytest.fixture(autouse=True)

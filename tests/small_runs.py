@@ -12,8 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jimgen import experiment
-from jimgen.runs import loop
+from jimgen.runs import loop, train
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -56,7 +55,7 @@ def tiny_options(config_class, **options) -> dict:
 def tiny_tokenizer(size: int) -> str:
     """The folder of a tiny tokenizer run on digits of this size."""
     folder = Path(tempfile.mkdtemp()) / "tokenizer"
-    experiment.run(tiny_config("tokenizer", folder, size=size, codes=8), load_experiment("tokenizer").build)
+    train.run(tiny_config("tokenizer", folder, size=size, codes=8), load_experiment("tokenizer").build)
     return str(folder)
 
 

@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jimgen.methods import gan
+from jimgen import arcs
+from jimgen.arcs import slerp
 from jimgen.metrics import path_length
 
 T = np.linspace(0, 1, 9, dtype=np.float32)
 
 
 def of_gan(start, end):
-    return gan.slerp(start[None], end[None], jnp.asarray(T))[0]
+    return arcs.slerp(start[None], end[None], jnp.asarray(T))
 
 
 def of_path_length(start, end):
@@ -80,3 +81,30 @@ def test_slopes_at_equal_ends_are_those_of_a_line(slerp):
 def test_in_one_dimension_a_path_is_a_line(slerp, end):
     found = SLERPS[slerp](jnp.asarray([1.0]), jnp.asarray([end]))
     np.testing.assert_allclose(found[:, 0], 1 + (end - 1) * T, atol=1e-6)
+
+
+def test_slerp_turns_and_stretches_evenly():
+    """Ends, lengths and angles: all go from one end to the other in equal steps."""
+    start, end = np.random.default_rng(0).standard_normal((2, 6, 7)) * [[[1.0]], [[3.0]]]
+    path = np.asarray(slerp(jnp.asarray(start)[:, None], jnp.asarray(end)[:, None], jnp.linspace(0.0, 1.0, 5)[None]))
+    assert path.shape == (6, 5, 7)
+    np.testing.assert_allclose(path[:, 0], start, atol=1e-5)
+    np.testing.assert_allclose(path[:, -1], end, atol=1e-5)
+    lengths = np.linalg.norm(path, axis=-1)
+    np.testing.assert_allclose(np.diff(lengths, n=2), 0, atol=1e-5)
+    units = path / lengths[..., None]
+    angles = np.arccos((units[:, 1:] * units[:, :-1]).sum(-1))
+    np.testing.assert_allclose(angles, np.broadcast_to(angles[:, :1], angles.shape), atol=1e-4)
+
+
+def test_slerp_by_hand():
+    """A quarter of a circle: half way lies at 45 degrees."""
+    x, y = jnp.asarray([[2.0, 0.0]]), jnp.asarray([[0.0, 2.0]])
+    np.testing.assert_allclose(slerp(x, y, jnp.asarray([0.5]))[0], [2**0.5, 2**0.5], rtol=1e-6)
+
+
+def test_slerp_between_parallel_latents_is_finite():
+    """Equal ends stay where they are; parallel ends of other lengths change their length."""
+    z = jnp.asarray([[1.0, 2.0, 2.0]])
+    np.testing.assert_allclose(slerp(z, z, jnp.linspace(0.0, 1.0, 3)), np.repeat(z, 3, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(slerp(z, 3 * z, jnp.asarray([0.5]))[0], 2 * z[0], rtol=1e-4)

@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 from small_runs import EXPERIMENTS, contents, load_experiment, rows_of, tiny_config
 
-from jimgen import __version__, cli, data, experiment
+from jimgen import __version__, cli, data
 from jimgen.errors import UserError
 from jimgen.evaluation.reference import load_reference
+from jimgen.runs import train
+from jimgen.runs.load import load_run
 
 DRAWING = ("sample", "reconstruct", "interpolate", "inpaint")
 
@@ -27,7 +29,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
     options = {"dcgan": {"size": 16}, "vae": {"conditional": True, "channels": 3}, "flow": {"num_steps": 2}}
     for name, changed in options.items():
         config = tiny_config(name, root / name, **changed)
-        experiment.run(config, load_experiment(name).build)
+        train.run(config, load_experiment(name).build)
     return {name: root / name for name in options}
 
 
@@ -149,12 +151,12 @@ def test_unlabelled_data_give_no_labels(folders, jimgen, refused, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (24, 8, 8), np.uint8)
     np.savez(tmp_path / "x.npz", train_images=images, test_images=images[:8])
     config = tiny_config("vae", tmp_path / "vae", data=f"npz:{tmp_path / 'x.npz'}")
-    experiment.run(config, load_experiment("vae").build)
+    train.run(config, load_experiment("vae").build)
     for command in ("sample", "reconstruct"):
         jimgen(command, tmp_path / "vae", "--num", 3, "--out", tmp_path / "out.npz")
         assert arrays_of(tmp_path / "out.npz")[1] is None
     assert "have no classes" in refused("sample", tmp_path / "vae", "--label", "0")
-    flow = experiment.load_run(folders["flow"])
+    flow = load_run(folders["flow"])
     assert flow.config.conditional and flow.conditional
     assert not flow._replace(spec=flow.spec._replace(num_classes=1, class_names=("all",))).conditional
 
@@ -264,7 +266,7 @@ def test_evaluate_ends_with_one_line_of_json_and_fills_the_report(folders, jimge
     assert any("fd[tiny@8]" in line for line in said[:-1])  # the table names the extractor
     assert values["num"] == 60 and values["fd[tiny@8]"] > 0 and 0 <= values["precision[tiny@8]"] <= 1
     written = json.loads((folders["flow"] / "evaluation" / "evaluation.json").read_text())
-    assert written["figures"]["fd[tiny@8]"]["value"] == values["fd[tiny@8]"]
+    assert written["metrics"]["fd[tiny@8]"]["value"] == values["fd[tiny@8]"]
     assert values["test/flow_loss"] == rows_of(folders["flow"])[-1]["test/flow_loss"]
     page = (folders["flow"] / "report.html").read_text()
     assert "Gaussian per class" in page and "nearest neighbours" in page and "Share of samples" in page
@@ -332,8 +334,8 @@ def never_drawn(monkeypatch):
     def load_run(*arguments, **options):
         raise AssertionError("loaded before the place of the results was checked")
 
-    monkeypatch.setattr(experiment, "load_run", load_run)
-    monkeypatch.setattr("jimgen.evaluation.evaluate.load_run", load_run)
+    monkeypatch.setattr("jimgen.runs.load.load_run", load_run)
+    monkeypatch.setattr("jimgen.runs.subject.load_run", load_run)
 
 
 @pytest.mark.usefixtures("never_drawn")

@@ -16,7 +16,7 @@ from small_runs import (
     tiny_flags,
 )
 
-from jimgen import experiment
+from jimgen.runs import train
 from jimgen.runs.loop import Interrupted
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
@@ -33,7 +33,7 @@ def test_experiment_trains_stops_and_resumes(name, tmp_path, monkeypatch):
     Stopped after one step of two and begun again, it ends with the same weights, averages and figures, bit for bit.
     """
     module = load_experiment(name)
-    experiment.main(module.Config, module.build, tiny_flags(name, tmp_path / "run", size=16))
+    train.main(module.Config, module.build, tiny_flags(name, tmp_path / "run", size=16))
     rows = rows_of(tmp_path / "run")
     losses = [value for row in rows for metric, value in row.items() if metric.endswith("/loss")]
     assert len(losses) >= 2 and all(math.isfinite(loss) for loss in losses)
@@ -44,9 +44,9 @@ def test_experiment_trains_stops_and_resumes(name, tmp_path, monkeypatch):
     config = tiny_config(name, tmp_path / "stopped", size=16)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         signal_before(patch, 1)
-        experiment.run(config, module.build)
+        train.run(config, module.build)
     assert saved_steps(tmp_path / "stopped") == [1]
-    experiment.run(config, module.build)
+    train.run(config, module.build)
     assert saved_hash(tmp_path / "stopped") == saved_hash(tmp_path / "run")
     assert figures_of(tmp_path / "stopped") == figures_of(tmp_path / "run")
 

@@ -397,12 +397,56 @@ PER_EXAMPLE = {
         [1.0284265, 2.0],
         (FLAT, FLAT, 784.0),
         (FLAT, COLUMN, 1.0),
-        r"squared_error \[4\], kl \[4, 1\]",
+        r"reconstruction \[4\], kl \[4, 1\]",
     ),
     "sigma_from_kl_weight": Row(objectives.sigma_from_kl_weight, (jnp.array([0.5, 2.0]),), [0.5, 1.0], (FLAT + 1e-30,)),
     "kl_weight_from_sigma": Row(objectives.kl_weight_from_sigma, (jnp.array([0.5, 1.0]),), [0.5, 2.0], (FLAT,)),
     "bits_per_dim": Row(objectives.bits_per_dim, (jnp.array([6000.0]), 3072), [2.817764], (EXTREME[0], 1)),
+    "flow_matching_loss": Row(
+        objectives.flow_matching_loss,
+        (jnp.array([[1.0, 2], [0, 0]]), jnp.array([[0.0, 0], [1, 1]]), jnp.array([2.0, 0.5])),
+        [5.0, 0.5],
+        (EXTREME, -EXTREME, jnp.array([400.0])),
+        (FLAT, FLAT, COLUMN),
+        r"weight \[4\], one an example, got \[4, 1\]",
+    ),
+    "adaptive_loss": Row(objectives.adaptive_loss, (jnp.array([1.0, 0, 0.01]),), [1 / 1.01, 0, 0.5], (FLAT,)),
+    "cross_entropy": Row(
+        objectives.cross_entropy,
+        (jnp.array([[0, math.log(3)], [0, 0]]), np.array([1, 0])),
+        [0.287682, 0.693147],
+        (EXTREME, np.array([2])),
+        (jnp.zeros((4, 2)), np.zeros((4, 1), int)),
+        r"expected targets \[4\], got \[4, 1\]",
+    ),
+    "cross_entropy, smoothed": Row(  # .8 (.287682) + .1 (1.386294 + .287682)
+        objectives.cross_entropy,
+        (jnp.array([[0, math.log(3)], [0, 0]]), np.array([1, 0]), 0.2),
+        [0.397543, 0.693147],
+        (EXTREME, np.array([2]), 0.2),
+    ),
+    "masked_cross_entropy": Row(
+        objectives.masked_cross_entropy,
+        (jnp.array([[[0, math.log(3)], [0, 0]]]), np.array([[1, 0]]), np.array([[True, False]])),
+        [0.287682],
+        (EXTREME[None], np.array([[2]]), np.array([[True]])),
+        (jnp.zeros((4, 1, 2)), np.zeros((4, 1), int), np.zeros(4, bool)),
+        r"expected masked \[4, 1\], got \[4\]",
+    ),
+    "commitment_loss": Row(
+        objectives.commitment_loss, (jnp.array([[1.0, 2]]), jnp.zeros((1, 2))), [5.0], (EXTREME, -EXTREME)
+    ),
+    "codebook_loss": Row(
+        objectives.codebook_loss, (jnp.array([[1.0, 2]]), jnp.zeros((1, 2))), [5.0], (EXTREME, -EXTREME)
+    ),
+    "adaptive_weight": Row(objectives.adaptive_weight, (jnp.array(2.0), jnp.array(1.0)), 1.99980, (FLAT[0], FLAT[0])),
+    "entropy": Row(objectives.entropy, (jnp.array([0.5, 0.5]),), 0.693147, (FLAT,)),
+    "lfq_entropy": Row(objectives.lfq_entropy, (jnp.zeros((1, 2)), 1.0, 0.0), [1.386294], (EXTREME, 1.0, 1.0)),
 }
+# Their gradients leave something constant, and so are not the slope: each has a test of its own.
+HELD_CONSTANT = {"adaptive_loss", "commitment_loss", "codebook_loss"}
+
+SMOOTH = [name for name in PER_EXAMPLE if name not in HELD_CONSTANT]
 
 per_example = pytest.mark.parametrize("row", PER_EXAMPLE.values(), ids=PER_EXAMPLE)
 
@@ -427,7 +471,7 @@ def test_hand_values_eager_and_jitted(row: Row) -> None:
     close(jax.jit(function)(*arrays), row.expected)
 
 
-@per_example
+@pytest.mark.parametrize("row", [PER_EXAMPLE[name] for name in SMOOTH], ids=SMOOTH)
 def test_gradient_is_the_slope(row: Row) -> None:
     """Along one random direction, away from the kinks."""
     function, arrays = only_arrays(row, row.args)
@@ -463,7 +507,9 @@ PUBLIC = {
     for name, function in inspect.getmembers(objectives, inspect.isfunction)
     if function.__module__ == objectives.__name__ and not name.startswith("_") and name != "squared_gradient_norm"
 }
-ANY_SHAPE = ("soft_lower_bound", "bits_per_dim")  # of their first argument; the second is a scalar
+OF_TOKENS = ("cross_entropy", "masked_cross_entropy")  # take integers; their rows have wrong shapes
+SHAPES = {"free_bits": (4, 3), "lfq_entropy": (4, 3)}  # of arrays, others are [4]
+ANY_SHAPE = ("soft_lower_bound", "bits_per_dim", "lfq_entropy")  # of their first argument; the second is a scalar
 
 
 def plain_arguments(function: Callable, array: Array) -> dict[str, Any]:
@@ -472,10 +518,13 @@ def plain_arguments(function: Callable, array: Array) -> dict[str, Any]:
     return {p.name: array if p.annotation is Array else 1 for p in parameters}
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if len(inspect.signature(PUBLIC[name]).parameters) > 1])
+SEVERAL = [name for name in PUBLIC if len(inspect.signature(PUBLIC[name]).parameters) > 1 and name not in OF_TOKENS]
+
+
+@pytest.mark.parametrize("name", SEVERAL)
 def test_no_argument_broadcasts(name: str) -> None:
     """Each in turn as a column, a row, a single number or of another batch, beside others of the right shape."""
-    array = jnp.ones((4, 3)) if name == "free_bits" else jnp.ones(4)
+    array = jnp.ones(SHAPES.get(name, (4,)))
     right = plain_arguments(PUBLIC[name], array)
     num_arrays = sum(isinstance(value, Array) for value in right.values())
     with jax.numpy_rank_promotion("allow"):  # as it is for users
@@ -493,12 +542,12 @@ def test_no_argument_broadcasts(name: str) -> None:
                     PUBLIC[name](**{**right, parameter: jnp.ones(shape)})
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if name != "kl_weight_from_sigma"])
+@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in ("kl_weight_from_sigma", *OF_TOKENS)])
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "bfloat16"])
 def test_integers_and_halves_are_taken_for_floats(name: str, dtype: str) -> None:
     """Differences of uint8 would wrap around at 256, and their squares; the loss is that of the same numbers."""
     rng = np.random.default_rng(0)
-    shape = (4, 3) if name == "free_bits" else (4,)
+    shape = SHAPES.get(name, (4,))
     found, expected = (plain_arguments(PUBLIC[name], jnp.ones(())) for _ in range(2))
     for parameter, value in found.items():
         if isinstance(value, Array):
@@ -841,3 +890,42 @@ def test_bits_per_dim_of_a_uniform_byte_is_eight() -> None:
     close(objectives.bits_per_dim(jnp.array([784 * math.log(256)]), 784), [8.0])
     with pytest.raises(ValueError, match="num_dims >= 1, got 0"):
         objectives.bits_per_dim(jnp.zeros(1), 0)
+
+
+# Losses whose gradients hold something constant.
+
+
+def test_the_adaptive_loss_by_hand():
+    """.99 / (.99 + .01); the gradient is that of the squared error over the same constant."""
+    squared = jnp.asarray([0.99, 3.99])
+    np.testing.assert_allclose(objectives.adaptive_loss(squared), [0.99, 3.99 / 4], rtol=1e-6)
+    np.testing.assert_allclose(objectives.adaptive_loss(squared, power=0.0), squared, rtol=1e-6)
+    np.testing.assert_allclose(objectives.adaptive_loss(squared, power=0.5), [0.99, 3.99 / 2], rtol=1e-6)
+    np.testing.assert_allclose(jax.grad(lambda s: objectives.adaptive_loss(s).sum())(squared), [1.0, 0.25], rtol=1e-6)
+    assert float(objectives.adaptive_loss(jnp.zeros(1))[0]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "power, norms",
+    [(1.0, (10, 1.980198, 0.19998, 0.02)), (0.5, (1.414214, 1.990074, 1.9999, 2)), (0.0, (0.2, 2, 20, 200))],
+)
+def test_at_power_one_large_errors_pull_less(power, norms):
+    """Norms of the gradient for errors of .1, 1, 10 and 100: 2 e / (e^2 + .01)^p."""
+    errors = jnp.asarray([0.1, 1.0, 10.0, 100.0])
+    gradient = jax.grad(lambda e: objectives.adaptive_loss(jnp.square(e), power).sum())(errors)
+    np.testing.assert_allclose(gradient, norms, rtol=1e-5)
+
+
+def test_adaptive_weight_by_hand():
+    """Gradients (3, 4) and (0, .5) at .8: 7.9984; clipped where the adversary has no gradient."""
+    assert float(0.8 * objectives.adaptive_weight(jnp.asarray(5.0), jnp.asarray(0.5))) == pytest.approx(
+        7.9984, rel=1e-6
+    )
+    assert float(objectives.adaptive_weight(jnp.asarray(5.0), jnp.asarray(0.0))) == 1e4
+
+
+def test_commitment_moves_vectors_and_the_codebook_loss_moves_codes():
+    z, e = jnp.asarray([[1.0, 2.0]]), jnp.asarray([[0.0, 5.0]])
+    slopes = lambda loss: jax.grad(lambda z, e: loss(z, e).sum(), (0, 1))(z, e)  # noqa: E731
+    np.testing.assert_allclose(slopes(objectives.commitment_loss), ([[2.0, -6.0]], [[0.0, 0.0]]))
+    np.testing.assert_allclose(slopes(objectives.codebook_loss), ([[0.0, 0.0]], [[-2.0, 6.0]]))

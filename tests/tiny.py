@@ -23,6 +23,7 @@ def tiny_gan(dtype=jnp.float32, **options):
         Generator(SHAPE, (8, 4), num_classes=3, dtype=dtype),
         Discriminator((4, 8), not penalised, num_classes=3, dtype=dtype),
         latent_dim=5,
+        num_classes=3,
         generator_tx=optax.adam(1e-3, 0.5),
         discriminator_tx=optax.adam(1e-3, 0.5),
         **options,
@@ -34,6 +35,7 @@ def tiny_vae(dtype=jnp.float32, likelihood=None, **options):
         ConvEncoder(4, (4, 8), 16, num_classes=3, dtype=dtype),
         ConvDecoder(SHAPE, (8, 4), 16, num_classes=3, dtype=dtype),
         latent_dim=4,
+        num_classes=3,
         tx=optax.adam(1e-3),
         likelihood=likelihood or bernoulli(),
         **options,
@@ -47,6 +49,12 @@ def tiny_batch(size=8, seed=0, dtype=jnp.float32):
         "label": jnp.asarray(rng.integers(0, 3, size), jnp.int32),
         "index": jnp.arange(size, dtype=jnp.int32),
     }
+
+
+def in_training(batch, step=0):
+    """The batch as the train step hands it to objectives: with how far training is."""
+    size = batch["image"].shape[0]
+    return {**batch, "step": jnp.int32(step), "images_seen": jnp.float32(step * size)}
 
 
 def initialised(net, *inputs, **flags):
@@ -63,7 +71,7 @@ def compiled(method):
     """The method with its functions and objectives compiled likewise."""
     functions = {
         name: jax.jit(getattr(method, name), static_argnums=3 if name == "interpolate" else ())
-        for name in ("sample", "reconstruct", "encode", "decode", "interpolate", "evaluate")
+        for name in ("sample", "reconstruct", "interpolate", "evaluate")
         if getattr(method, name)
     }
     phases = tuple(phase._replace(objective=jax.jit(phase.objective)) for phase in method.phases)

@@ -66,7 +66,7 @@ def test_devices_along_another_axis_hold_the_same_places():
 
 @pytest.mark.parametrize("split", [SPLIT, STREAM], ids=["arrays", "stream"])
 @pytest.mark.parametrize("layout", ["default", "auto", "explicit"])
-def test_batches_hold_the_rows_of_the_order(split, layout):
+def eval_batches_hold_the_rows_of_the_order(split, layout):
     axis_types = {"explicit": (jax.sharding.AxisType.Explicit,)}.get(layout)
     sharding = None if layout == "default" else four_devices(axis_types)
     for step, batch in enumerate(islice(feeding.batches(split, batch_size=8, seed=3, sharding=sharding), 6)):
@@ -96,8 +96,8 @@ def test_only_row_numbers_travel_to_the_device():
 
 @pytest.mark.parametrize("split", [SPLIT, STREAM], ids=["arrays", "stream"])
 @pytest.mark.parametrize("batch_size", [4, 7, 40])
-def test_test_batches_show_the_whole_split_in_order(split, batch_size):
-    seen = list(feeding.test_batches(split, batch_size=batch_size))
+def test_eval_batches_show_the_whole_split_in_order(split, batch_size):
+    seen = list(feeding.eval_batches(split, batch_size=batch_size))
     joined = {key: np.concatenate([batch[key] for batch in seen]) for key in seen[0]}
     valid = joined["valid"]
     assert valid.dtype == bool and valid.sum() == NUM_ROWS and valid[:NUM_ROWS].all()
@@ -108,9 +108,9 @@ def test_test_batches_show_the_whole_split_in_order(split, batch_size):
     assert all(len(batch["valid"]) == batch_size for batch in seen)
 
 
-def test_test_batches_are_laid_out_too():
+def test_eval_batches_are_laid_out_too():
     sharding = four_devices()
-    for batch in feeding.test_batches(SPLIT, batch_size=8, sharding=sharding):
+    for batch in feeding.eval_batches(SPLIT, batch_size=8, sharding=sharding):
         assert all(value.sharding.is_equivalent_to(sharding, value.ndim) for value in batch.values())
 
 

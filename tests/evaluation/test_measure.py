@@ -8,7 +8,7 @@ import pytest
 from tiny import tiny_extractor
 
 from jimgen import data
-from jimgen.commands.metrics import _print_figures
+from jimgen.commands.metrics import _print_metrics
 from jimgen.errors import UserError
 from jimgen.evaluation.evaluate import Subject, evaluate, subject_of
 from jimgen.evaluation.extractors import load_extractor
@@ -79,7 +79,7 @@ def test_figures_get_worse_as_a_fault_grows(digits, fault, worse):
     for amount in (0.0, 0.25, 0.5, 1.0):
         rng = np.random.default_rng(0)
         images, labels = fault(digits.test.images, digits.test.labels, amount, rng)
-        figures = measure(np.rint(images).astype(np.uint8), labels, digits, [extractor], PLAIN).figures
+        figures = measure(np.rint(images).astype(np.uint8), labels, digits, [extractor], PLAIN).metrics
         found.append({name.partition("[")[0]: value for name, value in figures.items()})
     for name in worse:
         values = [figures[name] for figures in found]
@@ -94,7 +94,7 @@ def test_copies_are_found_by_the_copying_tests_and_not_by_distances(digits):
         copies = np.arange(len(digits.test.labels)) % 4 < 4 * share
         copied = digits.train.images[: len(copies)]
         images = np.where(copies[:, None, None, None], copied, digits.test.images)
-        figures = measure(images, None, digits, [extractor], ("fd", "copying", "fls")).figures
+        figures = measure(images, None, digits, [extractor], ("fd", "copying", "fls")).metrics
         found.append({name.partition("[")[0]: value for name, value in figures.items()})
     for name, sign in {"authenticity": -1, "c_t": -1, "fls_overfit": 1}.items():
         values = [sign * figures[name] for figures in found]
@@ -109,7 +109,7 @@ def test_the_classification_accuracy_score_falls_with_wrong_labels(digits, optim
     for share in (0.0, 0.5, 1.0):
         wrong = np.arange(len(labels)) % 2 < 2 * share
         given = np.where(wrong, (labels + 1) % 10, labels)
-        scores.append(measure(images, given, digits, [], ("cas",), cas_steps=40).figures["cas"])
+        scores.append(measure(images, given, digits, [], ("cas",), cas_steps=40).metrics["cas"])
     assert scores[0] > 80 and scores[0] > scores[1] + 10 and scores[2] < 10
 
 
@@ -117,7 +117,7 @@ def test_labels_that_no_one_gave_are_the_classifiers(digits, optimised):
     """The figure says so in its name."""
     extractor = load_extractor("digits_classifier")
     found = measure(digits.train.images, None, digits, [extractor], ("cas",), cas_steps=40)
-    assert list(found.figures) == ["cas_pseudo_labels"] and found.figures["cas_pseudo_labels"] > 80
+    assert list(found.metrics) == ["cas_pseudo_labels"] and found.metrics["cas_pseudo_labels"] > 80
     assert len(found.per_class) == 10
     with pytest.raises(UserError, match="cas needs labels"):
         measure(digits.train.images, None, digits, [tiny_extractor(num_classes=3)], ("cas",))
@@ -154,7 +154,7 @@ def test_an_evaluation_writes_what_it_returns(digits, tmp_path, monkeypatch):
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert written == json.loads(json.dumps(result))
     assert written["extractors"]["tiny@8"]["weights_hash"] == "0" * 64
-    assert set(written["figures"]["fd[tiny@8]"]) == {"value", "real", "gaussian"}
+    assert set(written["metrics"]["fd[tiny@8]"]) == {"value", "real", "gaussian"}
     assert written["num"] == 200 and written["num_real"] == {"train": 200, "test": 200}
     assert [row["class"] for row in written["per_class"]] == [str(i) for i in range(10)]
     assert sum(row["share"] for row in written["per_class"]) == pytest.approx(1)
@@ -172,10 +172,10 @@ def test_duplicates_among_real_images_are_told(digits, tmp_path, monkeypatch, ca
     result = evaluate(subject, dataset, extractors=["tiny"], metrics=("prdc", "kid"))
     (warning,) = json.loads((tmp_path / "evaluation.json").read_text())["warnings"]
     assert warning.startswith("8 of the 100 real images have the same features [tiny@8] as another one")
-    _print_figures(result)
+    _print_metrics(result)
     assert f"warning: {warning}" in capsys.readouterr().out
     # Of 100 images each subset would be the whole: no deviation between them, and no NaN in JSON.
-    assert "kid[tiny@8]" in result["figures"] and "kid_std[tiny@8]" not in result["figures"]
+    assert "kid[tiny@8]" in result["metrics"] and "kid_std[tiny@8]" not in result["metrics"]
     assert not measure(digits.test.images[:100], None, digits, [tiny_extractor()], ("prdc",)).warnings
 
 
@@ -183,7 +183,7 @@ def test_cmmd_of_features_that_are_all_zero_is_a_number(digits):
     dead = tiny_extractor(
         forward=lambda levels: (0 * levels.reshape(len(levels), -1)[:, :6], jnp.zeros((len(levels), 10)))
     )
-    figures = measure(digits.test.images[:20], None, digits, [dead], ("cmmd",)).figures
+    figures = measure(digits.test.images[:20], None, digits, [dead], ("cmmd",)).metrics
     assert figures["cmmd[tiny@8]"] == 0
 
 

@@ -5,9 +5,10 @@ import json
 import pytest
 from small_runs import load_experiment, rows_of, tiny_config
 
-from jimgen import experiment
 from jimgen.errors import UserError
 from jimgen.evaluation.quality import best_so_far
+from jimgen.runs import train
+from jimgen.runs.load import load_run
 
 EXTRACTOR = """
 from tiny import tiny_extractor
@@ -26,14 +27,14 @@ def test_the_best_checkpoint_is_kept_and_its_figure_logged(tmp_path):
     run = tmp_path / "run"
     for steps in (4, 6):
         config = tiny_config("vae", run, **options(tmp_path, steps=steps))
-        experiment.run(config, load_experiment("vae").build)
+        train.run(config, load_experiment("vae").build)
     measured = {row["step"]: row for row in rows_of(run) if "quality/seconds" in row}
     assert sorted(measured) == [2, 4, 6]
     figures = {step: row["quality/fd[tiny@8]"] for step, row in measured.items()}
     kept = [int(path.name) for path in (run / "best").iterdir() if path.name.isdecimal()]
     assert kept == [min(figures, key=figures.get)]
-    best = experiment.load_run(run, best=True)
-    assert int(best.state.step) == kept[0] and int(experiment.load_run(run).state.step) == 6
+    best = load_run(run, best=True)
+    assert int(best.state.step) == kept[0] and int(load_run(run).state.step) == 6
     assert best_so_far(rows_of(run), "fd") == min(figures.values())
 
 
@@ -46,13 +47,13 @@ def test_what_cannot_be_measured_is_told_before_training(tmp_path):
     def refused(message, **changed):
         run = tmp_path / "never"
         with pytest.raises(UserError, match=message):
-            experiment.run(tiny_config("vae", run, **options(tmp_path, **changed)), load_experiment("vae").build)
+            train.run(tiny_config("vae", run, **options(tmp_path, **changed)), load_experiment("vae").build)
         assert not run.exists()
 
     refused("--quality-num 5000", quality_num=5000)
     refused("unknown extractor", quality_extractor="efficient")
     plain = tmp_path / "plain"
-    experiment.run(tiny_config("vae", plain), load_experiment("vae").build)
+    train.run(tiny_config("vae", plain), load_experiment("vae").build)
     with pytest.raises(UserError, match="keeps no best checkpoint"):
-        experiment.load_run(plain, best=True)
+        load_run(plain, best=True)
     assert not json.loads((plain / "config.json").read_text())["config"]["quality_every"]

@@ -9,9 +9,9 @@ import tiny
 from tiny import SHAPE, applied, compiled, largest_difference, state_of, tiny_batch
 
 from jimgen import data
-from jimgen.methods.gan import gan, slerp
+from jimgen.data.batches import scale_batch
+from jimgen.methods.gan import gan
 from jimgen.nets.dcgan import Discriminator, Generator
-from jimgen.runs.loop import scale_images
 from jimgen.train_step import make_train_step
 
 LABELS = jnp.asarray([0, 1, 2, 0, 1], jnp.int32)
@@ -59,33 +59,6 @@ def test_walks_begin_and_end_where_two_steps_do(method, variables):
     assert len(np.unique(np.asarray(walk).reshape(15, -1), axis=0)) == 15
 
 
-def test_slerp_turns_and_stretches_evenly():
-    """Ends, lengths and angles: all go from one end to the other in equal steps."""
-    start, end = np.random.default_rng(0).standard_normal((2, 6, 7)) * [[[1.0]], [[3.0]]]
-    path = np.asarray(slerp(jnp.asarray(start), jnp.asarray(end), jnp.linspace(0.0, 1.0, 5)))
-    assert path.shape == (6, 5, 7)
-    np.testing.assert_allclose(path[:, 0], start, atol=1e-5)
-    np.testing.assert_allclose(path[:, -1], end, atol=1e-5)
-    lengths = np.linalg.norm(path, axis=-1)
-    np.testing.assert_allclose(np.diff(lengths, n=2), 0, atol=1e-5)
-    units = path / lengths[..., None]
-    angles = np.arccos((units[:, 1:] * units[:, :-1]).sum(-1))
-    np.testing.assert_allclose(angles, np.broadcast_to(angles[:, :1], angles.shape), atol=1e-4)
-
-
-def test_slerp_by_hand():
-    """A quarter of a circle: half way lies at 45 degrees."""
-    x, y = jnp.asarray([[2.0, 0.0]]), jnp.asarray([[0.0, 2.0]])
-    np.testing.assert_allclose(slerp(x, y, jnp.asarray([0.5]))[0, 0], [2**0.5, 2**0.5], rtol=1e-6)
-
-
-def test_slerp_between_parallel_latents_is_finite():
-    """Equal ends stay where they are; parallel ends of other lengths change their length."""
-    z = jnp.asarray([[1.0, 2.0, 2.0]])
-    np.testing.assert_allclose(slerp(z, z, jnp.linspace(0.0, 1.0, 3))[0], np.repeat(z, 3, axis=0), rtol=1e-4)
-    np.testing.assert_allclose(slerp(z, 3 * z, jnp.asarray([0.5]))[0, 0], 2 * z[0], rtol=1e-4)
-
-
 def test_penalties_enter_the_discriminator_s_loss_alone(variables):
     """Each one is reported, positive, and proportional to its weight; the generator's loss does not see it."""
     batch, key = tiny_batch(), jax.random.key(0)
@@ -130,7 +103,7 @@ def test_a_gan_learns_digits():
     tx = optax.adam(2e-3, 0.5)
     options = {"latent_dim": 16, "generator_tx": tx, "discriminator_tx": tx}
     method = compiled(gan(Generator((8, 8, 1), (32,)), Discriminator((32,)), **options))
-    step = jax.jit(make_train_step(method.phases, prepare=scale_images, ema_half_life=2000.0), donate_argnums=0)
+    step = jax.jit(make_train_step(method.phases, prepare=scale_batch, ema_half_life=2000.0), donate_argnums=0)
 
     def batch(number):
         rows = np.random.default_rng(number).integers(0, len(images), 64)
@@ -145,7 +118,7 @@ def test_a_gan_learns_digits():
         means, deviations = np.asarray(found).mean(0) - real.mean(0), np.asarray(found).std(0) - real.std(0)
         return float(np.sqrt((means**2 + deviations**2).mean()))
 
-    state = state_of(method, scale_images(batch(0)))
+    state = state_of(method, scale_batch(batch(0)))
     before = distance(state)
     for number in range(300):
         state, _ = step(state, batch(number), jax.random.key(1))

@@ -8,12 +8,13 @@ import optax
 import pytest
 from tiny import largest_difference, state_of
 
-from jimgen.methods.masked import decode, lowest, masked, num_masked, smoothed_cross_entropy
+from jimgen.methods.masked import masked
 from jimgen.methods.tokenizer import known_tokens, tokenizer
 from jimgen.nets.masked_transformer import MaskedTransformer
 from jimgen.nets.tokenizer import Decoder, Encoder
 from jimgen.nets.transformer import Backbone
 from jimgen.nets.vq import VectorQuantiser
+from jimgen.sampling.tokens import decode_in_parallel, lowest, num_masked
 from jimgen.train_step import compile_step, make_train_step
 
 SHAPE, GRID, CODES = (8, 12, 1), (2, 3), 7
@@ -52,14 +53,6 @@ def test_schedules_to_the_integer():
     assert num_masked(np.array([0, 2, 3]), 3, 3).tolist() == [[0, 1, 2], [0, 1, 1], [0, 0, 0]]  # cos(pi / 3) is .5
 
 
-def test_cross_entropy_with_smoothing_by_hand():
-    """p = [.5, .25, .125, .125], y = 1: 1.386294 without, 1.403623 with .1 spread over all four."""
-    logits = jnp.log(jnp.array([[0.5, 0.25, 0.125, 0.125]]))
-    for smoothing, nats in ((0.0, 1.386294), (0.1, 1.403623)):
-        found = smoothed_cross_entropy(logits, jnp.array([1]), smoothing)
-        np.testing.assert_allclose(found, [nats], rtol=1e-6)
-
-
 def test_the_lowest_of_each_row():
     found = lowest(jnp.array([[3.0, 1.0, 2.0], [5.0, 5.0, 4.0]]), jnp.array([2, 1]))
     assert found.tolist() == [[False, True, True], [False, False, True]]
@@ -83,7 +76,7 @@ def test_decoding_leaves_nothing_masked_and_keeps_what_is_known(num_steps):
         jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
         return jnp.zeros((3, 6, 5)).at[..., 0].set(-jnp.inf)
 
-    filled = np.asarray(decode(logits_of, tokens, jax.random.key(0), 5, num_steps, 4.5))
+    filled = np.asarray(decode_in_parallel(logits_of, tokens, jax.random.key(0), 5, num_steps, 4.5))
     jax.effects_barrier()
     assert ((filled >= 1) & (filled < 5)).all()
     known = np.asarray(tokens) < 5
@@ -104,7 +97,7 @@ def test_without_chance_the_most_confident_tokens_come_first():
         jax.debug.callback(lambda x: seen.append(np.asarray(x)), x)
         return jnp.where(allowed, 0.0, -jnp.inf)[None]
 
-    decode(logits_of, jnp.full((1, 6), 6, jnp.int32), jax.random.key(0), 6, 2, 0.0)
+    decode_in_parallel(logits_of, jnp.full((1, 6), 6, jnp.int32), jax.random.key(0), 6, 2, 0.0)
     jax.effects_barrier()
     assert (seen[1][0] == 6).tolist() == [False, False, True, True, True, True]  # floor(6 cos(pi / 4)) = 4
 
@@ -178,8 +171,8 @@ def test_samples_and_fillings(frozen_tokenizer):
     ("options", "message"),
     [
         ({"guidance": 2.0, "label_drop": 0.0}, "guidance needs"),
-        ({"label_drop": 2.0}, "are shares, got 2.0"),
-        ({"label_smoothing": -0.1}, "are shares, got .* -0.1"),
+        ({"label_drop": 2.0}, "label_drop is a probability, got 2.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing is a share, got -0.1"),
     ],
 )
 def test_options_that_contradict_each_other(frozen_tokenizer, options, message):

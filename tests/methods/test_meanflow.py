@@ -10,7 +10,7 @@ import optax
 import pytest
 from tiny import SHAPE, largest_difference, state_of, tiny_batch
 
-from jimgen.methods.meanflow import adaptive_loss, mean_flow
+from jimgen.methods.meanflow import mean_flow
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
 from jimgen.nets.transformer import Backbone
 from jimgen.train_step import compile_step, make_train_step
@@ -56,15 +56,15 @@ class StraightFlow(nn.Module):
 
 
 @pytest.mark.parametrize("off", [0.0, 0.5])
-@pytest.mark.parametrize("same_time", [0.0, 1.0])
-def test_errors_of_a_straight_flow(off, same_time, x64):
+@pytest.mark.parametrize("r_equals_t", [0.0, 1.0])
+def test_errors_of_a_straight_flow(off, r_equals_t, x64):
     """None where u is right. At u + a (t - r) the derivative is a, the target v - a (t - r), the error 2 a (t - r)."""
-    options = {"image_shape": SHAPE, "num_classes": 0, "tx": optax.sgd(0.0), "same_time": same_time}
+    options = {"image_shape": SHAPE, "num_classes": 0, "tx": optax.sgd(0.0), "r_equals_t": r_equals_t}
     method = mean_flow(StraightFlow(off), **options)
     index = jnp.arange(2000, dtype=jnp.int32)
     batch = {"image": jnp.full((2000, *SHAPE), 0.3), "label": 0 * index, "index": index}
     errors = jax.jit(method.evaluate)({"net": {}}, batch, jax.random.key(KEY))["squared_error"]
-    if off == 0 or same_time == 1:
+    if off == 0 or r_equals_t == 1:
         np.testing.assert_allclose(errors, 0, atol=1e-20)
     else:
         draws = jax.nn.sigmoid(-0.4 + jax.random.normal(jax.random.key(5), (200_000, 2)))
@@ -83,32 +83,11 @@ def test_one_step_is_enough_for_a_perfect_net():
     np.testing.assert_allclose(images, np.full((2, *SHAPE), 0.05), atol=1e-6)
 
 
-def test_the_adaptive_loss_by_hand():
-    """.99 / (.99 + .01); the gradient is that of the squared error over the same constant."""
-    squared = jnp.asarray([0.99, 3.99])
-    np.testing.assert_allclose(adaptive_loss(squared), [0.99, 3.99 / 4], rtol=1e-6)
-    np.testing.assert_allclose(adaptive_loss(squared, power=0.0), squared, rtol=1e-6)
-    np.testing.assert_allclose(adaptive_loss(squared, power=0.5), [0.99, 3.99 / 2], rtol=1e-6)
-    np.testing.assert_allclose(jax.grad(lambda s: adaptive_loss(s).sum())(squared), [1.0, 0.25], rtol=1e-6)
-    assert float(adaptive_loss(jnp.zeros(()))) == 0.0
-
-
-@pytest.mark.parametrize(
-    "power, norms",
-    [(1.0, (10, 1.980198, 0.19998, 0.02)), (0.5, (1.414214, 1.990074, 1.9999, 2)), (0.0, (0.2, 2, 20, 200))],
-)
-def test_at_power_one_large_errors_pull_less(power, norms):
-    """Norms of the gradient for errors of .1, 1, 10 and 100: 2 e / (e^2 + .01)^p."""
-    errors = jnp.asarray([0.1, 1.0, 10.0, 100.0])
-    gradient = jax.grad(lambda e: adaptive_loss(jnp.square(e), power).sum())(errors)
-    np.testing.assert_allclose(gradient, norms, rtol=1e-5)
-
-
 def test_the_error_of_a_net_that_says_zero():
     """1 + E[x^2] a dimension, for every share of equal times."""
     batch = tiny_batch(256)
-    for same_time in (0.0, 0.75):
-        method = tiny_mean_flow(same_time=same_time)
+    for r_equals_t in (0.0, 0.75):
+        method = tiny_mean_flow(r_equals_t=r_equals_t)
         variables = state_of(method, batch).variables
         errors = jax.jit(method.evaluate)(variables, batch, jax.random.key(KEY))["squared_error"]
         assert errors.shape == (256,)
@@ -163,8 +142,8 @@ def test_samples_follow_their_labels():
 
 
 def test_bad_options_are_named():
-    with pytest.raises(ValueError, match="are shares, got 0.1 and 2"):
-        tiny_mean_flow(same_time=2.0)
+    with pytest.raises(ValueError, match="r_equals_t is a share, got 2"):
+        tiny_mean_flow(r_equals_t=2.0)
     with pytest.raises(ValueError, match="guidance needs num_classes > 0"):
         tiny_mean_flow(num_classes=0, guidance=2.0)
 
@@ -186,7 +165,7 @@ def test_the_gradient_vanishes_at_the_average_velocity_of_a_known_flow(x64):
     images = M + math.sqrt(S2) * jax.random.normal(jax.random.key(1), (4000, 4, 4, 1))
     batch = {"image": images, "label": 0 * index, "index": index}
     options = {"image_shape": (4, 4, 1), "num_classes": 0, "tx": optax.sgd(0.0), "norm_power": 0.0}
-    objective = mean_flow(ScaledFlow(), same_time=0.3, **options).phases[0].objective
+    objective = mean_flow(ScaledFlow(), r_equals_t=0.3, **options).phases[0].objective
     gradient = jax.jit(jax.grad(lambda p: objective({"net": {"params": p}}, batch, jax.random.key(KEY))[0] / 16))
     found = gradient({"offset": jnp.asarray(0.0), "scale": jnp.asarray(1.0)})
     assert float(jnp.abs(found["offset"])) < 0.03 and float(jnp.abs(found["scale"])) < 0.06

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import SHAPE, largest_difference, state_of, tiny_batch
+from tiny import SHAPE, in_training, largest_difference, state_of, tiny_batch
 
 from jimgen import data
+from jimgen.data.batches import scale_batch
 from jimgen.methods.tokenizer import (
     CROSS_ENTROPY,
     L1,
     L2,
     Adversary,
-    adaptive_weight,
     tokenizer,
     unigram_bits,
 )
@@ -24,7 +24,6 @@ from jimgen.nets.tokenizer import Decoder, Encoder, ResidualBlock, RMSNorm
 from jimgen.nets.vq import FiniteScalarQuantiser, LookupFreeQuantiser, VectorQuantiser
 from jimgen.objectives import absolute_error, bernoulli_nll, squared_error
 from jimgen.parallel import DEVICE_AXIS, mean_over_devices
-from jimgen.runs.loop import scale_images
 from jimgen.train_step import compile_step, make_train_step
 
 KEY = 7
@@ -201,7 +200,7 @@ def test_the_loss_is_the_sum_of_its_parts(name, reconstruction):
 
 def test_usage_of_the_codes_over_a_whole_set():
     """Two of four codes, one of them three times as often: perplexity exp(H(3/4, 1/4)) = 4 / 3^(3/4)."""
-    found = tiny_tokenizer("ema").method.summarise({"code_counts": jnp.array([3.0, 0.0, 1.0, 0.0])})
+    found = tiny_tokenizer("ema").method.aggregate({"code_counts": jnp.array([3.0, 0.0, 1.0, 0.0])})
     assert float(found["codebook_usage"]) == 0.5
     assert float(found["codebook_perplexity"]) == pytest.approx(4 / 3**0.75, rel=1e-6)
 
@@ -241,17 +240,11 @@ def test_unigram_bits_by_hand():
 # The adversary.
 
 
-def test_adaptive_weight_by_hand():
-    """Gradients (3, 4) and (0, .5) at .8: 7.9984; clipped where the adversary has no gradient."""
-    assert float(0.8 * adaptive_weight(jnp.asarray(5.0), jnp.asarray(0.5))) == pytest.approx(7.9984, rel=1e-6)
-    assert float(adaptive_weight(jnp.asarray(5.0), jnp.asarray(0.0))) == 1e4
-
-
 def test_the_adversary_enters_with_its_weight():
     """The loss is that without it plus weight times the generator's loss; adaptive, the weight balances gradients in
     the kernel of the decoder's last layer.
     """
-    batch, key = tiny_batch(), jax.random.key(KEY)
+    batch, key = in_training(tiny_batch()), jax.random.key(KEY)
     fixed, adaptive = (
         tiny_tokenizer("fsq", adversary=tiny_adversary(weight=0.5, adaptive=adaptive)).method
         for adaptive in (False, True)
@@ -317,7 +310,7 @@ def test_the_adaptive_weight_is_that_of_the_global_batch(x64):
     variables = state_of(method, batch, jnp.float64).variables
 
     def metrics(variables, batch, key):
-        return mean_over_devices(method.phases[1].objective(variables, batch, key)[1].metrics)
+        return mean_over_devices(method.phases[1].objective(variables, in_training(batch), key)[1].metrics)
 
     expected = jax.jit(metrics)(variables, batch, jax.random.key(KEY))
     spread = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch)
@@ -334,18 +327,18 @@ def test_a_tokenizer_learns_digits(name):
     dataset, quantiser = data.load("digits"), QUANTISERS[name]
     nets = Encoder(quantiser.dim, (16,), 1), Decoder(1, (16,), 1)
     found = tokenizer(*nets, quantiser, image_shape=(8, 8, 1), tx=optax.adam(1e-2))
-    step = jax.jit(make_train_step(found.method.phases, prepare=scale_images), donate_argnums=0)
+    step = jax.jit(make_train_step(found.method.phases, prepare=scale_batch), donate_argnums=0)
 
     def batch(images):
         index = jnp.arange(len(images), dtype=jnp.int32)
         return {"image": jnp.asarray(images), "label": 0 * index, "index": index}
 
-    test, evaluate = scale_images(batch(dataset.test.images)), jax.jit(found.method.evaluate)
+    test, evaluate = scale_batch(batch(dataset.test.images)), jax.jit(found.method.evaluate)
 
     def error(state):
         return float(evaluate(state.variables, test, jax.random.key(0))["reconstruction"].mean())
 
-    state = state_of(found.method, scale_images(batch(dataset.train.images[:2])))
+    state = state_of(found.method, scale_batch(batch(dataset.train.images[:2])))
     before, metrics = error(state), {}
     for number in range(60):
         rows = np.random.default_rng(number).integers(0, len(dataset.train.images), 64)

@@ -9,15 +9,8 @@ import pytest
 
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
-from jimgen.runs.folder import (
-    CONTAINED_RUN,
-    contained_runs,
-    find_runs,
-    from_values,
-    is_run,
-    read_saved,
-    with_contained_runs,
-)
+from jimgen.runs.config import CONTAINED_RUN, contained_runs, from_values
+from jimgen.runs.folder import find_runs, is_run, read_saved, with_contained_runs
 
 SPEC = DataSpec("digits", (8, 8, 1), 2, ("a", "b"), 3, 1, "0" * 64)
 

@@ -16,12 +16,17 @@ from PIL import Image
 from small_runs import assert_equal_trees, figures_of, rows_of, saved_steps, signal_before
 from tiny import SHAPE, largest_difference, tiny_gan, tiny_vae
 
+from jimgen.data.batches import scale_batch
+from jimgen.runs.dry_run import describe
+from jimgen.runs.previews import ROWS, grid_labels, pairs_grid, real_grid, write_previews
+from jimgen.runs.setup import compiled_step, initialise, run_keys
 from jimgen.runs import loop
 from jimgen.runs.checkpoint import content_hash
 from jimgen.data.batches import batches
 from jimgen.data.dataset import Arrays, Dataset, DataSpec, Stream, read_rows
 from jimgen.errors import UserError
-from jimgen.runs.loop import Interrupted, RunConfig
+from jimgen.runs.config import RunConfig
+from jimgen.runs.loop import Interrupted
 from jimgen.methods.vae import gaussian
 from jimgen.output import Output
 from jimgen.train_step import Aux, Phase
@@ -117,8 +122,8 @@ def test_a_run_goes_on_in_every_other_mode(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", METHODS)
 def test_after_the_first_step_only_row_numbers_travel_and_nothing_is_traced_again(name, mode):
     method, data = METHODS[name](), dataset()
-    compiled = loop.prepare(method, data.spec, config(mode=mode))
-    state = jax.jit(lambda: loop.initialise(method, data.spec, 0), out_shardings=compiled.state_sharding)()
+    compiled = compiled_step(method, config(mode=mode))
+    state = jax.jit(lambda: initialise(method, data.spec, 0), out_shardings=compiled.state_sharding)()
     key = jax.device_put(jax.random.key(0), compiled.replicated)
     feed = batches(data.train, batch_size=8, seed=0, sharding=compiled.batch_sharding)
     state, _ = compiled.run(state, next(feed), key)
@@ -216,14 +221,14 @@ def test_a_learning_rate_beyond_all_bounds_ends_the_run(tmp_path):
 def test_pictures_are_a_function_of_the_state(whole, tmp_path):
     """The same latents and labels at every draw: the same state gives the same picture, another one another."""
     method, folder, state = whole
-    _, _, key, _ = loop._keys(0)
+    key = run_keys(0).samples
     for name in ("first", "second"):
-        loop._draw(method, dataset(), tmp_path / name, key, state)
+        write_previews(method, dataset(), tmp_path / name, key, state)
     name = "step_00000012.png"
     drawn = (tmp_path / "first" / name).read_bytes()
     assert drawn == (tmp_path / "second" / name).read_bytes() == (folder / "samples" / name).read_bytes()
     other = state.replace(ema=jax.tree.map(lambda x: x + 0.5, state.ema))
-    loop._draw(method, dataset(), tmp_path / "other", key, other)
+    write_previews(method, dataset(), tmp_path / "other", key, other)
     assert drawn != (tmp_path / "other" / name).read_bytes()
 
 
@@ -232,8 +237,8 @@ def test_pictures_are_a_function_of_the_state(whole, tmp_path):
 def test_evaluate_is_the_plain_mean_over_the_test_split(mode, batch_size):
     """Each of the 13 rows counts once, whatever the batch, the mode and what fills the last batch up."""
     method, data = tiny_vae(likelihood=gaussian(0.5)), dataset()
-    variables = jax.jit(lambda: loop.initialise(method, data.spec, 0))().variables
-    compiled = loop.prepare(method, data.spec, config(mode=mode, batch_size=8))
+    variables = jax.jit(lambda: initialise(method, data.spec, 0))().variables
+    compiled = compiled_step(method, config(mode=mode, batch_size=8))
     key = jax.random.key(3)
     placed = jax.device_put(variables, compiled.replicated)
     figures = loop.evaluate(method, placed, data, key, compiled, batch_size)
@@ -242,7 +247,7 @@ def test_evaluate_is_the_plain_mean_over_the_test_split(mode, batch_size):
         "label": jnp.asarray(data.test.labels),
         "index": jnp.arange(NUM_TEST),
     }
-    expected = method.evaluate(variables, loop.scale_images(whole_split), key)
+    expected = method.evaluate(variables, scale_batch(whole_split), key)
     assert set(figures) == set(expected) >= {"neg_elbo_nats", "kl_nats"}
     for name, values in expected.items():
         assert figures[name] == pytest.approx(float(np.mean(values)), rel=1e-5)
@@ -256,10 +261,10 @@ def test_figures_of_a_whole_set_come_from_means_of_vectors():
             "label": 1.0 * batch["label"],
             "share": jax.nn.one_hot(batch["label"], 3),
         },
-        summarise=lambda means: {"most": means["share"].max(), "sum": means["share"].sum()},
+        aggregate=lambda means: {"most": means["share"].max(), "sum": means["share"].sum()},
     )
-    variables = jax.jit(lambda: loop.initialise(method, data.spec, 0))().variables
-    figures = loop.evaluate(method, variables, data, jax.random.key(3), loop.prepare(method, data.spec, config()), 8)
+    variables = jax.jit(lambda: initialise(method, data.spec, 0))().variables
+    figures = loop.evaluate(method, variables, data, jax.random.key(3), compiled_step(method, config()), 8)
     counts = np.bincount(data.test.labels, minlength=3)
     expected = {"label": data.test.labels.mean(), "most": counts.max() / NUM_TEST, "sum": 1.0}
     assert figures == pytest.approx(expected, rel=1e-6)
@@ -285,23 +290,23 @@ def test_evaluations_and_samples_come_when_asked_for(tmp_path):
 )
 def test_what_the_devices_cannot_share_is_refused(options, message):
     with pytest.raises(UserError, match=message):
-        loop.prepare(tiny_vae(), dataset().spec, config(**options))
+        compiled_step(tiny_vae(), config(**options))
 
 
 def test_scaled_images_span_minus_one_to_one():
-    scaled = loop.scale_images({"image": jnp.asarray([0, 51, 255], jnp.uint8), "label": jnp.zeros(3)})
+    scaled = scale_batch({"image": jnp.asarray([0, 51, 255], jnp.uint8), "label": jnp.zeros(3)})
     np.testing.assert_allclose(scaled["image"], [-1.0, -0.6, 1.0], atol=1e-6)
     assert scaled["image"].dtype == jnp.float32 and "label" in scaled
 
 
 def test_grids_have_a_class_a_column():
-    labels, columns = loop.grid_labels(3, rows=2)
+    labels, columns = grid_labels(3, rows=2)
     assert columns == 3 and labels.tolist() == [0, 1, 2, 0, 1, 2] and labels.dtype == np.int32
     for num_classes in (0, 1):
-        labels, columns = loop.grid_labels(num_classes)
-        assert columns == loop.SAMPLE_ROWS and not labels.any()
-    labels, columns = loop.grid_labels(100)
-    assert columns == loop.SAMPLE_ROWS and labels.max() < 100
+        labels, columns = grid_labels(num_classes)
+        assert columns == ROWS and not labels.any()
+    labels, columns = grid_labels(100)
+    assert columns == ROWS and labels.max() < 100
 
 
 def test_the_real_grid_shows_each_class_in_its_column():
@@ -309,7 +314,7 @@ def test_the_real_grid_shows_each_class_in_its_column():
     labels = np.asarray([2, 2, 0, 1, 0, 1] * 8, np.int32)
     images = np.broadcast_to((labels * 100).astype(np.uint8)[:, None, None, None], (48, 8, 8, 1))
     spec = DataSpec("grey", (8, 8, 1), 3, ("a", "b", "c"), 48, 48, "0" * 64)
-    sheet = loop._real_grid(Dataset(spec, Arrays(images, labels), Arrays(images, labels)))
+    sheet = real_grid(Dataset(spec, Arrays(images, labels), Arrays(images, labels)))
     scale = 6
     centres = (np.arange(3) * 9 + 4) * scale
     rows = (np.arange(8) * 9 + 4) * scale
@@ -326,15 +331,15 @@ def test_a_stream_reads_the_rows_that_arrays_read():
 
 def test_pairs_alternate_rows():
     images, again = np.full((4, 8, 8, 1), 10, np.uint8), np.full((4, 8, 8, 1), 200, np.uint8)
-    sheet = loop.pairs_grid(images, again, columns=2)
+    sheet = pairs_grid(images, again, columns=2)
     assert sheet[(np.arange(4) * 9 + 4) * 6, 20, 0].tolist() == [10, 200, 10, 200]
 
 
 def test_dry_run_counts_parameters_flops_and_memory():
     console, method = Output(io.StringIO()), tiny_vae()
-    loop.describe(method, dataset().spec, config(), console)
+    describe(method, dataset().spec, config(), console)
     said = console.file.getvalue()
-    variables = jax.eval_shape(lambda: loop.initialise(method, dataset().spec, 0)).variables
+    variables = jax.eval_shape(lambda: initialise(method, dataset().spec, 0)).variables
     for net in ("encoder", "decoder"):
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables[net]["params"]))
         assert f"{net}: {count:,} parameters" in said

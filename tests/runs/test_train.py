@@ -31,7 +31,11 @@ from small_runs import (
     tiny_tokenizer,
 )
 
-from jimgen import data, experiment
+from jimgen.runs.load import load_run
+from jimgen.runs import train
+from jimgen.runs.setup import build_method
+from jimgen.train_step import eval_variables
+from jimgen import data
 from jimgen.runs import loop
 from jimgen.runs.checkpoint import content_hash
 from jimgen.data.dataset import DataSpec
@@ -43,13 +47,13 @@ NAMES = ("dcgan", "vae")
 
 def train(name: str, workdir: Path, **options):
     """The last state of a tiny run."""
-    return experiment.run(tiny_config(name, workdir, **options), load_experiment(name).build)
+    return train.run(tiny_config(name, workdir, **options), load_experiment(name).build)
 
 
 def command(name: str, *flags: str) -> None:
     """An experiment as the command line starts it."""
     module = load_experiment(name)
-    experiment.main(module.Config, module.build, flags)
+    train.main(module.Config, module.build, flags)
 
 
 def refusal(capsys, name: str, *flags: str) -> str:
@@ -118,38 +122,38 @@ def test_stopping_and_resuming_changes_no_bit(whole, tmp_path, monkeypatch, caps
 def test_load_run_gives_the_method_and_the_last_state_back(whole):
     """The copy of the experiment in the folder is enough to sample from a run."""
     name, folder, state = whole
-    run = experiment.load_run(folder)
+    run = load_run(folder)
     assert_equal_trees(jax.device_get(run.state), jax.device_get(state))
     assert run.config.steps == 12 and run.spec.class_names == tuple("0123456789")
-    images = run.method.sample(loop.eval_variables(run.state), jax.random.key(0), np.arange(3, dtype=np.int32))
+    images = run.method.sample(eval_variables(run.state), jax.random.key(0), np.arange(3, dtype=np.int32))
     assert images.shape == (3, 8, 8, 1)
 
 
 def test_load_run_with_changes(vae_run):
     """Fields of its config are replaced, all else is as it was; an unknown one, and one that would need other weights,
     are refused."""
-    plain, changed = experiment.load_run(vae_run), experiment.load_run(vae_run, changes=["kl-weight=3", "net=conv"])
+    plain, changed = load_run(vae_run), load_run(vae_run, changes=["kl-weight=3", "net=conv"])
     assert dataclasses.asdict(changed.config) == dataclasses.asdict(plain.config) | {"kl_weight": 3.0}
     assert_equal_trees(jax.device_get(changed.state), jax.device_get(plain.state))
     for change in ("kl_wieght=3", "kl_weight"):
         with pytest.raises(UserError, match=f"--change {change}: expected field=value .* kl_weight"):
-            experiment.load_run(vae_run, changes=[change])
+            load_run(vae_run, changes=[change])
     with pytest.raises(UserError, match="another configuration: .* arrays differ"):
-        experiment.load_run(vae_run, changes=["latent_dim=9"])
+        load_run(vae_run, changes=["latent_dim=9"])
 
 
 def test_load_run_refuses_what_is_no_run(vae_run, tmp_path):
     with pytest.raises(UserError, match="is not a run"):
-        experiment.load_run(tmp_path)
+        load_run(tmp_path)
     shutil.copytree(vae_run, tmp_path / "untrained", ignore=shutil.ignore_patterns("checkpoints"))
     with pytest.raises(UserError, match="has no checkpoint yet"):
-        experiment.load_run(tmp_path / "untrained")
+        load_run(tmp_path / "untrained")
     (tmp_path / "untrained" / "experiment.py").write_text("from jimgen.nets import resnet\n")
     with pytest.raises(UserError, match="another version of jimgen: cannot import name 'resnet'"):
-        experiment.load_run(tmp_path / "untrained")
+        load_run(tmp_path / "untrained")
     (tmp_path / "untrained" / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json is damaged"):
-        experiment.load_run(tmp_path / "untrained")
+        load_run(tmp_path / "untrained")
 
 
 # A workdir that is there already
@@ -278,7 +282,7 @@ def test_any_name_will_do_for_a_workdir(tmp_path, monkeypatch, capsys, name):
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         signal_before(patch, 1)
         module = load_experiment("vae")
-        experiment.main(module.Config, module.build)
+        train.main(module.Config, module.build)
     assert stop.value.code == 143 and saved_steps(Path(name)) == [1]
     said = capsys.readouterr().out
     assert f"[8, 8, 1]: {Path(name)}\n" in said
@@ -344,8 +348,8 @@ def test_a_token_run_is_whole_by_itself(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir("/")
     command("maskgit", "--workdir", str(run))
     assert saved_hash(run) == saved_hash(whole)
-    loaded = experiment.load_run(run)
-    images = loaded.method.sample(loop.eval_variables(loaded.state), jax.random.key(0), np.arange(3, dtype=np.int32))
+    loaded = load_run(run)
+    images = loaded.method.sample(eval_variables(loaded.state), jax.random.key(0), np.arange(3, dtype=np.int32))
     assert images.shape == (3, 8, 8, 1)
     command("maskgit", "--workdir", str(run), "--tokenizer", "/runs/tokenizer")
     message = refusal(capsys, "maskgit", "--workdir", str(run), "--tokenizer", "runs/other")
@@ -360,10 +364,10 @@ def test_a_run_keeps_what_its_experiment_imports(tmp_path, monkeypatch):
     flags = tiny_flags("vae", tmp_path / "run", steps=1)
     subprocess.run([sys.executable, tmp_path / "mine" / "my_vae.py", *flags], check=True, capture_output=True)
     shutil.rmtree(tmp_path / "mine")
-    assert experiment.load_run(tmp_path / "run").module.beside_it.VALUE == 5
+    assert load_run(tmp_path / "run").module.beside_it.VALUE == 5
     (tmp_path / "run" / "modules" / "beside_it.py").unlink()
     with pytest.raises(UserError, match="imports what is not here: No module named 'beside_it'"):
-        experiment.load_run(tmp_path / "run")
+        load_run(tmp_path / "run")
 
 
 # Bad input
@@ -469,7 +473,7 @@ def test_no_limit_on_the_gradient_is_said_with_0(name):
     """`--clip 0` is the largest limit, and not one that stops all learning."""
     config = tiny_config(name, Path(), clip=0.0, warmup_steps=0)
     spec = data.load("digits").spec
-    (phase,) = experiment.build_method(config, load_experiment(name).build, spec).phases
+    (phase,) = build_method(config, load_experiment(name).build, spec).phases
     params = {"x": jnp.ones((2, 2))}
     updates, _ = phase.tx.update({"x": jnp.full((2, 2), 1e6)}, phase.tx.init(params), params)
     assert (np.abs(np.asarray(updates["x"])) > 5e-4).all()
@@ -495,7 +499,7 @@ def test_help_names_every_field(capsys):
 def test_the_default_workdir_is_named_after_experiment_and_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = {**tiny_config("vae", tmp_path).__dict__, "workdir": None}
-    experiment.run(load_experiment("vae").Config(**options), load_experiment("vae").build)
+    train.run(load_experiment("vae").Config(**options), load_experiment("vae").build)
     assert os.listdir(tmp_path / "runs") == ["vae-digits"]
 
 
@@ -557,7 +561,7 @@ def test_names_that_are_not_utf8_reach_the_run_folder(tmp_path, capsys):
 def test_a_build_that_returns_no_method_is_named():
     """As that of a file that is cut off before its last line."""
     with pytest.raises(UserError, match="returned NoneType, not a Method"):
-        experiment.build_method(loop.RunConfig(), lambda config, spec: None, data.load("digits").spec)
+        build_method(RunConfig(), lambda config, spec: None, data.load("digits").spec)
 
 
 def test_a_run_whose_experiment_fails_to_build_is_named(vae_run, tmp_path):
@@ -568,4 +572,4 @@ def test_a_run_whose_experiment_fails_to_build_is_named(vae_run, tmp_path):
     assert "\ndef build(config: Config, data: DataSpec)" in code
     (run / "experiment.py").write_text(code + "\n\ndef build(config, data):\n    return None.method\n")
     with pytest.raises(UserError, match=r"experiment.py cannot build its method \(AttributeError"):
-        experiment.load_run(run)
+        load_run(run)

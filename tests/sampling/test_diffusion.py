@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from jimgen.sampling import diffusion
-from jimgen.sampling.diffusion import Guidance
 
 PREDICTIONS = ("velocity", "data", "noise")
 
@@ -134,26 +133,6 @@ def test_edm_noise_levels_by_hand():
         diffusion.uniform_times(0)
     with pytest.raises(ValueError, match="at least two steps, got 1"):
         diffusion.edm_sigmas(1)
-
-
-def test_guidance_by_hand():
-    c, u = jnp.asarray([[1.0, 0.0]]), jnp.asarray([[0.0, 1.0]])
-    np.testing.assert_array_equal(diffusion.guide(c, u, 3.0), [[3.0, -2.0]])
-    np.testing.assert_array_equal(diffusion.guide(c, u, 1.0), c)
-    np.testing.assert_array_equal(diffusion.guide(c, u, 0.0), u)
-
-
-def test_guidance_schedules():
-    """From 1 at the noise to the weight at the image; 1 outside the interval."""
-    t = jnp.asarray([1.0, 0.5, 0.0])
-    weight = lambda **options: diffusion.guidance_weight(Guidance(3.0, **options), t)  # noqa: E731
-    np.testing.assert_allclose(weight(), [3, 3, 3])
-    np.testing.assert_allclose(weight(schedule="linear"), [1, 2, 3])
-    middle = 1 + 2 * (1 - math.cos(math.pi / 16)) / 2
-    np.testing.assert_allclose(weight(schedule="power_cosine"), [1, middle, 3], rtol=1e-6)
-    np.testing.assert_allclose(weight(interval=(0.2, 0.8)), [1, 3, 1])
-    with pytest.raises(ValueError, match="unknown schedule 'cosine'"):
-        weight(schedule="cosine")
 
 
 def test_bad_input_is_named():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jimgen.sampling.logits import LogitFilter, check_filter, filter_logits, guide_logits, keep_top_k, keep_top_p
+from jimgen.sampling.logits import LogitFilter, check_filter, filter_logits, keep_top_k, keep_top_p
 
 P = np.array([0.15, 0.5, 0.05, 0.3], np.float32)
 LOGITS = jnp.log(P)
@@ -57,17 +57,6 @@ def test_top_p_meets_every_exact_sum():
 )
 def test_top_k_keeps_the_largest(k, expected):
     assert kept(keep_top_k(LOGITS, k)) == expected
-
-
-def test_guidance_goes_from_without_to_with_label():
-    c, u = jnp.asarray([[1.0, 0.0]]), jnp.asarray([[0.0, 1.0]])
-    np.testing.assert_allclose(guide_logits(c, u, 3.0), [[3.0, -2.0]])
-    np.testing.assert_allclose(guide_logits(c, u, 1.0), c)
-    np.testing.assert_allclose(guide_logits(c, u, 0.0), u)
-    with pytest.raises(ValueError, match="expected equal shapes"):
-        guide_logits(c, u[0], 1.0)
-    with pytest.raises(ValueError, match=r"expected weight a scalar, got \[2, 1\]"):
-        guide_logits(c, u, jnp.ones((2, 1)))
 
 
 def test_temperature_comes_before_top_p():

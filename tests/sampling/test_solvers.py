@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jimgen.sampling import solvers as samplers
+from jimgen.sampling import posterior, solvers
 from jimgen.sampling.diffusion import edm_times, uniform_times
 
 M, S2 = 2.0, 0.25
@@ -28,9 +28,9 @@ def error(sampler, num_steps):
 
 # By number of steps: 4, 8, 16, 32.
 ERRORS = {
-    "euler": (samplers.euler, [-0.2392, -0.1278, -0.0665, -0.0340]),
-    "heun": (samplers.heun, [0.00725, 0.00366, 0.00115, 0.00031]),
-    "dpm_solver": (samplers.dpm_solver, [-0.194, -0.0255, 0.0085, 0.0051]),
+    "euler": (solvers.euler, [-0.2392, -0.1278, -0.0665, -0.0340]),
+    "heun": (solvers.heun, [0.00725, 0.00366, 0.00115, 0.00031]),
+    "dpmpp_2m": (solvers.dpmpp_2m, [-0.194, -0.0255, 0.0085, 0.0051]),
 }
 
 
@@ -38,13 +38,13 @@ ERRORS = {
 def test_errors_by_hand(name):
     sampler, expected = ERRORS[name]
     found = [error(sampler, num_steps) for num_steps in (4, 8, 16, 32)]
-    np.testing.assert_allclose(found, expected, atol=6e-5 if name != "dpm_solver" else 6e-4)
+    np.testing.assert_allclose(found, expected, atol=6e-5 if name != "dpmpp_2m" else 6e-4)
 
 
 @pytest.mark.parametrize("name, order", [("euler", 1), ("heun", 2), ("ddim", 1)])
 def test_orders_of_convergence(name, order, x64):
     """Twice the steps, 2^order times less error."""
-    sampler = partial(samplers.ancestral, eta=0.0) if name == "ddim" else ERRORS[name][0]
+    sampler = partial(solvers.ancestral, eta=0.0) if name == "ddim" else ERRORS[name][0]
     coarse, fine = error(sampler, 512), error(sampler, 1024)
     assert math.log2(abs(coarse / fine)) == pytest.approx(order, abs=0.1)
 
@@ -55,7 +55,7 @@ def test_the_multistep_solver_is_of_order_two_where_its_steps_are_even(x64):
     errors = []
     for num_steps in (64, 128):
         times = 1 / (1 + np.exp(np.linspace(-3, 3, num_steps + 1)))
-        found = samplers.dpm_solver(velocity, jnp.full((1, 1), exact(times[0])), times, jax.random.key(0))
+        found = solvers.dpmpp_2m(velocity, jnp.full((1, 1), exact(times[0])), times, jax.random.key(0))
         errors.append(abs(float(found[0, 0]) - exact(times[-1])))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.15)
 
@@ -64,14 +64,14 @@ def test_deterministic_ancestral_steps_are_eulers():
     """With eta = 0 a step is DDIM's, in this convention a straight line along v."""
     x, key = jax.random.normal(jax.random.key(0), (5, 2)), jax.random.key(1)
     times = uniform_times(6)
-    ddim = samplers.ancestral(velocity, x, times, key, eta=0.0)
-    np.testing.assert_allclose(ddim, samplers.euler(velocity, x, times, key), atol=1e-5)
+    ddim = solvers.ancestral(velocity, x, times, key, eta=0.0)
+    np.testing.assert_allclose(ddim, solvers.euler(velocity, x, times, key), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["euler", "heun", "dpm_solver", "ancestral"])
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "ancestral"])
 def test_moments_of_the_samples(name):
     """Standard normal noise becomes N(2, .25)."""
-    sampler = getattr(samplers, name)
+    sampler = getattr(solvers, name)
     x = jax.random.normal(jax.random.key(0), (20_000, 1))
     found = jax.jit(lambda x: sampler(velocity, x, uniform_times(100), jax.random.key(1)))(x)
     assert float(found.mean()) == pytest.approx(M, abs=0.02)
@@ -80,7 +80,7 @@ def test_moments_of_the_samples(name):
 
 def test_ancestral_noise_is_fresh_belongs_to_the_example_and_follows_the_key():
     x = jnp.zeros((4, 2))
-    draw = lambda x, seed: samplers.ancestral(velocity, x, uniform_times(10), jax.random.key(seed))  # noqa: E731
+    draw = lambda x, seed: solvers.ancestral(velocity, x, uniform_times(10), jax.random.key(seed))  # noqa: E731
     found = draw(x, 0)
     assert len(np.unique(found)) == 8
     np.testing.assert_allclose(draw(x[:2], 0), found[:2], atol=1e-5)
@@ -95,7 +95,7 @@ def test_an_ancestral_step_is_the_posterior():
     mean = x + (x_t / (1 - t) - x) * sigma_next**2 / sigma**2
     exact = lambda z, t: (z - x) / t  # noqa: E731
     fresh = jnp.asarray([[0.0], [1.0]])
-    found = samplers.ancestral_step(exact, jnp.full((2, 1), x_t), jnp.asarray(t), jnp.asarray(t_next), fresh)
+    found = solvers.ancestral_step(exact, jnp.full((2, 1), x_t), jnp.asarray(t), jnp.asarray(t_next), fresh)
     expected = (1 - t_next) * (mean + math.sqrt(variance) * np.asarray([[0.0], [1.0]]))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -104,20 +104,20 @@ def test_renoising_is_the_forward_process():
     """x_t of variance t^2 around (1 - t) x gets that of the later time; nothing happens over no time."""
     x, (first, second) = 0.7, jax.random.normal(jax.random.key(0), (2, 100_000, 1))
     at = lambda t: jnp.asarray(t)  # noqa: E731
-    later = samplers.renoise((1 - 0.3) * x + 0.3 * first, at(0.3), at(0.8), second)
+    later = posterior.renoise((1 - 0.3) * x + 0.3 * first, at(0.3), at(0.8), second)
     assert float(later.mean()) == pytest.approx((1 - 0.8) * x, abs=0.01)
     assert float(later.std()) == pytest.approx(0.8, rel=0.01)
-    np.testing.assert_allclose(samplers.renoise(first, at(0.3), at(0.3), second), first, atol=1e-3)
-    np.testing.assert_allclose(samplers.renoise(first, at(0.0), at(1.0), second), second, atol=1e-6)
+    np.testing.assert_allclose(posterior.renoise(first, at(0.3), at(0.3), second), first, atol=1e-3)
+    np.testing.assert_allclose(posterior.renoise(first, at(0.0), at(1.0), second), second, atol=1e-6)
 
 
 def test_heun_may_end_with_eulers_step():
     """Then the velocity at t = 0 is not read."""
     broken = lambda z, t: jnp.where(t > 0, velocity(z, t), jnp.nan)  # noqa: E731
     x, times, key = jnp.ones((1, 1)), uniform_times(4), jax.random.key(0)
-    assert np.isnan(samplers.heun(broken, x, times, key)).all()
-    found = samplers.heun(broken, x, times, key, correct_last=False)
-    before = samplers.heun(velocity, x, times[:-1], key)
+    assert np.isnan(solvers.heun(broken, x, times, key)).all()
+    found = solvers.heun(broken, x, times, key, correct_last=False)
+    before = solvers.heun(velocity, x, times[:-1], key)
     np.testing.assert_allclose(found, before - 0.25 * velocity(before, 0.25), rtol=1e-5)
 
 
@@ -125,7 +125,7 @@ def test_edms_times():
     """Noise levels of 80 and down: few steps are enough."""
     times = edm_times(18)
     start = times[0] * jnp.full((1, 1), 1.5)
-    found = samplers.heun(velocity, start, times, jax.random.key(0), correct_last=False)
+    found = solvers.heun(velocity, start, times, jax.random.key(0), correct_last=False)
     assert float(found[0, 0]) == pytest.approx(2.75, abs=0.02)
 
 
@@ -143,7 +143,7 @@ def test_inpainting_keeps_the_known_and_matches_it(rounds):
     n = 4000
     known = jnp.tile(jnp.asarray([[1.5, 99.0]]), (n, 1))
     mask = jnp.asarray([[True, False]])
-    draw = jax.jit(lambda key: samplers.inpaint(field, known, mask, uniform_times(60), key, rounds))
+    draw = jax.jit(lambda key: posterior.inpaint(field, known, mask, uniform_times(60), key, rounds))
     found = draw(jax.random.key(0))
     np.testing.assert_array_equal(found[:, 0], np.full(n, 1.5, np.float32))
     # The conditional is N(1.35, .19). One round falls short of it, as the paper says; three come close.
@@ -160,7 +160,7 @@ def test_inpainting_starts_at_the_first_time():
         return z / t
 
     known, mask = jnp.full((4000, 2), 5.0), jnp.asarray([[True, False]])
-    samplers.inpaint(field, known, mask, np.asarray([0.4, 0.0], np.float32), jax.random.key(0))
+    posterior.inpaint(field, known, mask, np.asarray([0.4, 0.0], np.float32), jax.random.key(0))
     jax.effects_barrier()
     (t, z), *_ = seen
     assert t == pytest.approx(0.4)
@@ -171,6 +171,6 @@ def test_inpainting_starts_at_the_first_time():
 def test_bad_input_is_named():
     x, key = jnp.zeros((1, 1)), jax.random.key(0)
     with pytest.raises(ValueError, match=r"expected times \[steps \+ 1\], at least two, got \[1\]"):
-        samplers.euler(velocity, x, jnp.ones(1), key)
+        solvers.euler(velocity, x, jnp.ones(1), key)
     with pytest.raises(ValueError, match="at least one round, got 0"):
-        samplers.inpaint(velocity, x, x > 0, uniform_times(2), key, rounds=0)
+        posterior.inpaint(velocity, x, x > 0, uniform_times(2), key, rounds=0)
