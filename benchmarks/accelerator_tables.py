@@ -74,11 +74,11 @@ COLUMNS: dict[str, Columns] = {
 }
 NOTES = {
     "attention": "Differences are to einsum in float32 at full precision, as parts of the largest value.",
-    "train": "Images/s and ms: the median over repeats of many steps that are waited for once. MiB: the device's is the "
-    "peak of the process, where this step raised it; the compiler's is what the program needs.",
+    "train": "Images/s and ms: the median over repeats of many steps that are waited for once. MiB: the device's is "
+    "the peak of the process, where this step raised it; the compiler's is what the program needs.",
     "pytorch": "Both wait for each step. Float32 products may be TF32 in both.",
-    "convolution": "The fastest form is bold. Difference: the largest of all forms, to the native one in float32 at full "
-    "precision.",
+    "convolution": "The fastest form is bold. Difference: the largest of all forms, to the native one in float32 at "
+    "full precision.",
 }
 NOTES |= {"large": NOTES["train"], "compiled": NOTES["pytorch"], "grouped": NOTES["convolution"]}
 

@@ -184,18 +184,17 @@ def count_flop(case: Case) -> float:
 
 
 @functools.cache
-def without_torch(python: str, platform: str) -> str | None:
+def without_torch(python: str) -> str | None:
     """Why PyTorch cannot be measured with an interpreter on JAX's device; None if it can."""
-    if platform not in ("cpu", "gpu"):
-        return f"the PyTorch scripts run on CPU and CUDA, not on {platform}"
-    code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu')"
-    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    backend, kind = jax.default_backend(), jax.devices()[0].device_kind
+    if backend not in ("cpu", "gpu"):
+        return f"the PyTorch scripts run on CPU and CUDA, not on {kind}"
+    code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU')"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, timeout=60)
     if done.returncode:
         return f"{python} has no PyTorch: {_last_line(done.stderr)}"
-    sees = done.stdout.strip()
-    if platform == "gpu" and sees == "cpu":
-        return f"the PyTorch of {python} sees no GPU"
-    return None
+    seen = done.stdout.strip()
+    return f"PyTorch sees {seen}, and JAX {kind}" if backend == "gpu" and seen != kind else None
 
 
 def measure_pytorch(case: Case, compiled: bool, scripts: Path, python: str, steps: int, left_s: float) -> Row:
@@ -209,13 +208,15 @@ def measure_pytorch(case: Case, compiled: bool, scripts: Path, python: str, step
       steps: timed ones.
       left_s: seconds after which the script is stopped.
     """
-    platform = jax.default_backend()
-    if reason := without_torch(python, platform):
+    if reason := without_torch(python):
         return {"skipped": reason}
     command = [python, SCRIPTS[case.workload], f"--batch={case.batch}", f"--steps={steps}", f"--warmup={WARMUP}"]
     command += ["--mode=train"] if case.workload in ("gpt", "dit") else []
     command += [f"--dtype={'bf16' if case.dtype == 'bfloat16' else 'fp32'}"]
-    command += [f"--compile={'default' if compiled else 'none'}", f"--device={'cuda' if platform == 'gpu' else 'cpu'}"]
+    command += [
+        f"--compile={'default' if compiled else 'none'}",
+        f"--device={'cuda' if jax.default_backend() == 'gpu' else 'cpu'}",
+    ]
     # JAX multiplies float32 matrices in TF32 on a GPU that has it, and PyTorch does so only where it is told to.
     environment = os.environ | {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=scripts, env=environment, timeout=left_s)
