@@ -29,8 +29,13 @@ Form = Callable[..., Any]
 
 
 class Timing(NamedTuple):
-    repeats: int  # of which the median counts
-    seconds: float  # of calls in each
+    repeats: int  # at most, of which the median counts
+    seconds: float  # of calls in each, which are one at least
+
+    @property
+    def most_seconds(self) -> float:
+        """After which no more repeats begin: on a slow device one call may take longer than all were meant to."""
+        return 2 * self.repeats * self.seconds
 
 
 class Tokens(NamedTuple):
@@ -69,7 +74,7 @@ def median_ms(call: Callable[[], Any], timing: Timing) -> float:
     jax.block_until_ready(call())
     number = max(1, min(MOST_CALLS, int(timing.seconds / (time.perf_counter() - began))))
     times = []
-    for _ in range(timing.repeats):
+    while not times or (len(times) < timing.repeats and number * sum(times) < timing.most_seconds):
         began, result = time.perf_counter(), None
         for _ in range(number):
             result = call()

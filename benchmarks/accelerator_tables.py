@@ -70,6 +70,7 @@ COLUMNS: dict[str, Columns] = {
         "value": "fd",
         "real images": "fd_of_real_images",
         "Gaussian per class": "fd_of_gaussian",
+        "no distance": "no_distance",
     },
 }
 NOTES = {

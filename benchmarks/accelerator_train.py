@@ -90,7 +90,7 @@ def measure_step(case: Case, timing: Timing, peak: float | None) -> Row:
     wait = statistics.median(waits)
     number = max(1, min(MOST_STEPS, int(timing.seconds / wait)))
     times = []
-    for _ in range(timing.repeats):
+    while not times or (len(times) < timing.repeats and number * sum(times) < timing.most_seconds):
         began = time.perf_counter()
         for _ in range(number):
             metrics = run()
@@ -102,18 +102,25 @@ def measure_step(case: Case, timing: Timing, peak: float | None) -> Row:
         raise ArithmeticError(f"the loss is {loss}")
     after = _peak_in_use()
     rose = before is not None and after is not None and after > before
-    flop = count_flop(case)
     return {
         "images_per_s": case.batch / seconds,
         "waiting_images_per_s": case.batch / wait,
         "ms": 1e3 * seconds,
         "compile_s": compile_s,
-        "tflop_per_s": flop / seconds / 1e12,
-        **({"mfu": flop / seconds / peak} if peak else {}),
+        **_flop_columns(case, seconds, peak),
         "peak_mib": (after if rose and after else memory) / 2**20,
         "peak_from": "device" if rose else "compiler",
         "loss": loss,
     }
+
+
+def _flop_columns(case: Case, seconds: float, peak: float | None) -> Row:
+    """FLOP/s and MFU of a step; what was measured stands without them where XLA does not count."""
+    try:
+        rate = count_flop(case) / seconds
+    except (RuntimeError, NotImplementedError) as error:
+        return {"flop_not_counted": str(error)[:300]}
+    return {"tflop_per_s": rate / 1e12, **({"mfu": rate / peak} if peak else {})}
 
 
 def _compiled_step(case: Case) -> tuple[Callable[[Any, Any], dict[str, Any]], Any, float, int]:
@@ -272,7 +279,8 @@ def train_and_evaluate(training: Training, folder: Path, left: Callable[[], floa
     """Trains in a process of its own, then measures the Frechet distance of its images in the data's own classifier.
 
     When only `reserve_s` of the seconds left remain, the training is told to stop; it saves, and what it has learned
-    until then is evaluated. `images` is what it was trained on, `images_asked` what it should have been.
+    until then is evaluated. `images` is what it was trained on, `images_asked` what it should have been. Where the
+    evaluation fails, `no_distance` says why in place of the distances.
 
     Args:
       training: the data, the flags and the number of images.
@@ -281,7 +289,7 @@ def train_and_evaluate(training: Training, folder: Path, left: Callable[[], floa
       reserve_s: seconds that the evaluation takes.
 
     Raises:
-      RuntimeError: a command failed, with the last line that it said.
+      RuntimeError: the training failed, with the last line that it said.
     """
     steps = max(1, training.images // training.batch)
     command = [sys.executable, str(ROOT / "experiments" / "flow.py"), f"--data={training.data}", *training.flags]
@@ -291,33 +299,44 @@ def train_and_evaluate(training: Training, folder: Path, left: Callable[[], floa
     seconds = time.perf_counter() - began
     done = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
     rates = [json.loads(line).get("images_per_s") for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    extractor = f"{training.data}_classifier"
-    evaluate = [sys.executable, "-c", "from jimgen.cli import main; main()", "evaluate", str(folder), "--metrics=fd"]
-    began = time.perf_counter()
-    _run_until([*evaluate, f"--num={training.num}", f"--extractors={extractor}"], left())
-    figures = json.loads((folder / "evaluation" / "evaluation.json").read_text())["figures"]
-    name, figure = next(iter(figures.items()))
-    return {
+    row = {
         "images": done * training.batch,
         "images_asked": steps * training.batch,
         "train_s": seconds,
         "images_per_s": statistics.median([rate for rate in rates if rate] or [math.nan]),
+        "command": " ".join(["python experiments/flow.py", *command[2:-1]]),
+    }
+    began = time.perf_counter()
+    try:
+        found = _distance(folder, f"{training.data}_classifier", training.num, left())
+    except RuntimeError as error:
+        return row | {"no_distance": str(error)}
+    return row | found | {"evaluate_s": time.perf_counter() - began}
+
+
+def _distance(folder: Path, extractor: str, num: int, seconds: float) -> Row:
+    """The Frechet distance of a run, beside those of real images and of one Gaussian per class."""
+    command = [sys.executable, "-c", "from jimgen.cli import main; main()", "evaluate", str(folder), "--metrics=fd"]
+    _run_until([*command, f"--num={num}", f"--extractors={extractor}"], seconds)
+    figures = json.loads((folder / "evaluation" / "evaluation.json").read_text())["figures"]
+    name, figure = next(iter(figures.items()))
+    return {
+        "extractor": name,
+        "num": num,
         "fd": figure["value"],
         "fd_of_real_images": figure.get("real"),
         "fd_of_gaussian": figure.get("gaussian"),
-        "extractor": name,
-        "num": training.num,
-        "evaluate_s": time.perf_counter() - began,
-        "command": " ".join(["python experiments/flow.py", *command[2:-1]]),
     }
 
 
 def _run_until(command: Sequence[str], seconds: float, stopped_by_us: int | None = None) -> None:
     """Runs a command, and asks it to end after so many seconds. With that it may end with the status given as well."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    stopped = ""
     try:
         said, _ = process.communicate(timeout=max(0.0, seconds))
     except subprocess.TimeoutExpired:
+        stopped = f"stopped after {max(0.0, seconds):.0f} s, when the time was over, "
         process.terminate()
         try:
             said, _ = process.communicate(timeout=30)
@@ -325,4 +344,4 @@ def _run_until(command: Sequence[str], seconds: float, stopped_by_us: int | None
             process.kill()
             said, _ = process.communicate()
     if process.returncode not in (0, stopped_by_us):
-        raise RuntimeError(f"status {process.returncode}: {_last_line(said)}")
+        raise RuntimeError(f"{stopped}status {process.returncode}: {_last_line(said)}")

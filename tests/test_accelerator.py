@@ -160,7 +160,9 @@ def test_a_training_is_told_to_stop_when_its_time_is_over(training):
     saves = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); print('ready'); time.sleep(60)"
     training._run_until([sys.executable, "-c", saves], 2.0, stopped_by_us=143)
     assert time.monotonic() - began < 30
-    with pytest.raises(RuntimeError, match="status 3: it says why"):
+    with pytest.raises(RuntimeError, match="^stopped after 0 s, when the time was over, status -15"):
+        training._run_until([sys.executable, "-c", "import time; time.sleep(60)"], 0.0)
+    with pytest.raises(RuntimeError, match="^status 3: it says why"):
         training._run_until([sys.executable, "-c", "print('it says why'); raise SystemExit(3)"], 30, stopped_by_us=143)
 
 
