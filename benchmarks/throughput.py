@@ -20,7 +20,7 @@ Workloads (all on 32x32 grey images, Fashion-MNIST padded with background where 
          (logit-normal times), AdamW(1e-4) without decay; 7,375,376 parameters.
          sample: 50 Euler steps without guidance
 
-Prints one JSON line (prefix RESULT), then `mfu:` where the GPU's peak is known, `images_per_cpu_s:` and
+Prints one JSON line (prefix RESULT), then `mfu:` where the device's peak is known, `images_per_cpu_s:` and
 `images_per_s:`, from medians over the steps; images are real images in training and drawn ones in sampling, and CPU
 seconds are those of the process, over all its threads. Pin with `taskset -c 0` to compare on one processor. With
 --against, runs itself and the other script in turn and prints the ratio of medians; for gpt and dit the other is told
@@ -48,14 +48,24 @@ from typing import Any, Literal, NamedTuple
 
 import tyro
 
-# Dense bfloat16 FLOP/s by device kind, from NVIDIA's data sheets.
+# Dense bfloat16 FLOP/s by device kind, from the data sheets of NVIDIA and Google.
 PEAKS = {
-    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA GH200 480GB": 989e12,
     "NVIDIA H200": 989e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100 PCIe": 756e12,
     "NVIDIA A100-SXM4-40GB": 312e12,
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA A100-PCIE-40GB": 312e12,
     "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L4": 121e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,  # v5e
+    "TPU v5": 459e12,  # v5p
+    "TPU v6 lite": 918e12,  # v6e
 }
 TRANSFORMERS = {"gpt": 32, "dit": 64}  # and the width of their heads
 OF_TRANSFORMERS = ("depth", "width", "attention")  # fields of Args that only these heed
