@@ -73,9 +73,10 @@ def draw_curves(metrics: Metrics, folder: Path) -> list[Path]:
     """Draws training curves, one PNG a group of metrics.
 
     losses.png holds the losses of all phases in one panel; other.png a panel for each metric of no phase, such as
-    images_per_s; test.png one for each measure on test data; PHASE.png one for each further metric of a phase. A panel
-    is logarithmic where all values are positive and span more than a factor of 100. Values that are not finite leave
-    gaps, and the panel's title counts them.
+    images_per_s; test.png one for each metric of test data; PHASE.png one for each further metric of a phase. Metrics
+    that tell nothing as a curve are left out: those of fewer than two points, those that are always zero, and the time.
+    A panel is logarithmic where all values are positive and span more than a factor of 100. Values that are not finite
+    leave gaps, and the panel's title counts them.
 
     Args:
         metrics: rows as `read_metrics` gives them.
@@ -86,11 +87,13 @@ def draw_curves(metrics: Metrics, folder: Path) -> list[Path]:
     """
     groups: dict[str, dict[str, dict[str, Series]]] = {"losses": {}, "other": {}, "test": {}}  # by file, panel, label
     for name, series in series_of(metrics).items():
+        if name == "seconds" or len(series.values) < 2 or not series.values.any():
+            continue
         phase, _, rest = name.rpartition("/")
         if rest == "loss" and phase != "test":
-            groups["losses"].setdefault("loss", {})[phase or "loss"] = series
+            groups["losses"].setdefault("loss", {})[in_words(phase) or "loss"] = series
         else:
-            groups.setdefault(phase or "other", {})[f"{phase} {readable(rest)}".strip()] = {"": series}
+            groups.setdefault(phase or "other", {})[in_words(name)] = {"": series}
     paths = []
     for group, panels in groups.items():
         if panels:
@@ -99,8 +102,21 @@ def draw_curves(metrics: Metrics, folder: Path) -> list[Path]:
     return paths
 
 
-def readable(name: str) -> str:
-    return re.sub(r" (nats|bits|db)$", r" (\1)", name.replace("_", " "))
+WORDS = {
+    **{"grad": "gradient", "kl": "KL", "elbo": "ELBO", "neg": "negative", "psnr": "PSNR", "dim": "dimension"},
+    **{"fd": "Frechet distance", "kid": "KID", "is": "inception score", "s": "second", "iwae": "IWAE"},
+}
+UNITS = {"nats": "nats", "bits": "bits", "db": "dB"}
+
+
+def in_words(name: str) -> str:
+    """A metric's name for people: "vae/neg_elbo_nats" -> "vae: negative ELBO (nats)"; brackets stay as they are."""
+    phase, _, rest = name.rpartition("/")
+    plain, bracket, inside = rest.partition("[")
+    parts = plain.split("_")
+    unit = f" ({UNITS[parts.pop()]})" if len(parts) > 1 and parts[-1] in UNITS else ""
+    words = " ".join(WORDS.get(part, part) for part in parts) + unit
+    return (f"{phase}: " if phase else "") + words + (f" [{inside.replace(',', ', ')}" if bracket else "")
 
 
 def _draw_panels(panels: Mapping[str, Mapping[str, Series]], markers: bool) -> bytes:
@@ -138,7 +154,7 @@ def _draw_panel(axes: Any, title: str, curves: Mapping[str, Series], markers: bo
         axes.plot(steps, line, **style)
     lost = f" ({len(values) - len(finite)} not finite)" if len(finite) < len(values) else ""
     axes.set_title(title + lost, loc="left", fontsize=10, color=ink, pad=8)
-    axes.set_xlabel("step", fontsize=8.5, color=ink)
+    axes.set_xlabel("train step", fontsize=8.5, color=ink)
     if len(finite) and finite.min() > 0 and finite.max() > 100 * finite.min():
         axes.set_yscale("log")
     else:

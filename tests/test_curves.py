@@ -83,11 +83,10 @@ def test_draw_curves_groups(tmp_path):
 @pytest.mark.parametrize(
     "rows",
     [
-        [{"step": 1, "a/loss": 1.0}],  # a single point
         [{"step": s, "a/loss": float("nan"), "b": float("inf")} for s in range(99)],  # nothing finite
         [{"step": s, "a/loss": 10.0 ** (s % 9) if s % 7 else float("nan")} for s in range(99)],  # logarithmic, gaps
         [{"step": 1, "a": 1e308}, {"step": 2, "a": -1e308}, {"step": 2**53, "a": 1.0}],  # ends of the range of floats
-        [{"step": 1, "a/loss": 0.0}, {"step": 2, "b/../c": 1e30}, {"step": 3, "a/loss": -1, "x y$": 2}],  # odd names
+        [{"step": s, "a/loss": -s, "b/../c": 1e30, "x y$": 2} for s in range(3)],  # odd names
     ],
 )
 def test_draw_curves_is_robust(tmp_path, rows):
@@ -95,6 +94,29 @@ def test_draw_curves_is_robust(tmp_path, rows):
     assert paths and all(path.parent == tmp_path and path.stat().st_size > 1000 for path in paths)
 
 
-def test_draw_curves_without_metrics(tmp_path):
-    assert curves.draw_curves([], tmp_path) == []
-    assert curves.draw_curves([{"step": 1}], tmp_path) == []
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [{"step": 1}],
+        [{"step": 1, "a/loss": 1.0, "test/b": 2.0}],  # a single point
+        [{"step": s, "a/skipped": 0.0, "seconds": 3.0 * s} for s in range(9)],  # always zero; the time
+    ],
+)
+def test_what_tells_nothing_is_not_drawn(tmp_path, rows):
+    assert curves.draw_curves(rows, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("vae/neg_elbo_nats", "vae: negative ELBO (nats)"),
+        ("generator/grad_norm", "generator: gradient norm"),
+        ("images_per_s", "images per second"),
+        ("test/bits_per_dim[binarised,ELBO]", "test: bits per dimension [binarised, ELBO]"),
+        ("test/psnr_db", "test: PSNR (dB)"),
+        ("bits", "bits"),
+    ],
+)
+def test_names_in_words(name, words):
+    assert curves.in_words(name) == words

@@ -13,7 +13,6 @@ from jimgen.errors import UserError
 from jimgen.files import disk_errors
 from jimgen.runs.folder import LOCK
 
-
 _HELD = (errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK)  # by another process; which one depends on the system
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jimgen.evaluation.results import EXTREMES, NEAREST, RESULTS, read_evaluation
-from jimgen.curves import Series, draw_curves, read_metrics, readable, series_of
+from jimgen.curves import Series, draw_curves, in_words, read_metrics, series_of
 from jimgen.errors import UserError
+from jimgen.evaluation.results import EXTREMES, NEAREST, RESULTS, read_evaluation
 from jimgen.files import read_json, write_atomically
 from jimgen.pictures import GAP_COLOUR, Picture, encode_png
 from jimgen.runs.folder import CONFIG, ENVIRONMENT, EXPERIMENT, METRICS
@@ -137,7 +137,8 @@ def _section(run: Run, drawn: Sequence[tuple[str, Picture | None]], anchor: str,
 <{heading}>{escape(run.name)}</{heading}>
 {"".join(f'<p class="{kind}">{escape(text)}</p>' for kind, text in about.items() if text)}
 {_samples(run.folder / "samples")}
-{_block("Results", _results(run.series))}
+{_block("Test metrics", _test_metrics(run.series))}
+{_block("Training", _results(run.series))}
 {_evaluation(run.folder / "evaluation")}
 {_block("Curves", "".join(curves), "row")}
 <div class="pair">
@@ -213,6 +214,7 @@ def _evaluation(folder: Path) -> str:
     ]
     nets = ", ".join(f"{name} (weights {net['weights_hash'][:12]})" for name, net in found["extractors"].items())
     about = f"{found['num']:,} samples against {counts['train']:,} images of {found['data']['name']}. {nets}"
+    warnings = "".join(f"<p>Warning: {escape(str(text))}.</p>" for text in found.get("warnings") or [])
     captions = {
         NEAREST: "The samples closest to a training image, and its nearest neighbours",
         EXTREMES: "The samples closest to the data, and below them those farthest away",
@@ -220,7 +222,7 @@ def _evaluation(folder: Path) -> str:
     pictures = {text: _load(folder / name) for name, text in captions.items()}
     shown = [_figure(sheet, f"A grid: {text}", text) for text, sheet in pictures.items() if sheet is not None]
     return (
-        _block("Evaluation", _table(rows, heads) + f'<p class="soft">{escape(about)}</p>')
+        _block("Evaluation", _table(rows, heads) + f'<p class="soft">{escape(about)}</p>' + warnings)
         + _block("Samples and their neighbours", "".join(shown), "row")
         + _block("Classes", _classes(found.get("per_class") or []))
     )
@@ -242,15 +244,22 @@ def _classes(rows: Sequence[Mapping[str, Any]]) -> str:
     return _table(cells, [heads[name] for name in names])
 
 
+def _test_metrics(series: Mapping[str, Series]) -> str:
+    """A table of the last values measured on test data."""
+    found = {name: of for name, of in series.items() if name.startswith("test/")}
+    rows = [[_name(name), _number(of.values[-1]), f"{of.steps[-1]:,.0f}"] for name, of in found.items()]
+    return _table(rows, ("Metric", "Value", "At step"))
+
+
 def _results(series: Mapping[str, Series]) -> str:
-    """A table of the last values: measures on test data, losses and speed; the rest is in the curves."""
-    shown = [name for name in series if re.search(r"^test/|^quality/|(^|/)loss$|_per_s$", name)]
+    """A table of losses, sample quality and speed; the rest is in the curves."""
     rows = []
-    for name in sorted(shown, key=lambda name: not name.startswith("test/")):
-        steps, values = series[name]
-        finite = values[np.isfinite(values)]
-        numbers = values[-1], finite.min(initial=math.inf), finite.max(initial=-math.inf)
-        rows.append([escape(name), *map(_number, numbers), f"{steps[-1]:,.0f}"])
+    for name in series:
+        if re.search(r"^quality/|(^|/)loss$|_per_s$", name) and not name.startswith("test/"):
+            steps, values = series[name]
+            finite = values[np.isfinite(values)]
+            numbers = values[-1], finite.min(initial=math.inf), finite.max(initial=-math.inf)
+            rows.append([_name(name), *map(_number, numbers), f"{steps[-1]:,.0f}"])
     return _table(rows, ("Metric", "Last", "Lowest", "Highest", "At step"))
 
 
@@ -262,7 +271,12 @@ def _comparison(runs: Sequence[Run]) -> str:
         + [_number(run.series[name].values[-1]) if name in run.series else "" for name in names]
         for i, run in enumerate(runs)
     ]
-    return f"<nav>{_table(rows, ['Run', *(escape(readable(name[5:])) for name in names)])}</nav>"
+    return f"<nav>{_table(rows, ['Run', *(_name(name) for name in names)])}</nav>"
+
+
+def _name(metric: str) -> str:
+    """A metric's name in words; its name in the files as a tooltip."""
+    return f'<span title="{escape(metric)}">{escape(in_words(metric).removeprefix("test: "))}</span>'
 
 
 def _number(value: float) -> str:

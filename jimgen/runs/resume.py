@@ -24,7 +24,9 @@ def require_same_config(config: RunConfig, saved: Saved | None, experiment: str,
     now = json.loads(json.dumps(dataclasses.asdict(config)))
     fixed = now.keys() & saved.config.keys() - free_fields(config)
     names = [name for name in now if name in fixed and saved.config[name] != now[name]]
-    names = [name for name in names if name not in contained_runs(config) or not _one_path(saved.config[name], now[name])]
+    names = [
+        name for name in names if name not in contained_runs(config) or not _one_path(saved.config[name], now[name])
+    ]
     if "data" in names and _both_paths(saved.config["data"], config.data):
         names.remove("data")  # one folder can be written in many ways: the hash of its content decides
     if (done := max(saved_steps(folder), default=0)) > config.steps:

@@ -15,9 +15,9 @@ import pytest
 from small_runs import assert_equal_trees, contents, saved_steps
 from tiny import largest_difference, state_of, tiny_batch, tiny_gan, tiny_vae
 
+from jimgen.errors import UserError
 from jimgen.runs import checkpoint
 from jimgen.runs.checkpoint import content_hash, finish, open_checkpoints, read, restore, save
-from jimgen.errors import UserError
 from jimgen.train_step import TrainState, compile_step, make_train_step
 
 # A read that fails leaves half-run coroutines of Orbax behind, which complain when they are collected.

@@ -16,19 +16,18 @@ from PIL import Image
 from small_runs import assert_equal_trees, figures_of, rows_of, saved_steps, signal_before
 from tiny import SHAPE, largest_difference, tiny_gan, tiny_vae
 
-from jimgen.data.batches import scale_batch
-from jimgen.runs.dry_run import describe
-from jimgen.runs.previews import ROWS, grid_labels, pairs_grid, real_grid, write_previews
-from jimgen.runs.setup import compiled_step, initialise, run_keys
-from jimgen.runs import loop
-from jimgen.runs.checkpoint import content_hash
-from jimgen.data.batches import batches
+from jimgen.data.batches import batches, scale_batch
 from jimgen.data.dataset import Arrays, Dataset, DataSpec, Stream, read_rows
 from jimgen.errors import UserError
-from jimgen.runs.config import RunConfig
-from jimgen.runs.loop import Interrupted
 from jimgen.methods.vae import gaussian
 from jimgen.output import Output
+from jimgen.runs import loop
+from jimgen.runs.checkpoint import content_hash
+from jimgen.runs.config import RunConfig
+from jimgen.runs.dry_run import describe
+from jimgen.runs.loop import Interrupted
+from jimgen.runs.previews import ROWS, grid_labels, pairs_grid, real_grid, write_previews
+from jimgen.runs.setup import compiled_step, initialise, run_keys
 from jimgen.train_step import Aux, Phase
 
 NUM_TRAIN, NUM_TEST = 30, 13  # neither is a multiple of the batch

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jimgen.runs import report
 from jimgen.errors import UserError
 from jimgen.pictures import grid, save_png
+from jimgen.runs import report
 
 PIXELS = np.linspace(-1, 1, 4 * 8 * 8).reshape(4, 8, 8, 1)
 
@@ -84,7 +84,7 @@ def test_missing_and_torn_pieces_are_left_out(tmp_path):
     (run / "environment.json").unlink()
     page = page_of(tmp_path, run)
     assert "Samples at step 70" in page and "width" in page
-    for text in ("Real images", "Environment", "Curves", "Results", 'class="lead"'):
+    for text in ("Real images", "Environment", "Curves", "Training", "Test metrics", 'class="lead"'):
         assert text not in page
     only_metrics = tmp_path / "only"
     only_metrics.mkdir()

@@ -31,16 +31,15 @@ from small_runs import (
     tiny_tokenizer,
 )
 
-from jimgen.runs.load import load_run
-from jimgen.runs import train
-from jimgen.runs.setup import build_method
-from jimgen.train_step import eval_variables
 from jimgen import data
-from jimgen.runs import loop
-from jimgen.runs.checkpoint import content_hash
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
+from jimgen.runs import loop, train
+from jimgen.runs.checkpoint import content_hash
+from jimgen.runs.load import load_run
 from jimgen.runs.lock import only_training
+from jimgen.runs.setup import build_method
+from jimgen.train_step import eval_variables
 
 NAMES = ("dcgan", "vae")
 
