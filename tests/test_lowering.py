@@ -74,7 +74,7 @@ def tokenizer_config(workdir: str):
 
 
 def new_tokenizer(workdir: str, spec: DataSpec):
-    """What `load_tokenizer` returns, of an untrained one. Called under `jax.eval_shape`, it makes no arrays."""
+    """What `load_tokenizer` returns, of an untrained one. Called while JAX traces, it makes no arrays."""
     config = tokenizer_config(workdir)
     assert spec_of(config).shape == spec.shape
     tokenizer = load_experiment("tokenizer").build_tokenizer(config, spec)
@@ -83,7 +83,7 @@ def new_tokenizer(workdir: str, spec: DataSpec):
 
 
 def built(name: str, config, monkeypatch):
-    """The method of a config, and the shapes of its first state."""
+    """The traced function that makes the first state of a config's run, and the run's method."""
     module, spec, methods = load_experiment(name), spec_of(config), []
     if hasattr(module, "load_tokenizer"):
         monkeypatch.setattr(module, "load_tokenizer", new_tokenizer)
@@ -92,7 +92,7 @@ def built(name: str, config, monkeypatch):
         methods.append(module.build(config, spec))
         return loop.initialise(methods[0], spec, config.seed)
 
-    return jax.eval_shape(initialise), methods[0]
+    return jax.jit(initialise).trace(), methods[0]
 
 
 def of_shape(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
@@ -110,44 +110,86 @@ def traced_step(method, state, config):
     return loop.prepare(method, spec, config).run.trace(state, batch, key_shape())
 
 
-def platform_choices(text: str) -> list[set[str]]:
+def operations(operation):
+    """An operation of a lowered program and all operations within it."""
+    yield operation
+    for region in operation.regions:
+        for block in region:
+            for inner in block:
+                yield from operations(inner.operation)
+
+
+def platform_choices(lowered) -> list[set[str]]:
     """The operations of each form that `lax.platform_dependent` has chosen: such a choice is a case of one branch."""
-    branches = re.findall(r'"stablehlo\.case"\(%\w+\) \(\{\n(.*?)\n *\}\) : ', text, re.DOTALL)
-    return [set(re.findall(r"stablehlo\.(\w+)", body)) - {"return"} for body in branches if "}, {" not in body]
+    cases = [found for found in operations(lowered.compiler_ir().operation) if found.name == "stablehlo.case"]
+    chosen = [{inner.name for inner in operations(case)} for case in cases if len(case.regions) == 1]
+    return [{name.removeprefix("stablehlo.") for name in names} - {"case", "return"} for names in chosen]
+
+
+def calls_of_cpus(lowered) -> list[str]:
+    """Calls that only a CPU can serve, or that go back to Python."""
+    calls = [found for found in operations(lowered.compiler_ir().operation) if found.name == "stablehlo.custom_call"]
+    targets = [call.attributes["call_target_name"].value for call in calls]
+    return [target for target in targets if re.search("lapack|cpu|ducc|callback", target)]
 
 
 @pytest.mark.parametrize(("name", "flags"), CASES)
-def test_train_step_and_sampler_lower_for_accelerators(name, flags, monkeypatch):
-    """With one device, without the forms that are meant for CPUs, and without calls into a CPU's libraries."""
+def test_training_and_sampling_lower_for_accelerators(name, flags, monkeypatch):
+    """First state, train step and sampler, for one device: without the forms and the calls that are meant for CPUs."""
     config = dataclasses.replace(config_of(name, flags), mode="jit")
-    state, method = built(name, config, monkeypatch)
+    initial, method = built(name, config, monkeypatch)
+    state = initial.out_info
     step = traced_step(method, state, config)
     draw = jax.jit(method.sample).trace(loop.eval_variables(state), key_shape(), of_shape(CHUNK))
-    for traced in (step, draw):
+    for traced in (initial, step, draw):
         for platform in PLATFORMS:
-            text = traced.lower(lowering_platforms=(platform,)).as_text()
-            assert all("convolution" in form and form <= NATIVE for form in platform_choices(text))
-            assert "custom_call" not in text
+            lowered = traced.lower(lowering_platforms=(platform,))
+            assert all("convolution" in form and form <= NATIVE for form in platform_choices(lowered))
+            assert not calls_of_cpus(lowered)
 
 
-def test_forms_for_cpus_would_be_noticed(monkeypatch):
-    """The check above tells a program for CPUs from one for GPUs."""
+def test_forms_and_calls_for_cpus_would_be_noticed(monkeypatch):
+    """The checks above tell a program for CPUs from one for GPUs."""
     config = dataclasses.replace(config_of("dcgan", []), mode="jit")
-    state, method = built("dcgan", config, monkeypatch)
-    step = traced_step(method, state, config)
-    gpu, cpu = (platform_choices(step.lower(lowering_platforms=(name,)).as_text()) for name in ("cuda", "cpu"))
+    initial, method = built("dcgan", config, monkeypatch)
+    step = traced_step(method, initial.out_info, config)
+    gpu, cpu = (platform_choices(step.lower(lowering_platforms=(name,))) for name in ("cuda", "cpu"))
     assert len(gpu) == len(cpu) >= 10
     assert all(form <= NATIVE for form in gpu) and any("dot_general" in form for form in cpu)
+    inverse = jax.jit(jnp.linalg.inv).trace(of_shape(3, 3, dtype=jnp.float32))
+    assert calls_of_cpus(inverse.lower(lowering_platforms=("cpu",)))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sharded_step_lowers_for_accelerators(name, monkeypatch):
     """As one program for four devices."""
     config = dataclasses.replace(config_of(name, []), mode="sharded", devices=4)
-    state, method = built(name, config, monkeypatch)
-    step = traced_step(method, state, config)
+    initial, method = built(name, config, monkeypatch)
+    step = traced_step(method, initial.out_info, config)
     for platform in PLATFORMS:
         assert "num_partitions = 4" in step.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_else_a_method_does_lowers_for_accelerators(name, monkeypatch):
+    """Evaluating, reconstructing, encoding, interpolating, inpainting."""
+    config = config_of(name, [])
+    spec = spec_of(config)
+    initial, method = built(name, config, monkeypatch)
+    variables, key, labels = loop.eval_variables(initial.out_info), key_shape(), of_shape(4)
+    images, mask = of_shape(4, *spec.shape, dtype=jnp.float32), of_shape(4, *spec.shape[:2], dtype=jnp.bool_)
+    arguments = {
+        "evaluate": (variables, {"image": images, "label": labels, "index": labels}, key),
+        "reconstruct": (variables, images, labels),
+        "encode": (variables, images, labels),
+        "interpolate": (variables, key, labels, 5),
+        "inpaint": (variables, key, images, mask, labels),
+    }
+    for function, given in arguments.items():
+        if called := getattr(method, function):
+            traced = jax.jit(called, static_argnums=3 if function == "interpolate" else ()).trace(*given)
+            for platform in PLATFORMS:
+                assert not calls_of_cpus(traced.lower(lowering_platforms=(platform,))), function
 
 
 @pytest.mark.parametrize("name", NAMES)
