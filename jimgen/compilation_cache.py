@@ -25,8 +25,9 @@ def keep_compiled_programs() -> None:
     delete the folder at any time. Whoever can write to it can run code in the processes that read it, so only its
     owner can.
 
-    Does nothing where the folder cannot be made or written, or where the user has chosen another one, or none, by
-    JAX_COMPILATION_CACHE_DIR. JAX_ENABLE_COMPILATION_CACHE=false turns the cache off.
+    Does nothing where the folder cannot be made or written, or where the user has chosen another one by
+    JAX_COMPILATION_CACHE_DIR. JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. Of several processes of one run
+    only the first writes, so they need a folder that all of them see.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
