@@ -7,11 +7,11 @@ VQ-VAE (van den Oord et al., arXiv 1711.00937) with VQ, FSQ (Mentzer et al., arX
     python experiments/tokenizer.py --data fashion_mnist --size 32 --fit pad --steps 4000 --ema-half-life 100000
     python experiments/tokenizer.py --data fashion_mnist --quantiser fsq --levels 8 6 5 --steps 4000
 
-On one accelerator, colour of 64x64, 16x16 tokens of 1024 codes:
+On an accelerator, 64 pixels, colour, 16x16 tokens of 1024 codes:
 
-    python experiments/tokenizer.py --data folder:pictures/ --size 64 --channels 3 --codes 1024 --width 128 --depth 4
-        --dtype bfloat16 --batch-size 256 --steps 50000 --learning-rate 3e-4 --ema-half-life 500000
-        --adversarial-weight 0.8 --adversarial-start 20000
+    python experiments/tokenizer.py --data folder:pictures/ --size 64 --channels 3 --codes 1024 --width 128 --depth 4 \
+        --dtype bfloat16 --batch-size 256 --steps 50000 --learning-rate 3e-4 --ema-half-life 500000 \
+        --adversarial-weight 0.8 --adversarial-start 20000 --workdir runs/tokenizer-64
 
 Result: of the first, 4 tokens of 64 codes for 8x8 digits, seed 0: test l1 error 9.92 (18.6 dB), 5.94 bits a token under
 the codes' frequencies, all codes in use, after 65 s; of the second, 64 tokens of 256 codes, seed 0: 25.07 dB, 7.56 bits
