@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tyro
-from runs import EXPERIMENTS, load_experiment
+from small_runs import EXPERIMENTS, load_experiment
 
-from jimgen import loop
 from jimgen.data.dataset import DataSpec
-from jimgen.generated import CHUNK
-from jimgen.tokenizer_run import NETS
+from jimgen.evaluation.generated import CHUNK
+from jimgen.methods.tokenizer import NETS
+from jimgen.runs.setup import compiled_step, initialise
+from jimgen.train_step import eval_variables
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
 PLATFORMS = ("cuda", "tpu")
@@ -77,8 +78,8 @@ def new_tokenizer(workdir: str, spec: DataSpec):
     """What `load_tokenizer` returns, of an untrained one. Called while JAX traces, it makes no arrays."""
     config = tokenizer_config(workdir)
     assert spec_of(config).shape == spec.shape
-    tokenizer = load_experiment("tokenizer").build_tokenizer(config, spec)
-    variables = loop.initialise(tokenizer.method, spec, config.seed).variables
+    tokenizer = load_experiment("tokenizer").build(config, spec)
+    variables = initialise(tokenizer.method, spec, config.seed).variables
     return tokenizer, {net: variables[net] for net in NETS}
 
 
@@ -89,8 +90,9 @@ def built(name: str, config, monkeypatch):
         monkeypatch.setattr(module, "load_tokenizer", new_tokenizer)
 
     def initialise():
-        methods.append(module.build(config, spec))
-        return loop.initialise(methods[0], spec, config.seed)
+        made = module.build(config, spec)
+        methods.append(getattr(made, "method", made))
+        return initialise(methods[0], spec, config.seed)
 
     return jax.jit(initialise).trace(), methods[0]
 
@@ -107,7 +109,7 @@ def traced_step(method, state, config):
     """The train step as `train` compiles it, traced for uint8 images."""
     spec, num = spec_of(config), config.batch_size
     batch = {"image": of_shape(num, *spec.shape, dtype=jnp.uint8), "label": of_shape(num), "index": of_shape(num)}
-    return loop.prepare(method, spec, config).run.trace(state, batch, key_shape())
+    return compiled_step(method, config).run.trace(state, batch, key_shape())
 
 
 def operations(operation):
@@ -140,7 +142,7 @@ def test_training_and_sampling_lower_for_accelerators(name, flags, monkeypatch):
     initial, method = built(name, config, monkeypatch)
     state = initial.out_info
     step = traced_step(method, state, config)
-    draw = jax.jit(method.sample).trace(loop.eval_variables(state), key_shape(), of_shape(CHUNK))
+    draw = jax.jit(method.sample).trace(eval_variables(state), key_shape(), of_shape(CHUNK))
     for traced in (initial, step, draw):
         for platform in PLATFORMS:
             lowered = traced.lower(lowering_platforms=(platform,))
@@ -172,16 +174,15 @@ def test_sharded_step_lowers_for_accelerators(name, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_else_a_method_does_lowers_for_accelerators(name, monkeypatch):
-    """Evaluating, reconstructing, encoding, interpolating, inpainting."""
+    """Evaluating, reconstructing, interpolating, inpainting."""
     config = config_of(name, [])
     spec = spec_of(config)
     initial, method = built(name, config, monkeypatch)
-    variables, key, labels = loop.eval_variables(initial.out_info), key_shape(), of_shape(4)
+    variables, key, labels = eval_variables(initial.out_info), key_shape(), of_shape(4)
     images, mask = of_shape(4, *spec.shape, dtype=jnp.float32), of_shape(4, *spec.shape[:2], dtype=jnp.bool_)
     arguments = {
         "evaluate": (variables, {"image": images, "label": labels, "index": labels}, key),
         "reconstruct": (variables, images, labels),
-        "encode": (variables, images, labels),
         "interpolate": (variables, key, labels, 5),
         "inpaint": (variables, key, images, mask, labels),
     }

@@ -26,8 +26,10 @@ def start_jax():
     import jax
 
     from jimgen.cpu import keep_freed_memory
+    from jimgen.runs.compilation_cache import keep_compiled_programs
 
     keep_freed_memory()
+    keep_compiled_programs()
     try:
         yield jax
     except MemoryError as error:

@@ -95,10 +95,8 @@ class RunConfig:
     """checkpoints to keep"""
     max_skipped: int = field(default=20, metadata=COUNT | HOW)
     """updates in a row that may be skipped as not finite before training stops"""
-    compilation_cache: bool = field(default=True, metadata=HOW)
-    """keep compiled programs on the disk, so that the next start is faster"""
     profile: bool = field(default=False, metadata=HOW)
-    """record a trace of a few steps in RUN/profile"""
+    """record a trace of steps 3 to 8 after the start in RUN/profile"""
     override: bool = field(default=False, metadata=HOW)
     """go on in a workdir whose config was different"""
     dry_run: bool = field(default=False, metadata=HOW)

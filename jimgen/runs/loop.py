@@ -25,9 +25,10 @@ from jimgen.output import Output
 from jimgen.pictures import save_png
 from jimgen.runs import checkpoint
 from jimgen.runs.config import RunConfig
-from jimgen.runs.folder import BEST, CHECKPOINTS, METRICS, REAL, SAMPLES
+from jimgen.runs.folder import BEST, CHECKPOINTS, METRICS, PROFILE, REAL, SAMPLES
 from jimgen.runs.logging import Log, metrics_log, silent
 from jimgen.runs.previews import real_grid, write_previews
+from jimgen.runs.profiling import profiled_steps
 from jimgen.runs.setup import abstract_state, compiled_step, initialise, run_keys
 from jimgen.train_step import CompiledStep, TrainState, Variables, eval_variables
 
@@ -43,7 +44,7 @@ class Interrupted(Exception):
 def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, output: Output) -> TrainState:
     """Trains to `config.steps`, from the newest good checkpoint in the folder or from the start.
 
-    Writes metrics.jsonl, samples/, checkpoints/ and best/ into the folder, which exists.
+    Writes metrics.jsonl, samples/, checkpoints/, best/ and profile/ into the folder, which exists.
 
     Raises:
       Interrupted: SIGINT, SIGTERM or SIGHUP arrived, or nobody reads the output any more; everything is saved. A second
@@ -67,7 +68,12 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, out
         keep_if_best = _best_keeper(method, dataset, config, folder, keys.samples, start, log)
         options = {"batch_size": config.batch_size, "sharding": compiled.batch_sharding}
         feed = batches(dataset.train, seed=config.seed, start_step=start, **options)
-        for step in range(start + 1, last + 1):
+        steps = range(start + 1, last + 1)
+        if config.profile and is_first_process:
+            wait = lambda: jax.block_until_ready(state)  # noqa: E731
+            steps = profiled_steps(steps, folder / PROFILE, wait=wait, tell=output.print)
+            stack.enter_context(contextlib.closing(steps))  # a loop that stops early has its profile, too
+        for step in steps:
             state, metrics = compiled.run(state, next(feed), train_key)
             if step == start + 1 or _is_due(step, config.log_every, last):
                 row = {name: float(value) for name, value in jax.device_get(metrics).items()}

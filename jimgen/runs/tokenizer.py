@@ -5,12 +5,11 @@ from typing import Any
 
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
-from jimgen.methods.tokenizer import Tokenizer
+from jimgen.methods.tokenizer import NETS, Tokenizer
 from jimgen.runs.folder import is_run
 from jimgen.runs.load import load_run
 from jimgen.train_step import eval_variables
 
-NETS = ("encoder", "quantiser", "decoder")
 TRAIN_IT = "python experiments/tokenizer.py --data {data} --workdir runs/tokenizer"
 
 

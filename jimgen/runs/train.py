@@ -27,6 +27,7 @@ from jimgen.interrupts import end_at_once
 from jimgen.methods.method import Build
 from jimgen.output import Output
 from jimgen.runs import loop, report
+from jimgen.runs.compilation_cache import keep_compiled_programs
 from jimgen.runs.config import Config, RunConfig, contained_runs
 from jimgen.runs.dry_run import describe
 from jimgen.runs.environment import environment
@@ -67,6 +68,7 @@ def run(config: RunConfig, build: Build, output: Output | None = None) -> TrainS
     """Trains as the config says, in its workdir; returns the last state, or None after a dry run."""
     output = output or Output()
     keep_freed_memory()
+    keep_compiled_programs()
     source = Path(inspect.getfile(build))
     folder = _folder(config.workdir, config.data, source)
     saved = read_saved(folder)

@@ -26,9 +26,7 @@ def write(folder, value, seed=0, experiment="dcgan", width=64, num=1000, subject
     """A run's config and evaluation, with one metric of its own and the values that stand beside it."""
     (folder / "evaluation").mkdir(parents=True)
     config = {"seed": seed, "width": width, "workdir": str(folder), **fields}
-    (folder / "config.json").write_text(
-        json.dumps({"experiment": experiment, "config": config, "data": DATA | {"hash": "a"}})
-    )
+    (folder / "config.json").write_text(json.dumps({"experiment": experiment, "config": config, "data": DATA}))
     found = {"data": {"name": "digits"}, "num": num, "num_real": {"train": num, "test": num}}
     found["extractors"] = {"tiny@8": {"weights_hash": "0" * 64}}
     found["metrics"] = {"fd[tiny@8]": {"value": value, "real": 1.0, "gaussian": 9.0}}

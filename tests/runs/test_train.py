@@ -1,6 +1,7 @@
 """Experiments as commands: the folder of a run, exact resume across processes, and what bad input is told."""
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -36,6 +37,7 @@ from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
 from jimgen.runs import loop, train
 from jimgen.runs.checkpoint import content_hash
+from jimgen.runs.config import RunConfig
 from jimgen.runs.load import load_run
 from jimgen.runs.lock import only_training
 from jimgen.runs.setup import build_method
@@ -44,7 +46,7 @@ from jimgen.train_step import eval_variables
 NAMES = ("dcgan", "vae")
 
 
-def train(name: str, workdir: Path, **options):
+def trained(name: str, workdir: Path, **options):
     """The last state of a tiny run."""
     return train.run(tiny_config(name, workdir, **options), load_experiment(name).build)
 
@@ -77,7 +79,7 @@ def whole(request, tmp_path_factory):
 def vae_run(tmp_path_factory):
     """A finished VAE of two steps."""
     folder = tmp_path_factory.mktemp("runs") / "vae"
-    train("vae", folder)
+    trained("vae", folder)
     return folder
 
 
@@ -189,10 +191,10 @@ def test_a_longer_run_in_another_mode_needs_no_override(copy, monkeypatch):
     """How a run is carried out may change; all that is not said again stays as it was."""
     asked = []
 
-    def train(method, dataset, config, folder, output):
+    def do_not_train(method, dataset, config, folder, output):
         asked.append(config)
 
-    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(loop, "train", do_not_train)
     command("vae", "--workdir", str(copy), "--steps", "3", "--mode", "sharded", "--save-every", "7")
     before = tiny_config("vae", copy)
     assert asked == [dataclasses.replace(before, steps=3, mode="sharded", save_every=7)]
@@ -224,7 +226,7 @@ def test_a_run_that_goes_on_along_its_schedule_is_that_which_never_stopped(whole
     """Planned for 12 steps, of which 6 are done at first."""
     _, folder, _ = whole
     for steps in (6, 12):
-        train("vae", tmp_path, steps=steps, schedule_steps=12, save_every=6)
+        trained("vae", tmp_path, steps=steps, schedule_steps=12, save_every=6)
     assert saved_hash(tmp_path) == saved_hash(folder)
     assert "learning rate" not in capsys.readouterr().out
 
@@ -297,7 +299,7 @@ def test_a_workdir_that_is_not_utf_8_is_refused(tmp_path, monkeypatch, capsys):
 
 def test_a_workdir_may_begin_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    train("vae", Path("~/run"), steps=1)
+    trained("vae", Path("~/run"), steps=1)
     assert saved_steps(tmp_path / "run") == [1]
 
 
@@ -317,7 +319,7 @@ def test_very_long_names_of_data_are_told_in_two_lines(capsys, monkeypatch, tmp_
 def test_what_may_not_be_read_or_written_is_told(capsys, monkeypatch, ordinary_user):
     """A locked parent, a locked workdir, a workdir without the right to write, a locked config."""
     folder, become = ordinary_user
-    train("vae", folder / "run")
+    trained("vae", folder / "run")
     with become():
         for locked, mode in (
             (folder, 0),
@@ -338,10 +340,10 @@ def test_a_token_run_is_whole_by_itself(tmp_path, monkeypatch, capsys):
     whole, run = tmp_path / "whole", tmp_path / "moved"
     shutil.copytree(tiny_tokenizer(8), tmp_path / "runs" / "tokenizer")
     monkeypatch.chdir(tmp_path)
-    train("maskgit", whole, tokenizer="runs/tokenizer", steps=2)
+    trained("maskgit", whole, tokenizer="runs/tokenizer", steps=2)
     with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
         signal_before(patch, 1)
-        train("maskgit", tmp_path / "run", tokenizer="runs/tokenizer", steps=2)
+        trained("maskgit", tmp_path / "run", tokenizer="runs/tokenizer", steps=2)
     (tmp_path / "run").rename(run)
     shutil.rmtree(tmp_path / "runs")
     monkeypatch.chdir("/")
@@ -363,7 +365,7 @@ def test_a_run_keeps_what_its_experiment_imports(tmp_path, monkeypatch):
     flags = tiny_flags("vae", tmp_path / "run", steps=1)
     subprocess.run([sys.executable, tmp_path / "mine" / "my_vae.py", *flags], check=True, capture_output=True)
     shutil.rmtree(tmp_path / "mine")
-    assert load_run(tmp_path / "run").module.beside_it.VALUE == 5
+    assert inspect.getmodule(type(load_run(tmp_path / "run").config)).beside_it.VALUE == 5
     (tmp_path / "run" / "modules" / "beside_it.py").unlink()
     with pytest.raises(UserError, match="imports what is not here: No module named 'beside_it'"):
         load_run(tmp_path / "run")
@@ -438,7 +440,7 @@ def test_a_workdir_that_cannot_be_written_is_refused(capsys, tmp_path, monkeypat
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(experiment, "write_atomically", refuse)
+    monkeypatch.setattr(train, "write_atomically", refuse)
     assert "Permission denied. Choose another" in refusal(capsys, "vae", *tiny_flags("vae", tmp_path / "run"))
 
 
@@ -559,7 +561,7 @@ def test_names_that_are_not_utf8_reach_the_run_folder(tmp_path, capsys):
 
 def test_a_build_that_returns_no_method_is_named():
     """As that of a file that is cut off before its last line."""
-    with pytest.raises(UserError, match="returned NoneType, not a Method"):
+    with pytest.raises(UserError, match="returned NoneType, neither a Method"):
         build_method(RunConfig(), lambda config, spec: None, data.load("digits").spec)
 
 

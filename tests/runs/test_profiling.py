@@ -9,7 +9,7 @@ import pytest
 from tiny import state_of, tiny_batch, tiny_vae
 
 from jimgen.errors import UserError
-from jimgen.profiling import profiled_steps
+from jimgen.runs.profiling import profiled_steps
 from jimgen.train_step import compile_step, make_train_step
 
 

@@ -1,6 +1,6 @@
 """A profile of a few train steps: what host and devices do in them, and for how long."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from jimgen.files import disk_errors
 SKIPPED, RECORDED = 2, 6  # steps: the first one compiles, and the device may be behind in the second
 
 
-def profiled_steps(steps: range, folder: Path, *, wait: Callable[[], Any], tell: Callable[[str], Any]) -> Iterator[int]:
+def profiled_steps(
+    steps: range, folder: Path, *, wait: Callable[[], Any], tell: Callable[[str], Any]
+) -> Generator[int, None, None]:
     """The numbers of `steps`, one after the other. What the caller does with the third to the eighth is recorded.
 
     It takes the place of the range that a training loops over:

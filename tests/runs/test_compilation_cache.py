@@ -6,13 +6,13 @@ import sys
 
 import jax
 import pytest
-from runs import ROOT
+from small_runs import ROOT
 
-from jimgen.compilation_cache import MAX_AGE_DAYS, keep_compiled_programs
+from jimgen.runs.compilation_cache import MAX_AGE_DAYS, keep_compiled_programs
 
 PROGRAM = """
 import jax
-from jimgen.compilation_cache import keep_compiled_programs
+from jimgen.runs.compilation_cache import keep_compiled_programs
 
 keep_compiled_programs()
 events = []
