@@ -1,0 +1,86 @@
+"""Experiments of earlier versions: their names, their configs and what their builds return."""
+
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+import optax
+import pytest
+from tiny import SHAPE
+
+from jimgen.methods import gan, meanflow
+from jimgen.nets.dcgan import Discriminator, Generator
+from jimgen.runs.earlier import build_of, renamed
+from jimgen.runs.source_files import load_experiment
+from jimgen.sampling import guidance, logits, solvers
+
+OLD_NAMES = """
+from jimgen import samplers
+from jimgen.diffusion import Guidance, uniform_times
+from jimgen.experiment import RunConfig, main
+from jimgen.methods.gan import gan
+from jimgen.methods.meanflow import mean_flow
+from jimgen.nets.stems import patchify
+from jimgen.run_folder import CONTAINED_RUN
+from jimgen.sampling_logits import LogitFilter
+from jimgen.schedules import warmup_cosine
+from jimgen.tokenizer_run import load_tokenizer
+
+Config, SAMPLERS = RunConfig, {"dpm_solver": samplers.dpm_solver}
+
+def build(config, data):
+    return "a method"
+
+def build_tokenizer(config, data):
+    return "a tokenizer"
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    (tmp_path / "experiment.py").write_text(OLD_NAMES)
+    return load_experiment(tmp_path)
+
+
+def test_names_of_earlier_versions_mean_todays(experiment):
+    assert {"dpm_solver": solvers.dpmpp_2m} == experiment.SAMPLERS
+    assert experiment.Guidance is guidance.Guidance and experiment.LogitFilter is logits.LogitFilter
+    assert build_of(experiment)(None, None) == "a tokenizer"
+
+
+def test_they_can_be_imported_by_these_experiments_only(experiment):
+    assert "jimgen.samplers" not in sys.modules
+    assert sys.modules["jimgen.methods.gan"] is gan
+    with pytest.raises(ImportError):
+        import jimgen.samplers  # noqa: F401  # pyright: ignore
+
+
+def test_methods_are_told_what_callers_left_to_the_nets(experiment):
+    nets = Generator(SHAPE, (8, 4), num_classes=3), Discriminator((4, 8), num_classes=3)
+    tx = optax.sgd(0.1)
+    assert experiment.gan(*nets, latent_dim=4, generator_tx=tx, discriminator_tx=tx).num_classes == 3
+
+
+def test_old_keywords_are_understood(experiment, monkeypatch):
+    with pytest.raises(ValueError, match="r_equals_t is a share, got 2.0"):
+        experiment.mean_flow(None, image_shape=SHAPE, num_classes=0, tx=optax.sgd(0.1), same_time=2.0)
+    with pytest.raises(TypeError, match="same_time"):
+        meanflow.mean_flow(None, image_shape=SHAPE, num_classes=0, tx=optax.sgd(0.1), same_time=2.0)  # pyright: ignore
+
+
+@dataclass
+class Before:
+    same_time: float = 0.75
+    sampler: Literal["heun", "dpm_solver"] = "heun"
+
+
+@dataclass
+class Today:
+    r_equals_t: float = 0.75
+    sampler: Literal["heun", "dpmpp_2m"] = "heun"
+
+
+def test_a_saved_config_takes_the_names_of_the_class_that_reads_it():
+    saved = {"same_time": 0.5, "sampler": "dpm_solver", "steps": 3}
+    assert renamed(saved, Before) == saved
+    assert renamed(saved, Today) == {"r_equals_t": 0.5, "sampler": "dpmpp_2m", "steps": 3} == renamed(saved)
