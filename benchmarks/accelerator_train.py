@@ -318,7 +318,7 @@ def _distance(folder: Path, extractor: str, num: int, seconds: float) -> Row:
     """The Frechet distance of a run, beside those of real images and of one Gaussian per class."""
     command = [sys.executable, "-c", "from jimgen.cli import main; main()", "evaluate", str(folder), "--metrics=fd"]
     _run_until([*command, f"--num={num}", f"--extractors={extractor}"], seconds)
-    figures = json.loads((folder / "evaluation" / "evaluation.json").read_text())["figures"]
+    figures = json.loads((folder / "evaluation" / "evaluation.json").read_text())["metrics"]
     name, figure = next(iter(figures.items()))
     return {
         "extractor": name,

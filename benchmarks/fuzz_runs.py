@@ -44,7 +44,7 @@ EVALUATION = {
     "num_real": {"train": 100, "test": 90},
     "seed": 0,
     "extractors": {"tiny@8": {"name": "tiny", "weights_hash": "1" * 64, "resolution": 8}},
-    "figures": {"fd[tiny@8]": {"value": 12.5, "real": 1.25, "gaussian": 99.0}, "test/kl_nats": {"value": 3.5}},
+    "metrics": {"fd[tiny@8]": {"value": 12.5, "real": 1.25, "gaussian": 99.0}, "test/kl_nats": {"value": 3.5}},
     "per_class": [{"class": "0", "share": 0.5, "share_of_data": 0.25, "recognised": 1.0, "cas": None}],
     "seconds": {"images": 1.0, "with_comparison": 2.0},
 }
@@ -229,7 +229,7 @@ def _check_state(name: str, found: Run) -> None:
 def _check_compared(found: Any) -> None:
     groups, beside = found
     for group in groups:
-        for name, interval in group.figures.items():
+        for name, interval in group.metrics.items():
             require(isinstance(interval.mean, float), f"{name} is {interval.mean}")
     require(all(isinstance(value, int | float) for row in beside.values() for value in row.values()), str(beside))
 

@@ -89,12 +89,12 @@ def built(name: str, config, monkeypatch):
     if hasattr(module, "load_tokenizer"):
         monkeypatch.setattr(module, "load_tokenizer", new_tokenizer)
 
-    def initialise():
+    def first_state():
         made = module.build(config, spec)
         methods.append(getattr(made, "method", made))
         return initialise(methods[0], spec, config.seed)
 
-    return jax.jit(initialise).trace(), methods[0]
+    return jax.jit(first_state).trace(), methods[0]
 
 
 def of_shape(*shape: int, dtype=jnp.int32) -> jax.ShapeDtypeStruct:

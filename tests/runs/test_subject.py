@@ -13,6 +13,7 @@ from jimgen.runs.report import write_report
 from jimgen.runs.subject import compare_runs
 
 DATA = {
+    "hash": "a",
     "name": "digits",
     "shape": [8, 8, 1],
     "num_classes": 2,

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from small_runs import load_experiment, tiny_config, tiny_tokenizer
 
-from jimgen import data, experiment
+from jimgen import data
 from jimgen.errors import UserError
-from jimgen.runs.tokenizer import NETS, load_tokenizer
+from jimgen.methods.tokenizer import NETS
+from jimgen.runs import train
+from jimgen.runs.tokenizer import load_tokenizer
 
 
 def test_a_run_comes_back_as_functions_and_variables():
@@ -25,6 +27,6 @@ def test_what_is_no_tokenizer_for_these_images(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             load_tokenizer(folder, spec)
-    experiment.run(tiny_config("vae", tmp_path / "vae"), load_experiment("vae").build)
+    train.run(tiny_config("vae", tmp_path / "vae"), load_experiment("vae").build)
     with pytest.raises(UserError, match="is a run of vae, not of a tokenizer"):
         load_tokenizer(Path(tmp_path / "vae"), spec)

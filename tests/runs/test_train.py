@@ -32,7 +32,7 @@ from small_runs import (
     tiny_tokenizer,
 )
 
-from jimgen import data
+from jimgen import data, schedules
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
 from jimgen.runs import loop, train
@@ -212,7 +212,7 @@ def test_the_curve_of_the_learning_rate_belongs_to_schedule_steps_where_they_are
         asked.append(steps)
         return peak
 
-    monkeypatch.setattr(module, "warmup_cosine", warmup_cosine)
+    monkeypatch.setattr(schedules, "warmup_cosine", warmup_cosine)
     if hasattr(module, "load_tokenizer"):
         monkeypatch.setattr(module, "load_tokenizer", lambda *_: (types.SimpleNamespace(num_codes=8, grid=(2, 2)), {}))
     for steps, schedule_steps in ((30, 0), (30, 70), (70, 70)):
@@ -236,7 +236,7 @@ def test_more_steps_that_change_the_learning_rate_are_told(copy, monkeypatch, ca
     start = lambda *flags: (command("vae", "--workdir", str(copy), *flags), capsys.readouterr().out)[1]  # noqa: E731
     assert "learning rate" not in start()
     ended = start("--steps", "4", "--schedule-steps", "2")
-    assert "leaps" not in ended and "is 0 from step 2 on" in ended
+    assert "jumps" not in ended and "is 0 from step 2 on" in ended
     leaping = start("--steps", "5", "--schedule-steps", "0")
     assert "falls to 0 at step 5, not 2" in leaping and "--schedule-steps 2 keeps the curve" in leaping
 
@@ -382,13 +382,13 @@ def test_a_run_keeps_what_its_experiment_imports(tmp_path, monkeypatch):
         ("vae", ["--learning-rate", "-0.1"], "--learning-rate -0.1: must be finite and not negative"),
         ("vae", ["--learning-rate", "nan"], "--learning-rate nan: must be finite and not negative"),
         ("vae", ["--learning-rate", "inf"], "--learning-rate inf: must be finite"),
-        ("vae", ["--seed", "-1"], "--seed -1: must lie within 0 and 9223372036854775807"),
-        ("vae", ["--seed", str(2**63)], "--seed 9223372036854775808: must lie within"),
-        ("vae", ["--hidden", str(2**31)], "--hidden 2147483648: must be below 2^31"),
+        ("vae", ["--seed", "-1"], "--seed -1: must be finite and not negative"),
+        ("vae", ["--seed", str(2**63)], "--seed 9223372036854775808: must be at most 9223372036854775807"),
+        ("vae", ["--hidden", str(2**31)], "--hidden 2147483648: must be at most 2147483647"),
         ("vae", ["--likelihood", "gaussian", "--sigma", "0"], "--sigma 0.0: must be above 0"),
         ("flow", ["--head-dim", "32", "--width", "16"], "divides --width 16: use 4, 8, 16"),
         ("flow", ["--head-dim", "48", "--width", "128"], "divides --width 128: use 4, 8, 16, 32, 64, 128"),
-        ("meanflow", ["--head-dim", "0"], "--head-dim 0 must be a multiple of 4"),
+        ("meanflow", ["--head-dim", "0"], "--head-dim 0: must be at least 1"),
         ("pixel_transformer", ["--head-dim", "6", "--width", "12"], "divides --width 12: use 4, 12"),
         ("pixel_transformer", ["--width", "6"], "make the width a multiple of 4"),
         ("pixel_transformer", ["--head-width", "0"], "--head-width 0: must be at least 1"),
@@ -474,7 +474,7 @@ def test_no_limit_on_the_gradient_is_said_with_0(name):
     """`--clip 0` is the largest limit, and not one that stops all learning."""
     config = tiny_config(name, Path(), clip=0.0, warmup_steps=0)
     spec = data.load("digits").spec
-    (phase,) = build_method(config, load_experiment(name).build, spec).phases
+    (phase,) = build_method(config, load_experiment(name).build, spec).method.phases
     params = {"x": jnp.ones((2, 2))}
     updates, _ = phase.tx.update({"x": jnp.full((2, 2), 1e6)}, phase.tx.init(params), params)
     assert (np.abs(np.asarray(updates["x"])) > 5e-4).all()
