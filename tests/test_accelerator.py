@@ -8,7 +8,7 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
-from runs import ROOT
+from small_runs import ROOT
 
 from jimgen.errors import UserError
 

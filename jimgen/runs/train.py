@@ -149,8 +149,8 @@ def _write_run_files(config: RunConfig, source: Path, spec: DataSpec, folder: Pa
         for name in (SAMPLES, PLOTS, CHECKPOINTS):
             (folder / name).mkdir(parents=True, exist_ok=True)
         copy_experiment(source, folder)
-    for name, values in (
-        (ENVIRONMENT, environment(spec.hash, config.seed)),
-        (CONFIG, saved_values(source.stem, config, spec)),
-    ):
-        write_atomically(folder / name, json.dumps(values, indent=2) + "\n")
+        for name, values in (
+            (ENVIRONMENT, environment(spec.hash, config.seed)),
+            (CONFIG, saved_values(source.stem, config, spec)),
+        ):
+            write_atomically(folder / name, json.dumps(values, indent=2) + "\n")

@@ -10,10 +10,11 @@ from tiny import tiny_extractor
 from jimgen import data
 from jimgen.commands.metrics import _print_metrics
 from jimgen.errors import UserError
-from jimgen.evaluation.evaluate import Subject, evaluate, subject_of
+from jimgen.evaluation.evaluate import Subject, evaluate
 from jimgen.evaluation.extractors import load_extractor
 from jimgen.evaluation.generated import GeneratedSet, save
-from jimgen.evaluation.measure import METRICS, compared_with, is_better, measure
+from jimgen.evaluation.measure import NAMES, compared_with, is_better, measure
+from jimgen.runs.subject import subject_of
 
 PLAIN = ("fd", "kid", "is", "prdc", "cmmd")
 
@@ -205,4 +206,4 @@ def test_bad_input_is_told_before_anything_is_measured(digits, tmp_path):
 def test_every_metric_has_a_direction():
     """Lower is better by default; these are not."""
     assert is_better("precision[x]", 0.9, 0.8) and is_better("fd[x]", 1.0, 2.0) and not is_better("cas", 10.0, 20.0)
-    assert set(PLAIN) <= set(METRICS)
+    assert set(PLAIN) <= set(NAMES)

@@ -72,7 +72,7 @@ def refusal(capsys, name: str, *flags: str) -> str:
 def whole(request, tmp_path_factory):
     """An undisturbed run of 12 steps of each experiment: name, folder, last state."""
     folder = tmp_path_factory.mktemp("whole") / request.param
-    return request.param, folder, train(request.param, folder, steps=12, save_every=6)
+    return request.param, folder, trained(request.param, folder, steps=12, save_every=6)
 
 
 @pytest.fixture(scope="module")
@@ -513,7 +513,7 @@ def pictures(tmp_path, monkeypatch):
         for number in range(12):
             Image.new("L", (8, 8), level + number).save(tmp_path / name / f"{number}.png")
     monkeypatch.setattr(loop, "train", lambda *_: None)
-    monkeypatch.setattr(loop, "prepare", lambda *_: None)
+    monkeypatch.setattr(train, "compiled_step", lambda *_: None)
 
 
 @pytest.mark.usefixtures("pictures")
