@@ -54,7 +54,7 @@ def quick_training(training, monkeypatch):
             folder = training.Path(command[command.index("evaluate") + 1]) / "evaluation"
             folder.mkdir()
             figures = {"fd[digits_classifier@16]": {"value": 3.0, "real": 0.5, "gaussian": 4.0}}
-            (folder / "evaluation.json").write_text(json.dumps({"figures": figures}))
+            (folder / "evaluation.json").write_text(json.dumps({"metrics": figures}))
             return
         folder = training.Path(command[-1].removeprefix("--workdir="))
         (folder / "checkpoints" / "2").mkdir(parents=True)
