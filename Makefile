@@ -10,6 +10,10 @@ demo: .venv/ready
 	$(BIN)/python experiments/dcgan.py $(DIGITS) --conditional --steps 2000 --workdir runs/demo/dcgan
 	$(BIN)/python experiments/flow.py $(DIGITS) --guidance 3 --steps 1000 --workdir runs/demo/flow
 	$(BIN)/jimgen report runs/demo/vae runs/demo/dcgan runs/demo/flow --out runs/demo/report.html
+	@echo
+	@echo "Open runs/demo/report.html in a browser: samples, curves and numbers of the three models."
+	@echo "Then try $(BIN)/jimgen interpolate runs/demo/vae, $(BIN)/jimgen evaluate runs/demo/dcgan, or your own"
+	@echo "pictures: $(BIN)/python experiments/dcgan.py --data folder:PICTURES --size 32"
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

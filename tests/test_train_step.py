@@ -333,3 +333,26 @@ def test_unknown_mode_and_unknown_net():
 def test_state_is_a_pytree_that_knows_its_step():
     state = quadratic_state((quadratic(),))
     assert isinstance(jax.tree.map(lambda x: x, state), TrainState) and int(state.step) == 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "num_devices", "accumulate"), [("jit", 1, 1), ("jit", 1, 2), ("pmap", 4, 2), ("sharded", 4, 1)]
+)
+def test_objectives_see_how_far_training_is(mode, num_devices, accumulate):
+    """Steps done before, and images in them, those of all devices and microbatches."""
+
+    def objective(variables, batch, key):
+        loss = variables["net"]["params"]["x"] ** 2
+        return loss, Aux({"step": batch["step"], "images_seen": batch["images_seen"], "size": batch["image"].shape[0]})
+
+    init = lambda key, batch: {"net": {"params": {"x": jnp.ones(())}}}  # noqa: E731
+    phases = [Phase("only", ("net",), objective, optax.sgd(0.1))]
+    compiled = compile_step(make_train_step(phases, accumulate=accumulate), mode, jax.devices()[:num_devices])
+    batch = jax.device_put(tiny_batch(8), compiled.batch_sharding)
+    state = jax.device_put(init_state(init, phases, (), jax.random.key(0), batch), compiled.state_sharding)
+    key = jax.device_put(jax.random.key(KEY), compiled.replicated)
+    seen = []
+    for _ in range(3):
+        state, metrics = compiled.run(state, batch, key)
+        seen.append((float(metrics["only/step"]), float(metrics["only/images_seen"])))
+    assert seen == [(0, 0), (1, 8), (2, 16)]
