@@ -2,11 +2,11 @@
 
 Orbax writes a step atomically, but takes a truncated step for a good one and does not notice a flipped bit. So each
 step carries the hash of its arrays. A step is corrupt if the hash differs or its content is missing or cannot be
-parsed; then the one before it is used. Every other error (no memory, no permission, a failing disk) says nothing about
-the content: it is raised, and all stays as it was.
+parsed; then the step before it is used. Every other error (no memory, no permission, a failing disk) says nothing about
+the content: it is raised, and nothing is changed.
 
-A training writes: it clears away unfinished saves and renames corrupt steps. A reader (`read`) changes nothing, so that
-a run can be read while it trains.
+The training removes unfinished saves and renames corrupt steps. A reader (`read`) changes nothing, so a run can be
+read while it trains.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ def open_checkpoints(folder: Path, keep: int = 3) -> ocp.CheckpointManager:
     """The checkpoints in a folder, made if it is not there; the newest `keep` stay. Saves run in the background.
 
     Raises:
-      UserError: the folder cannot be written.
+        UserError: the folder cannot be written.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
     with _disk_errors(folder):
@@ -57,7 +57,7 @@ def save(manager: ocp.CheckpointManager, state: TrainState) -> None:
     """Begins to save a state; the arrays are copied before this returns. A step that is saved already is left alone.
 
     Raises:
-      UserError: the disk is full or cannot be written; also for an earlier save that failed in the background.
+        UserError: the disk is full or cannot be written; also for an earlier save that failed in the background.
     """
     step = int(state.step)
     if step in manager.all_steps():
@@ -78,15 +78,15 @@ def restore(manager: ocp.CheckpointManager, target: TrainState) -> tuple[TrainSt
     """The newest good state, or None where there is none: for the training that writes these checkpoints.
 
     Args:
-      manager: from `open_checkpoints`.
-      target: a state of ShapeDtypeStructs with shardings: where the arrays are put, on any number of devices.
+        manager: from `open_checkpoints`.
+        target: a state of ShapeDtypeStructs with shardings: where the arrays are put, on any number of devices.
 
     Returns:
-      The state, and a line on each newer checkpoint that was corrupt. Those are renamed to `corrupt-STEP`, not deleted.
+        The state, and a warning for each newer checkpoint that was corrupt. Those are renamed to `corrupt-STEP`.
 
     Raises:
-      UserError: a checkpoint holds other arrays than the target (other code or another configuration wrote it), or
-        cannot be read for a reason that is not its own: too little memory, no permission. Nothing is renamed then.
+        UserError: a checkpoint holds other arrays than the target (other code or another configuration wrote it), or
+            cannot be read for a reason that is not its own: too little memory, no permission. Nothing is renamed then.
     """
 
     def set_aside(step: int) -> str:
@@ -106,7 +106,7 @@ def read(folder: Path, target: TrainState) -> tuple[TrainState | None, list[str]
     Args: as `restore`; `folder` holds the checkpoints.
 
     Raises:
-      UserError: as `restore`.
+        UserError: as `restore`.
     """
     logging.getLogger("absl").setLevel(logging.ERROR)
     with _refusals(folder):
@@ -120,7 +120,7 @@ def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.Checkpo
     """Orbax's manager, which reads what every step says of itself before it lists any.
 
     Raises:
-      UserError: one of these descriptions is damaged.
+        UserError: one of these descriptions is damaged.
     """
     try:
         return ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "meta"))

@@ -34,11 +34,11 @@ Config = TypeVar("Config", bound="RunConfig")
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What every experiment can be told. Experiments add their own fields and override defaults.
+    """The options of every experiment. Experiments add their own fields and override defaults.
 
     Raises:
-      UserError: a number that makes no sense: not finite, negative, zero of what is counted, or a whole one of 2^31 or
-        more (2^63 for the seed).
+        UserError: a number out of range: not finite, negative, 0 where at least 1 is needed, or an integer of 2^31 or
+            more (2^63 for the seed); or fields that contradict each other.
     """
 
     data: str = "digits"
@@ -164,7 +164,7 @@ def changed(config: Config, changes: Sequence[str]) -> Config:
     """The config with "field=value" in place of some of its fields; a tuple's values are separated by commas.
 
     Raises:
-      UserError: a change of another form, or of a field that the config does not have.
+        UserError: a change of another form, or of a field that the config does not have.
     """
     fields = [each.name for each in dataclasses.fields(config)]
     flags: list[str] = []
@@ -182,12 +182,12 @@ def from_values(made: type[Class], values: Mapping[str, Any], path: Path) -> Cla
     """An instance of a dataclass or NamedTuple from its values in JSON; unknown names are left out.
 
     Args:
-      made: the class.
-      values: by field; lists for tuples. Missing ones take the class's defaults.
-      path: where they come from, for messages.
+        made: the class.
+        values: by field; lists for tuples. Missing ones take the class's defaults.
+        path: where they come from, for messages.
 
     Raises:
-      UserError: a value of the wrong type, or none for a field without a default.
+        UserError: a value of the wrong type, or none for a field without a default.
     """
     hints = get_type_hints(made, include_extras=True)
     names = [each.name for each in dataclasses.fields(made)] if dataclasses.is_dataclass(made) else list(hints)

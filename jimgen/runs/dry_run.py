@@ -1,4 +1,4 @@
-"""The dry run: what a training would take, without training."""
+"""The dry run: the size and cost of a training, without training."""
 
 import math
 from functools import partial

@@ -1,4 +1,4 @@
-"""Experiments of earlier versions: the copies that runs keep go on working under the names of this version."""
+"""Names of earlier versions, so that the copies of experiments that old runs keep still work."""
 
 import contextlib
 import importlib
@@ -77,7 +77,7 @@ def _with(module: ModuleType, **names: Any) -> ModuleType:
 
 
 def _telling_classes(method: Callable[..., Any]) -> Callable[..., Any]:
-    """gan or vae, for callers that leave it to the nets to know how many classes there are."""
+    """gan or vae for callers that do not pass num_classes: it is taken from the first net."""
 
     def told(first: Any, *args: Any, **options: Any) -> Any:
         return method(first, *args, **{"num_classes": getattr(first, "num_classes", 0), **options})

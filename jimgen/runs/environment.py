@@ -1,4 +1,4 @@
-"""Versions, devices, code and data of a run: what one needs to repeat it."""
+"""The environment of a run: versions, devices, code and data, as needed to repeat it."""
 
 import os
 import platform

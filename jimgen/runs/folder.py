@@ -37,7 +37,7 @@ def read_saved(folder: Path) -> Saved | None:
     """The content of a run's config.json, None where there is none.
 
     Raises:
-      UserError: it cannot be read, is damaged, or is not that of a run of jimgen.
+        UserError: it cannot be read, is damaged, or is not that of a run of jimgen.
     """
     path = folder / CONFIG
     content = read_json(path, FIX)
@@ -75,7 +75,7 @@ def find_runs(folder: Path) -> list[Path]:
     """The runs in a folder, at any depth, sorted; not those that another run contains.
 
     Raises:
-      UserError: the folder cannot be read; one below it that cannot is passed over.
+        UserError: the folder cannot be read; one below it that cannot is passed over.
     """
 
     def refuse(error: OSError) -> None:

@@ -40,11 +40,11 @@ class Run(NamedTuple):
     method: Method
     state: TrainState
     experiment: str
-    made: Any  # what its `build` returned: the method, or what holds it
+    made: Any  # what its `build` returned: the method, or a Tokenizer, Autoregressive, ... that holds it
 
     @property
     def conditional(self) -> bool:
-        """Whether its nets were told labels; if not, those that images are drawn with mean nothing."""
+        """Whether samples depend on their labels."""
         return self.method.num_classes > 1
 
 
@@ -52,13 +52,13 @@ def load_run(folder: Path, best: bool = False, changes: Sequence[str] = ()) -> R
     """Reads a run's folder: runs its copy of the experiment, builds the method and restores the newest checkpoint.
 
     Args:
-      folder: of the run.
-      best: the checkpoint that had the best value of --quality-metric, not the newest one.
-      changes: "field=value" of its config, for what drawing depends on: "guidance=3", "num_steps=50".
+        folder: of the run.
+        best: the checkpoint that had the best value of --quality-metric, not the newest one.
+        changes: "field=value" of its config, for what drawing depends on: "guidance=3", "num_steps=50".
 
     Raises:
-      UserError: no run there, one of another version of jimgen, or no good checkpoint in it; changes of no such field,
-        or that the weights do not fit.
+        UserError: no run there, one that this version cannot load, no good checkpoint; changes of unknown fields, or
+            that the weights do not fit.
     """
     saved = read_saved(folder)
     if saved is None or not (folder / EXPERIMENT).exists():
@@ -97,7 +97,7 @@ def saved_config(config_class: type[Config], saved: Saved, folder: Path) -> Conf
     """The config that a run was begun with, as far as its class still has the fields.
 
     Raises:
-      UserError: a value of the wrong type, or one that makes no sense.
+        UserError: a value of the wrong type, or one that makes no sense.
     """
     once = ("override", "dry_run", "profile")  # said of one command, not of the run
     values = {name: value for name, value in saved.config.items() if name not in once}
@@ -105,7 +105,7 @@ def saved_config(config_class: type[Config], saved: Saved, folder: Path) -> Conf
 
 
 def contain(run: Path, copy: Path) -> None:
-    """Copies what it takes to use a run (config, code, the newest good checkpoint), unless it is there already."""
+    """Copies what is needed to use a run (config, code, the newest good checkpoint), unless it is there already."""
     if copy.resolve() == run.resolve():
         return
     loaded = load_run(run)

@@ -1,4 +1,4 @@
-"""One training a folder: a lock that the system takes back when its process ends, however it ends."""
+"""One training per folder: a lock that the system releases when its process ends, however it ends."""
 
 import contextlib
 import errno
@@ -25,7 +25,7 @@ def only_training(folder: Path) -> Iterator[None]:
     file system without locks there is no protection.
 
     Raises:
-      UserError: another training holds the folder (the message names its process), or it cannot be written.
+        UserError: another training holds the folder (the message names its process), or it cannot be written.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

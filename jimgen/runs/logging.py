@@ -24,11 +24,11 @@ def metrics_log(path: Path, start: int, steps: int, batch_size: int, output: Out
     """A function (step, metrics) that writes a line of metrics.jsonl and shows progress.
 
     Args:
-      path: of metrics.jsonl. Rows after `start`, which a run that resumes writes again, are dropped.
-      start: steps done before.
-      steps: of the whole training.
-      batch_size: images a step.
-      output: where progress is shown.
+        path: of metrics.jsonl. Rows after `start`, which a run that resumes writes again, are dropped.
+        start: steps done before.
+        steps: of the whole training.
+        batch_size: images a step.
+        output: where progress is shown.
     """
     seconds = _forget_after(path, start)
     began = last_time = time.perf_counter()

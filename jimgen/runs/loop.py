@@ -1,4 +1,4 @@
-"""The training loop: iterate, log, draw, save, resume. It touches files and clocks; the maths is in the train step."""
+"""The training loop: iterate, log, draw, evaluate, save, resume. The maths is in the train step."""
 
 import contextlib
 import math
@@ -47,9 +47,10 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, out
     Writes metrics.jsonl, samples/, checkpoints/, best/ and profile/ into the folder, which exists.
 
     Raises:
-      Interrupted: SIGINT, SIGTERM or SIGHUP arrived, or nobody reads the output any more; everything is saved. A second
-        signal ends the process at once.
-      UserError: a batch that does not fit the devices, a checkpoint of other code, a full disk, a loss that stays NaN.
+        Interrupted: SIGINT, SIGTERM or SIGHUP arrived, or the reader of the output has gone; everything is saved. A
+            second signal ends the process at once.
+        UserError: a batch that does not fit the devices, a checkpoint of other code, a full disk, a loss that stays
+            NaN.
     """
     keys, last = run_keys(config.seed), config.steps
     compiled = compiled_step(method, config)
@@ -98,7 +99,7 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, out
 
 
 def _is_due(step: int, every: int, last: int) -> bool:
-    """Whether what happens every so many steps (0 for never) and at the last step happens now."""
+    """Whether something is due that happens at the last step and every so many steps (0: at the last one only)."""
     return step == last or every > 0 and step % every == 0
 
 

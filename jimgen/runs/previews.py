@@ -1,4 +1,4 @@
-"""Sample and reconstruction grids, by which one sees how a training goes."""
+"""Sample and reconstruction grids, written during training."""
 
 from pathlib import Path
 

@@ -32,14 +32,14 @@ def profiled_steps(
     FOLDER/plugins/profile/TIME/ a HOST.xplane.pb, for XProf or TensorBoard, and a perfetto_trace.json.gz.
 
     Args:
-      steps: numbers of the steps. Where there are fewer than three, nothing is recorded.
-      folder: of the profile; made, if it is missing.
-      wait: returns when the devices have done what they were given, so that the profile begins and ends between steps.
-      tell: is given lines for the user: where the profile lies and how to open it, or why it was not written.
+        steps: numbers of the steps. Where there are fewer than three, nothing is recorded.
+        folder: of the profile; made, if it is missing.
+        wait: waits until the devices are idle, so that the profile begins and ends between steps.
+        tell: prints lines for the user: where the profile is and how to open it, or why it was not written.
 
     Raises:
-      UserError: the folder cannot be made.
-      RuntimeError: another profile is being recorded in this process.
+        UserError: the folder cannot be made.
+        RuntimeError: another profile is being recorded in this process.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

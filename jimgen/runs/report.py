@@ -26,7 +26,7 @@ STRIP_FRAMES, STRIP_WIDTH = 6, 160  # samples over training: how many, and CSS p
 
 
 class Run(NamedTuple):
-    """What a run directory says in words and numbers; its pictures are read where they are shown."""
+    """The content of a run's folder but for its pictures, which are read where they are shown."""
 
     folder: Path
     name: str
@@ -202,7 +202,7 @@ def _figure(picture: Picture, alt: str, caption: str = "", room: int = 520, dens
 
 
 def _evaluation(folder: Path) -> str:
-    """What `jimgen evaluate` found: figures beside those of real images and of Gaussians, pictures, a row a class."""
+    """Results of `jimgen evaluate`: metrics beside those of real images and of Gaussians, pictures, a row per class."""
     found = read_evaluation(folder / RESULTS)
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""What must be as it was where a run resumes, and what to know of the rest."""
+"""What must not change when a run resumes, and warnings about what did."""
 
 import dataclasses
 import json
@@ -12,10 +12,11 @@ from jimgen.runs.folder import Saved, saved_steps, with_contained_runs
 
 
 def require_same_config(config: RunConfig, saved: Saved | None, experiment: str, folder: Path) -> None:
-    """Lets an existing run go on only as what it was, unless the user says otherwise.
+    """Refuses to resume a run with another config, unless the user asks for it.
 
     Raises:
-      UserError: it is a run of another experiment, has trained for more steps, or another config computes other things.
+        UserError: a run of another experiment, one that has trained for more steps, or a config that computes something
+            else.
     """
     if saved is None or config.override or config.dry_run:
         return
@@ -55,7 +56,7 @@ def with_own_copies(config: RunConfig, saved: Saved, folder: Path) -> RunConfig:
 
 
 def schedule_notes(config: RunConfig, saved: Saved | None, folder: Path) -> list[str]:
-    """Warnings of a learning rate that jumps where a run resumes, or ends before the run."""
+    """Warnings about a learning rate that jumps when the run resumes, or reaches 0 before the last step."""
     if not isinstance(config, ScheduledConfig):
         return []
     then = saved.config if saved else {}

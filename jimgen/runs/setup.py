@@ -42,7 +42,7 @@ def build_method(config: RunConfig, build: Build, spec: DataSpec) -> Built:
     """Calls an experiment's `build` and tries its method on shapes alone, so that what does not fit is told at once.
 
     Raises:
-      UserError: the nets cannot take images of this shape, or the config contradicts itself.
+        UserError: the nets cannot take images of this shape, or the config contradicts itself.
     """
     try:
         made = build(config, spec)
@@ -90,7 +90,7 @@ def compiled_step(method: Method, config: RunConfig) -> CompiledStep:
     """The train step of a run, for the devices that its config asks for.
 
     Raises:
-      UserError: fewer devices than asked for, or a batch that they cannot share evenly.
+        UserError: fewer devices than asked for, or a batch that they cannot share evenly.
     """
     devices = jax.devices()
     if config.devices > len(devices):

@@ -1,4 +1,4 @@
-"""The Python files of an experiment: which ones it consists of, and how a run's copy of them is loaded."""
+"""The Python files of an experiment: finding them, copying them into a run's folder, and loading the copy."""
 
 import ast
 import contextlib
@@ -58,7 +58,7 @@ def load_experiment(folder: Path) -> ModuleType:
     """Runs a run's copy of its experiment, with the modules that belong to it.
 
     Raises:
-      UserError: it imports what is not there, or cannot be run.
+        UserError: it imports what is not there, or cannot be run.
     """
     path = folder / EXPERIMENT
     spec = importlib.util.spec_from_file_location("jimgen_run_experiment", path)

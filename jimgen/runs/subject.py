@@ -1,4 +1,4 @@
-"""A run as what is drawn from, evaluated and compared."""
+"""A run as the subject of sampling, evaluation and comparison."""
 
 import json
 from collections.abc import Sequence
@@ -29,14 +29,15 @@ def draw_images(run: Run, num: int, seed: int, classes: Classes = "balanced", la
     """`num` images from a run, the same ones for the same seed; without labels where the run knows none.
 
     Args:
-      run: of `load_run`.
-      num: at least 1; a larger set begins with the smaller one.
-      seed: 0 to 2^63 - 1, of the latents.
-      classes: in turn, or as often as in the training images. Without meaning where the run knows no labels.
-      label: one class for all.
+        run: of `load_run`.
+        num: at least 1; a larger set begins with the smaller one.
+        seed: 0 to 2^63 - 1, of the latents.
+        classes: "balanced": the classes in turn; "frequency": as often as in the training images. Ignored by runs
+            without labels.
+        label: one class for all.
 
     Raises:
-      UserError: a label that the run does not know; or its data are needed for class frequencies and are not there.
+        UserError: a label that the run does not know; or its data are needed for class frequencies and are not there.
     """
     if label is not None:
         require_label(run, label)
@@ -72,7 +73,7 @@ def load_data(
     """The data that a run was trained on, as it saw them, or with other choices in place of its own, one by one.
 
     Raises:
-      UserError: see `data.load`.
+        UserError: see `data.load`.
     """
     return data.load(
         config.data if name is None else name,
@@ -107,7 +108,7 @@ def subject_of(
     Of a file or folder the first `num` images are taken.
 
     Raises:
-      UserError: nothing of the kind there, or fewer images than asked for.
+        UserError: nothing of the kind there, or fewer images than asked for.
     """
     if (path / CONFIG).exists():
         run = load_run(path, best, changes)
@@ -124,7 +125,7 @@ def subject_of(
 
 
 def _test_metrics(folder: Path, step: int) -> dict[str, float]:
-    """What training measured on the test split at this step."""
+    """The metrics of the test split that training logged at this step."""
     rows = read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
     found = [row for row in rows if row["step"] == step]
     return {name: value for row in found for name, value in row.items() if name.startswith("test/")}
@@ -134,7 +135,7 @@ def compare_runs(runs: Sequence[Path]) -> tuple[list[Group], dict[str, dict[str,
     """`evaluation.compare.compare` of evaluated runs, or of folders of evaluations.
 
     Raises:
-      UserError: one has no evaluation, or a damaged one; or see `compare`.
+        UserError: one has no evaluation, or a damaged one; or see `compare`.
     """
     evaluations = {run: evaluation_of(run) for run in runs}
     return compare({run: identity(run, found) for run, found in evaluations.items()}, evaluations)
@@ -144,7 +145,7 @@ def evaluation_of(run: Path) -> dict[str, Any]:
     """The content of a run's evaluation.json, or of that in the folder of an evaluation.
 
     Raises:
-      UserError: there is none, or it is damaged.
+        UserError: there is none, or it is damaged.
     """
     for path in (run / EVALUATION / RESULTS, run / RESULTS):
         if found := read_evaluation(path):
@@ -153,12 +154,13 @@ def evaluation_of(run: Path) -> dict[str, Any]:
 
 
 def identity(run: Path, evaluation: dict[str, Any]) -> str:
-    """What a run is and how it was drawn from, seed aside; a set of images is itself.
+    """What tells a run apart from others, and how images were drawn from it, but for the seeds.
 
-    Fields that say how a run is carried out, not what it computes, tell no runs apart. Its data count by their content.
+    Fields that say how a run is carried out do not count. Data count by their content. A set of images that is no run
+    is identified by its path.
 
     Raises:
-      UserError: its config.json is damaged.
+        UserError: its config.json is damaged.
     """
     saved = read_saved(run)
     if saved is None:

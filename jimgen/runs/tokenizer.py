@@ -17,7 +17,7 @@ def load_tokenizer(folder: str | Path, spec: DataSpec) -> tuple[Tokenizer, dict[
     """The functions of a tokenizer run and its nets' variables, for images like those of `spec`.
 
     Raises:
-      UserError: no folder given, no run there, a run of something else, or one for images of another shape.
+        UserError: no folder given, no run there, a run of something else, or one for images of another shape.
     """
     how = TRAIN_IT.format(data=spec.name)
     if not str(folder):
