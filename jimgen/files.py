@@ -49,7 +49,7 @@ def expanded(path: Path | str) -> Path:
     """A path with the home folder in place of `~` or `~user` at its start.
 
     Raises:
-      UserError: there is no such user.
+        UserError: there is no such user.
     """
     try:
         return Path(path).expanduser()
@@ -61,7 +61,7 @@ def status(path: Path | str) -> os.stat_result | None:
     """What the system knows of a path, links followed; None where there is nothing.
 
     Raises:
-      UserError: it cannot be told: a folder above may not be read, the name is too long, ...
+        UserError: it cannot be told: a folder above may not be read, the name is too long, ...
     """
     try:
         with read_errors(path):
@@ -94,7 +94,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file beside its place and moves it there; makes the folder. A kill or a full disk leaves the old file.
 
     Raises:
-      UserError: the disk is full or refuses.
+        UserError: the disk is full or refuses.
     """
     path = Path(path)
     content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
@@ -112,7 +112,7 @@ def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = False) 
     """`write_atomically` of named arrays; strings become arrays of no dimension.
 
     Raises:
-      UserError: the disk is full or refuses.
+        UserError: the disk is full or refuses.
     """
     content = io.BytesIO()
     (np.savez_compressed if compress else np.savez)(content, **arrays)
@@ -123,11 +123,11 @@ def read_json(path: Path, fix: str) -> dict[str, Any] | None:
     """The object in a JSON file, None where there is no such file.
 
     Args:
-      path: of the file.
-      fix: what to do about a damaged file, as the end of a message: "run `jimgen evaluate` again".
+        path: of the file.
+        fix: what to do about a damaged file, as the end of a message: "run `jimgen evaluate` again".
 
     Raises:
-      UserError: it cannot be read, is not JSON or something else than an object.
+        UserError: it cannot be read, is not JSON or something else than an object.
     """
     with read_errors(path):
         try:

@@ -22,8 +22,8 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """Opens a zip archive whose members can all be read.
 
     Raises:
-      UserError: not a zip archive, a damaged one (also where its directory lists fewer members than it says), or
-        members that are encrypted or compressed in a foreign way.
+        UserError: not a zip archive, a damaged one (also where its directory lists fewer members than it says), or
+            members that are encrypted or compressed in a foreign way.
     """
     with read_errors(path):
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
@@ -78,8 +78,8 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     """A small member, whole.
 
     Raises:
-      ValueError: it is too large for a picture.
-      Exception: whatever a damaged archive raises.
+        ValueError: it is too large for a picture.
+        Exception: whatever a damaged archive raises.
     """
     if info.file_size > _LARGEST_PICTURE:
         raise ValueError(f"{info.file_size} bytes are too many for a picture")
@@ -90,7 +90,7 @@ def array_names(path: Path) -> tuple[str, ...]:
     """The arrays of an .npz file: its members that end in .npy, without that ending.
 
     Raises:
-      UserError: as `open_zip`.
+        UserError: as `open_zip`.
     """
     with open_zip(path) as archive:
         check_names(archive, archive.infolist(), path)
@@ -101,7 +101,7 @@ def holds_arrays(path: Path) -> bool:
     """Whether a file is an .npz by its name, or a .zip with arrays in it.
 
     Raises:
-      UserError: as `open_zip`.
+        UserError: as `open_zip`.
     """
     return path.suffix == ".npz" or path.suffix.lower() == ".zip" and path.is_file() and _has_arrays(path)
 
@@ -117,7 +117,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
     An array's header is believed only where the member is as long as it says, and no longer than the machine's memory.
 
     Raises:
-      UserError: as `open_zip`; an array that is damaged, too large for memory, or of Python objects.
+        UserError: as `open_zip`; an array that is damaged, too large for memory, or of Python objects.
     """
     found = {}
     with open_zip(path) as archive:

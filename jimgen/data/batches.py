@@ -35,7 +35,7 @@ def local_places(sharding: Sharding, batch_size: int, devices: Iterable[Any] | N
     """The places in the global batch that `devices` hold, ascending: int64. By default this process's devices.
 
     Raises:
-      UserError: `batch_size` is below 1, or the devices cannot share it evenly.
+        UserError: `batch_size` is below 1, or the devices cannot share it evenly.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: give 1 or more")
@@ -56,16 +56,16 @@ def batches(
     """Training batches without end, from `start_step` on, in the order of `rows_at`.
 
     Args:
-      split: Arrays are put on the devices whole, once, and each batch is gathered there: per step only the row numbers
-        travel. A Stream is decoded ahead in threads, by each process for its own devices.
-      batch_size: of the global batch, over all processes.
-      sharding: how the leading axis is laid out; None is JAX's default device.
+        split: Arrays are put on the devices whole, once, and each batch is gathered there: per step only the row
+            numbers travel. A Stream is decoded ahead in threads, by each process for its own devices.
+        batch_size: of the global batch, over all processes.
+        sharding: how the leading axis is laid out; None is JAX's default device.
 
     Yields:
-      {"image": uint8 [b, h, w, c], "label": int32 [b], "index": int32 [b], the place in the global batch}.
+        {"image": uint8 [b, h, w, c], "label": int32 [b], "index": int32 [b], the place in the global batch}.
 
     Raises:
-      UserError: `batch_size` is below 1, or the devices cannot share it evenly.
+        UserError: `batch_size` is below 1, or the devices cannot share it evenly.
     """
     sharding = sharding or _default_sharding()
     places = local_places(sharding, batch_size)
@@ -81,14 +81,15 @@ def eval_batches(
 ) -> Iterator[dict[str, jax.Array]]:
     """A whole split once, in its own order. The last batch is filled up with row 0.
 
-    Args: as `batches`.
+    Args:
+        as `batches`.
 
     Yields:
-      {"image": uint8 [b, h, w, c], "label": int32 [b], "index": int32 [b], the row in the split, "valid": bool [b],
-      False where a row only fills up}.
+        {"image": uint8 [b, h, w, c], "label": int32 [b], "index": int32 [b], the row in the split, "valid": bool [b],
+        False where a row only fills up}.
 
     Raises:
-      UserError: as `batches`.
+        UserError: as `batches`.
     """
     sharding = sharding or _default_sharding()
     places = local_places(sharding, batch_size)

@@ -144,7 +144,7 @@ def cache_dir() -> Path:
     """Where decoded sets are kept: JIMGEN_CACHE, else ~/.cache/jimgen. Made if it is missing.
 
     Raises:
-      UserError: it cannot be made.
+        UserError: it cannot be made.
     """
     path = expanded(os.environ.get("JIMGEN_CACHE") or "~/.cache/jimgen")
     try:
@@ -158,7 +158,7 @@ def read_all(stream: Stream, shape: tuple[int, int, int]) -> tuple[Arrays, dict[
     """Decodes a whole stream of pictures of one shape, in threads.
 
     Returns:
-      All rows, where unreadable ones hold nothing of meaning; and the faults of these by their number.
+        All rows, where unreadable ones hold nothing of meaning; and the faults of these by their number.
     """
     images = np.empty((len(stream), *shape), np.uint8)
     labels = np.empty(len(stream), np.int32)

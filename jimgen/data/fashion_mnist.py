@@ -51,7 +51,7 @@ def open_fashion_mnist(*, data_dir: str | None, download: bool) -> Source:
     """Fashion-MNIST as Arrays: from the cache, else decoded and cached.
 
     Raises:
-      UserError: it is nowhere to be found and `download` is false; a checksum is wrong; the cache cannot be written.
+        UserError: it is nowhere to be found and `download` is false; a checksum is wrong; the cache cannot be written.
     """
     path = cache_dir() / "fashion_mnist.npz"
     splits = _read_cache(path)

@@ -55,12 +55,12 @@ def open_folder(path: str, *, bits: int | None = None) -> Source:
     further on.
 
     Args:
-      path: of a folder, or of a zip archive.
-      bits: see `images.decode`.
+        path: of a folder, or of a zip archive.
+        bits: see `images.decode`.
 
     Raises:
-      UserError: no such folder, one that may not be read, no pictures, pictures beside class folders, splits without
-        train, a test split without labels where train has them, a test class that train lacks, no readable header.
+        UserError: no such folder, one that may not be read, no pictures, pictures beside class folders, splits without
+            train, a test split without labels where train has them, a test class that train lacks, no readable header.
     """
     where, root = f"folder:{shown(path)}", _root(path)
     members = members_of(root)
@@ -110,7 +110,7 @@ def members_of(root: Path) -> list[Member]:
     """`list_members`; those of an archive without one folder around all of them.
 
     Raises:
-      UserError: as `list_members`.
+        UserError: as `list_members`.
     """
     members = list_members(root)
     return members if root.is_dir() else _without_wrapper(members)
@@ -120,7 +120,7 @@ def pictures_of(members: Sequence[Member], where: str) -> list[Member]:
     """The members that are pictures by their names, those that are not read here included.
 
     Raises:
-      UserError: there are none.
+        UserError: there are none.
     """
     found = [member for member in members if _suffix(member) in pictures.picture_suffixes() | pictures.FOREIGN_SUFFIXES]
     if not found:
@@ -148,7 +148,7 @@ def layout_of(files: list[Member], where: str) -> Layout:
     """Train and test by the names of the folders at the top: see `open_folder`.
 
     Raises:
-      UserError: splits without train, two of one kind, a test split without labels where train has them.
+        UserError: splits without train, two of one kind, a test split without labels where train has them.
     """
     tops = class_order(top for file in files if (top := class_of(file.name)))
     within: dict[str, list[Member]] = {top: [] for top in tops}
@@ -227,7 +227,7 @@ def labels_of(layout: Layout, members: Sequence[Member], where: str) -> Labels:
     """Labels by LABEL_FILE, else by folders.
 
     Raises:
-      UserError: pictures beside class folders, a test class that train lacks; see `_told_labels`.
+        UserError: pictures beside class folders, a test class that train lacks; see `_told_labels`.
     """
     files = [*layout.train, *(layout.test or ())]
     told = next((told for member in members if member.name == LABEL_FILE and (told := _label_file(member))), None)
@@ -303,7 +303,7 @@ def read_picture(file: Member, *, bits: int | None = None) -> np.ndarray:
     """`images.decode` of a file.
 
     Raises:
-      UnreadableImage: also for a kind of picture that is not read here.
+        UnreadableImage: also for a kind of picture that is not read here.
     """
     _require_known(file)
     return pictures.decode(file.content, name=file.where, bits=bits)

@@ -70,8 +70,8 @@ def read_shape(file: Path | BinaryIO | Callable[[], BinaryIO], *, name: str | No
     """(height, width, channels) that `decode` will give, from the file's header alone.
 
     Raises:
-      UnreadableImage: not a picture.
-      UserError: as `decode`.
+        UnreadableImage: not a picture.
+        UserError: as `decode`.
     """
     with _opened(file, name) as image:
         width, height = image.size
@@ -97,16 +97,16 @@ def decode(
     frame.
 
     Args:
-      file: a path, an open file, or what opens one: what that raises counts as a fault of the file too.
-      name: of the picture in messages; by default the path.
-      background: level under transparent pixels, in [0, 255].
-      bits: of a file with 16 bits a pixel, how many are used, 8 to 16: levels reach 2**bits - 1 (cameras and scanners
-        write 10, 12 or 14). None takes what the header says, else 16.
+        file: a path, an open file, or what opens one: what that raises counts as a fault of the file too.
+        name: of the picture in messages; by default the path.
+        background: level under transparent pixels, in [0, 255].
+        bits: of a file with 16 bits a pixel, how many are used, 8 to 16: levels reach 2**bits - 1 (cameras and scanners
+            write 10, 12 or 14). None takes what the header says, else 16.
 
     Raises:
-      UnreadableImage: not a picture, cut off, larger than Pillow's limit (about 90 million pixels), or values outside
-        those ranges. The message opens with the name.
-      UserError: the file may not be read, or memory is short: nothing that the file's content is to blame for.
+        UnreadableImage: not a picture, cut off, larger than Pillow's limit (about 90 million pixels), or values outside
+            those ranges. The message opens with the name.
+        UserError: the file may not be read, or memory is short: nothing that the file's content is to blame for.
     """
     with _opened(file, name) as image:
         if image.format == "PNG":
@@ -123,7 +123,7 @@ def fit_images(
     """Fits uint8 [..., h, w, 1 or 3] to uint8 [..., size, size, channels]; size None keeps h and w.
 
     Raises:
-      UserError: see `resize` and `pad`.
+        UserError: see `resize` and `pad`.
     """
     if channels == 1 and images.shape[-1] == 3:
         images = np.rint(images @ LUMA).astype(np.uint8)[..., None]
@@ -152,7 +152,7 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
     rounded to the nearest: what clean-fid does. Pillow on 8-bit pictures rounds between its two passes.
 
     Raises:
-      UserError: a picture would be enlarged more than 8 times.
+        UserError: a picture would be enlarged more than 8 times.
     """
     height, width = images.shape[-3:-1]
     if reason := misfit(height, width, size, "resize"):
@@ -167,7 +167,7 @@ def pad(images: np.ndarray, size: int, background: int = 0) -> np.ndarray:
     """Centres uint8 [..., h, w, c] on uint8 [..., size, size, c] of `background`; an odd pixel goes below and right.
 
     Raises:
-      UserError: a picture is larger than `size`.
+        UserError: a picture is larger than `size`.
     """
     height, width = images.shape[-3:-1]
     if reason := misfit(height, width, size, "pad"):

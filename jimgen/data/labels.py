@@ -17,7 +17,7 @@ def class_names(labels: np.ndarray, where: str) -> tuple[str, ...]:
     """The names of the classes that labels [n] count: "0", "1", ... up to the largest.
 
     Raises:
-      UserError: some class up to the largest has no label at all; a label below 0.
+        UserError: some class up to the largest has no label at all; a label below 0.
     """
     counts = np.unique(labels)
     if counts[0] < 0:
@@ -36,7 +36,7 @@ def checked(labels: np.ndarray, where: str, num_classes: int) -> np.ndarray:
     """Labels [n] as int32.
 
     Raises:
-      UserError: one is not in [0, num_classes).
+        UserError: one is not in [0, num_classes).
     """
     outside = (labels < 0) | (labels >= num_classes)
     if outside.any():

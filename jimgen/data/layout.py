@@ -59,7 +59,7 @@ def require_one_kind(names: Sequence[str], where: str) -> None:
     """Refuses pictures beside folders of pictures: it is not known whether the folders are classes.
 
     Raises:
-      UserError: some names have a class, some have none.
+        UserError: some names have a class, some have none.
     """
     loose = next((name for name in names if class_of(name) is None), None)
     folder = next((name for name in names if class_of(name) is not None), None)

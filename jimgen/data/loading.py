@@ -55,26 +55,26 @@ def load(
     """Finds a data set by name. The network is never used unless `download` is true.
 
     Args:
-      name: `digits` (scikit-learn, 8x8 grey), `fashion_mnist` (28x28 grey), `tfds:NAME` (a prepared TFDS set of
-        images), `folder:PATH` (pictures, a subfolder per class; PATH may be a .zip), `npz:PATH` (arrays, MedMNIST's
-        field names).
-      size: height and width of every picture; None keeps the stored size, which must then be the same for all.
-      fit: "resize" stretches to size x size by bicubic interpolation; "pad" centres the picture, unscaled, on black.
-      channels: 1 converts to luma, 3 repeats grey; None keeps 1 if every picture is grey, else 3.
-      bits: of folders: how many bits a grey picture of 16 uses, 8 to 16; None as its header says, else 16. Pictures of
-        12 bits in 16 are nearly black without.
-      strict: an unreadable picture is an error, instead of being left out and listed in `skipped`.
-      data_dir: where TFDS keeps its prepared sets. Default: TFDS_DATA_DIR, else ~/tensorflow_datasets.
-      download: let TFDS download and prepare a set that is missing.
-      resident_bytes: train and test are `Arrays` if both together take at most this many bytes once fitted, else each
-        is a `Stream`. Sources that are arrays already (digits, fashion_mnist, npz) stay so at any size.
+        name: `digits` (scikit-learn, 8x8 grey), `fashion_mnist` (28x28 grey), `tfds:NAME` (a prepared TFDS set of
+            images), `folder:PATH` (pictures, a subfolder per class; PATH may be a .zip), `npz:PATH` (arrays, MedMNIST's
+            field names).
+        size: height and width of every picture; None keeps the stored size, which must then be the same for all.
+        fit: "resize" stretches to size x size by bicubic interpolation; "pad" centres the picture, unscaled, on black.
+        channels: 1 converts to luma, 3 repeats grey; None keeps 1 if every picture is grey, else 3.
+        bits: of folders: how many bits a grey picture of 16 uses, 8 to 16; None as its header says, else 16. Pictures
+            of 12 bits in 16 are nearly black without.
+        strict: an unreadable picture is an error, instead of being left out and listed in `skipped`.
+        data_dir: where TFDS keeps its prepared sets. Default: TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        download: let TFDS download and prepare a set that is missing.
+        resident_bytes: train and test are `Arrays` if both together take at most this many bytes once fitted, else each
+            is a `Stream`. Sources that are arrays already (digits, fashion_mnist, npz) stay so at any size.
 
     Returns:
-      A Dataset: images uint8 [n, h, w, c] in [0, 255], labels int32 in [0, num_classes). A set without labels has one
-      class, and labels 0.
+        A Dataset: images uint8 [n, h, w, c] in [0, 255], labels int32 in [0, num_classes). A set without labels has one
+        class, and labels 0.
 
     Raises:
-      UserError: an unknown name, a set that is missing or malformed, pictures that do not fit `size`.
+        UserError: an unknown name, a set that is missing or malformed, pictures that do not fit `size`.
     """
     if size is not None and size < 1:
         raise UserError(f"size is {size}: give the height and width in pixels, for example 64")

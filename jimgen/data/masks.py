@@ -23,7 +23,7 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     colours; what is transparent is missing.
 
     Raises:
-      UserError: not a picture, values outside those ranges, or a mask that marks all pixels as known, or none.
+        UserError: not a picture, values outside those ranges, or a mask that marks all pixels as known, or none.
     """
     levels = _levels(path)
     lowest, highest = levels.min(), levels.max()
@@ -44,7 +44,7 @@ def fit_mask(known: NDArray[np.bool_], *, size: int | None, fit: Literal["resize
     A pixel is known if all that it was made of is. What `pad` adds around the picture is known.
 
     Raises:
-      UserError: no known or no missing pixel is left; or see `fit_images`.
+        UserError: no known or no missing pixel is left; or see `fit_images`.
     """
     missing = fit_images((~known)[..., None] * np.uint8(255), size=size, fit=fit, channels=1)[..., 0]
     fitted = missing == 0

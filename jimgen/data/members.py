@@ -32,7 +32,7 @@ def list_members(path: Path) -> list[Member]:
     Links are followed, except those to a folder that they lie in. Nothing is unpacked.
 
     Raises:
-      UserError: a folder that may not be read, a damaged or encrypted archive.
+        UserError: a folder that may not be read, a damaged or encrypted archive.
     """
     found = _in_folder(path) if path.is_dir() else _in_zip(path)
     return sorted(found, key=lambda member: member.name)
@@ -68,8 +68,8 @@ def _exists(entry: os.DirEntry) -> bool:
     """Whether an entry is more than a link to nothing.
 
     Raises:
-      OSError: what a link leads to may not be read.
-      UserError: a link to nothing that may have been a folder: a class must not vanish.
+        OSError: what a link leads to may not be read.
+        UserError: a link to nothing that may have been a folder: a class must not vanish.
     """
     if not entry.is_symlink():
         return True

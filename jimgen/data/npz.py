@@ -37,8 +37,8 @@ def open_npz(path: str) -> Source:
     never are.
 
     Raises:
-      UserError: no such file, not an .npz, a field missing or of a wrong dtype or shape, a label out of range, a class
-        without a training image.
+        UserError: no such file, not an .npz, a field missing or of a wrong dtype or shape, a label out of range, a
+            class without a training image.
     """
     fields = _read_fields(path)
     held_out = next((split for split in ("test", "val") if f"{split}_images" in fields), None)
@@ -135,7 +135,7 @@ def checked_images(stored: np.ndarray, where: str) -> np.ndarray:
     """Images uint8 [n, h, w] or [n, h, w, 1 or 3] as [n, h, w, c].
 
     Raises:
-      UserError: another dtype or shape, or no images.
+        UserError: another dtype or shape, or no images.
     """
     if stored.dtype != np.uint8:
         raise UserError(f"{where} is {stored.dtype}, expected uint8: scale it to 0..255 and round")

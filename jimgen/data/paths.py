@@ -14,7 +14,7 @@ def find(path: str) -> Path | None:
     """The file or folder of a data set's name, `~` expanded; None where there is nothing.
 
     Raises:
-      UserError: it cannot be told; see `status` and `expanded`.
+        UserError: it cannot be told; see `status` and `expanded`.
     """
     found = expanded(path)
     return None if status(found) is None else found

@@ -20,7 +20,7 @@ def open_tfds(name: str, *, data_dir: str | None, download: bool) -> Source:
     prepares). Without a ClassLabel feature the set is unlabelled.
 
     Raises:
-      UserError: no such set; not prepared, and `download` is false; prepared without random access; no images.
+        UserError: no such set; not prepared, and `download` is false; prepared without random access; no images.
     """
     if ":" in name and not name.rpartition(":")[2][:1].isdigit():  # looking one up would use the network
         raise UserError(f"tfds:{name}: sets of other namespaces are not supported; what follows a colon is a version")
@@ -50,7 +50,7 @@ def prepare(builder: Any, config: Any) -> None:
     """Prepares a TFDS builder as ArrayRecord files, which can be read row by row.
 
     Raises:
-      UserError: the download fails, or the set's own code needs TensorFlow.
+        UserError: the download fails, or the set's own code needs TensorFlow.
     """
     try:
         builder.download_and_prepare(download_config=config, file_format="array_record")
@@ -67,7 +67,7 @@ def source_of(builder: Any) -> Source:
     """The streams of a prepared TFDS builder.
 
     Raises:
-      UserError: prepared in a format without random access, no train split, no image feature.
+        UserError: prepared in a format without random access, no train split, no image feature.
     """
     import tensorflow_datasets as tfds
 

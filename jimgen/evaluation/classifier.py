@@ -46,21 +46,21 @@ def train_classifier(
     """Trains `Classifier` by cross-entropy -log p(label|image), with AdamW and a learning rate that falls to zero.
 
     Args:
-      images: uint8 [n, h, w, c]; h and w multiples of 8.
-      labels: int [n] in [0, num_classes).
-      num_classes: of the logits.
-      steps: updates.
-      seed: of the initial weights and of the order of the images. The same seed gives the same weights.
-      batch_size: images a step.
+        images: uint8 [n, h, w, c]; h and w multiples of 8.
+        labels: int [n] in [0, num_classes).
+        num_classes: of the logits.
+        steps: updates.
+        seed: of the initial weights and of the order of the images. The same seed gives the same weights.
+        batch_size: images a step.
 
     Returns:
-      The variables that `Classifier.apply` takes: params and batch_stats, numpy float32.
+        The variables that `Classifier.apply` takes: params and batch_stats, numpy float32.
 
     Raises:
-      UserError: arrays that do not fit each other, or a size that the strides do not divide.
+        UserError: arrays that do not fit each other, or a size that the strides do not divide.
 
-    References: Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv 1711.05101.
-    """
+    References:
+        Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv:1711.05101. """
     _check_images(images)
     labels = _checked_labels(labels, len(images), num_classes)
     if steps < 1:
@@ -96,7 +96,7 @@ def predict(
     """Logits float32 [n, num_classes] and features float32 [n, 128] of images uint8 [n, h, w, c], in batches.
 
     Raises:
-      UserError: images of another kind, or of a size that the strides do not divide.
+        UserError: images of another kind, or of a size that the strides do not divide.
     """
     _check_images(images)
     net = Classifier(variables["params"]["logits"]["bias"].shape[0])
@@ -148,21 +148,21 @@ def classification_accuracy_score(
     the same classifier trained on as many real images; a value depends on net, steps and the number of samples.
 
     Args:
-      sample_images, sample_labels: generated, uint8 [n, h, w, c] and int [n], the labels that they were drawn for.
-      test_images, test_labels: real, uint8 [m, h, w, c] and int [m].
-      num_classes: labels lie in [0, num_classes).
-      steps, seed: as in `train_classifier`.
+        sample_images, sample_labels: generated, uint8 [n, h, w, c] and int [n], the labels that they were drawn for.
+        test_images, test_labels: real, uint8 [m, h, w, c] and int [m].
+        num_classes: labels lie in [0, num_classes).
+        steps, seed: as in `train_classifier`.
 
     Returns:
-      accuracy: float in [0, 1]. per_class: list of num_classes floats, the accuracy over the test images of each class;
-      None where there are none. num_samples, num_test, steps, seed.
+        accuracy: float in [0, 1]. per_class: list of num_classes floats, the accuracy over the test images of each
+        class; None where there are none. num_samples, num_test, steps, seed.
 
     Raises:
-      UserError: as `train_classifier`; or samples and test images of different shapes.
+        UserError: as `train_classifier`; or samples and test images of different shapes.
 
-    References: Ravuri and Vinyals, Classification Accuracy Score for Conditional Generative Models, arXiv 1905.10887,
-    section 3. They train a ResNet-50; this is `Classifier`.
-    """
+    References:
+        Ravuri and Vinyals, Classification Accuracy Score for Conditional Generative Models, arXiv:1905.10887, section
+        3. They train a ResNet-50; this is `Classifier`. """
     _check_images(test_images)
     test_labels = _checked_labels(test_labels, len(test_images), num_classes)
     if sample_images.shape[1:] != test_images.shape[1:]:
@@ -194,7 +194,7 @@ def load_weights(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
     """What `save_weights` wrote: variables in float32, meta, and the sha256 of the file in hex.
 
     Raises:
-      UserError: no such file, or not one that `save_weights` wrote.
+        UserError: no such file, or not one that `save_weights` wrote.
     """
     variables: dict[str, Any] = {}
     try:
@@ -263,7 +263,7 @@ def main(args: Args) -> None:
     """Trains, rounds the weights to float16, measures them on the test split and writes them.
 
     Raises:
-      UserError: as `jimgen.data.load` and `train_classifier`.
+        UserError: as `jimgen.data.load` and `train_classifier`.
     """
     keep_freed_memory()
     spec, train, test, *_ = load(args.data, size=args.size, fit=args.fit)

@@ -31,7 +31,7 @@ def confidence_interval(values: Sequence[float]) -> Interval:
     """mean +- t_{.975, n-1} s / sqrt(n), Student's interval for the mean of independent normal values.
 
     Raises:
-      ValueError: no values.
+        ValueError: no values.
     """
     if not values:
         raise ValueError("a confidence interval takes at least one value")
@@ -49,14 +49,14 @@ def compare(
     """Groups runs by what they are, seed aside, and averages their metrics.
 
     Args:
-      identities: by run: what tells it from others, but for its seed.
-      evaluations: by run: the content of its evaluation.json.
+        identities: by run: what tells it from others, but for its seed.
+        evaluations: by run: the content of its evaluation.json.
 
     Returns:
-      The groups in the order given, and what the metrics stand beside: {name: {"real": ..., "gaussian": ...}}.
+        The groups in the order given, and what the metrics stand beside: {name: {"real": ..., "gaussian": ...}}.
 
     Raises:
-      UserError: no runs, or evaluations of different data, counts or extractors.
+        UserError: no runs, or evaluations of different data, counts or extractors.
     """
     if not evaluations:
         raise UserError("give the folder of at least one run; `jimgen runs` lists them")

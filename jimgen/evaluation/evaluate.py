@@ -57,20 +57,20 @@ def evaluate(
     """Measures, and writes evaluation.json, nearest.png and extremes.png into the subject's folder.
 
     Args:
-      subject: images and where the results go.
-      dataset: what they are compared with.
-      extractors: names; default those that suit the data.
-      metrics: names of evaluation.measure.NAMES.
-      references: files of `jimgen reference`, one for each extractor; default made from the data.
-      seed: of subsets, shuffles and classifiers.
+        subject: images and where the results go.
+        dataset: what they are compared with.
+        extractors: names; default those that suit the data.
+        metrics: names of evaluation.measure.NAMES.
+        references: files of `jimgen reference`, one for each extractor; default made from the data.
+        seed: of subsets, shuffles and classifiers.
 
     Returns:
-      The content of evaluation.json: subject, data, num, seed, extractors (identities), metrics ({name: {"value",
-      "real", "gaussian"}}, and "test/..." of a run's own test metrics), warnings (sentences), per_class (rows),
-      seconds.
+        The content of evaluation.json: subject, data, num, seed, extractors (identities), metrics ({name: {"value",
+        "real", "gaussian"}}, and "test/..." of a run's own test metrics), warnings (sentences), per_class (rows),
+        seconds.
 
     Raises:
-      UserError: see `evaluation.measure.measure`; references that do not match.
+        UserError: see `evaluation.measure.measure`; references that do not match.
     """
     began = time.perf_counter()
     check_metrics(metrics)

@@ -86,17 +86,17 @@ def load_extractor(name: str, *, inception_weights: Path | str | None = None) ->
     """Finds an extractor by name. Never uses the network.
 
     Args:
-      name: one of
-        `efficientnet_lite0`: 1280 features of natural images (ImageNet). `efficientnet_lite0@96` sets the resolution,
-          32 or more; 64 by default. Call its Frechet distance FD-EffLite0@64, never FID.
-        `fashion_mnist_classifier`, `digits_classifier`: 128 features of a small classifier of that set.
-        `inception`: the 2048 features of FID and the logits of the inception score, levels scaled by (x - 128) / 128
-          as in the original graph. `inception_pytorch_fid` scales by 2 x / 255 - 1. Both resize as clean-fid does.
-        `PATH.py:FUNCTION`: one's own, what FUNCTION() of that file returns.
-      inception_weights: pytorch-fid's or torch-fidelity's file; by default what JIMGEN_INCEPTION_WEIGHTS names.
+        name: one of
+          `efficientnet_lite0`: 1280 features of natural images (ImageNet). `efficientnet_lite0@96` sets the resolution,
+            32 or more; 64 by default. Call its Frechet distance FD-EffLite0@64, never FID.
+          `fashion_mnist_classifier`, `digits_classifier`: 128 features of a small classifier of that set.
+          `inception`: the 2048 features of FID and the logits of the inception score, levels scaled by (x - 128) / 128
+            as in the original graph. `inception_pytorch_fid` scales by 2 x / 255 - 1. Both resize as clean-fid does.
+          `PATH.py:FUNCTION`: one's own, what FUNCTION() of that file returns.
+        inception_weights: pytorch-fid's or torch-fidelity's file; by default what JIMGEN_INCEPTION_WEIGHTS names.
 
     Raises:
-      UserError: an unknown name; weights that are missing, damaged or another net's; a hook that fails.
+        UserError: an unknown name; weights that are missing, damaged or another net's; a hook that fails.
     """
     base, _, resolution = name.partition("@")
     if base == "efficientnet_lite0":
@@ -118,18 +118,18 @@ def extract(extractor: Extractor, images: np.ndarray, *, batch_size: int = 64) -
 
     Images of another size than the extractor's are brought to it. Fit "resize": by the bicubic filter that averages
     when it shrinks (Keys' kernel, a = -1/2), each channel in float32, clipped to [0, 255] and not rounded: Pillow's in
-    its mode "F", hence what clean-fid does (Parmar et al., arXiv 2104.11222). The aspect ratio is not kept. Fit "pad":
+    its mode "F", hence what clean-fid does (Parmar et al., arXiv:2104.11222). The aspect ratio is not kept. Fit "pad":
     centred on a background of level 0; images that are larger on a side are resized. Where the net wants colour, grey
     is repeated.
 
     Args:
-      extractor: from `load_extractor`.
-      images: uint8 [n, h, w, c], c = 1 or 3. Samples too: round them first, as a file would.
-      batch_size: images at a time, rounded up to a multiple of the devices, which share them. What comes out does not
-        depend on it (to 1e-5 of the largest value).
+        extractor: from `load_extractor`.
+        images: uint8 [n, h, w, c], c = 1 or 3. Samples too: round them first, as a file would.
+        batch_size: images at a time, rounded up to a multiple of the devices, which share them. What comes out does not
+            depend on it (to 1e-5 of the largest value).
 
     Raises:
-      UserError: images that are not such; colour for a grey extractor; outputs that are not finite.
+        UserError: images that are not such; colour for a grey extractor; outputs that are not finite.
     """
     check_images(images)
     if extractor.channels < images.shape[3]:
@@ -160,7 +160,7 @@ def check_images(images: np.ndarray) -> None:
     """Refuses what is not uint8 [n, h, w, 1 or 3].
 
     Raises:
-      UserError: names the dtype, range or shape that it found, and the fix.
+        UserError: names the dtype, range or shape that it found, and the fix.
     """
     shape = list(np.shape(images))
     if len(shape) != 4 or shape[3] not in (1, 3):
@@ -186,7 +186,7 @@ def efficientnet_weights() -> Path:
     """The file of EfficientNet-Lite0's weights in the package that holds it; nothing of the package is imported.
 
     Raises:
-      UserError: the package is not installed; the message holds the command.
+        UserError: the package is not installed; the message holds the command.
     """
     try:
         return Path(str(metadata.distribution(EFFICIENTNET_PACKAGE).locate_file(EFFICIENTNET_FILE)))
@@ -265,7 +265,7 @@ def _variables_for(net: nn.Module, tensors: Mapping[str, np.ndarray], epsilon: f
     """What net.apply takes, from a state dict with the net's own names.
 
     Raises:
-      UserError: a tensor that the net needs is missing, or has another shape.
+        UserError: a tensor that the net needs is missing, or has another shape.
     """
     try:
         params = folded_params(tensors, epsilon=epsilon)

@@ -98,17 +98,17 @@ def measure(
     called cas_pseudo_labels.
 
     Args:
-      images: uint8 [n, h, w, c], of the data's shape.
-      labels: int [n], or None.
-      dataset: real images, both splits.
-      extractors: at least one, unless `cas` is all that is asked for.
-      metrics: names of NAMES.
-      seed: of subsets, shuffles, cells and the classifier.
-      references: of the training split, one for each extractor in turn; default made from the data, and remembered.
-      cas_steps: updates of the classifier that CAS trains.
+        images: uint8 [n, h, w, c], of the data's shape.
+        labels: int [n], or None.
+        dataset: real images, both splits.
+        extractors: at least one, unless `cas` is all that is asked for.
+        metrics: names of NAMES.
+        seed: of subsets, shuffles, cells and the classifier.
+        references: of the training split, one for each extractor in turn; default made from the data, and remembered.
+        cas_steps: updates of the classifier that CAS trains.
 
     Raises:
-      UserError: images of another shape than the data's; too few of them; an unknown metric; features that are NaN.
+        UserError: images of another shape than the data's; too few of them; an unknown metric; features that are NaN.
     """
     check_metrics(metrics)
     if images.shape[1:] != dataset.spec.shape:
@@ -154,7 +154,7 @@ def compared_with(
     """The metrics of `count` real test images (or all there are) and of one Gaussian per class; they are remembered.
 
     Returns:
-      {"real": metrics, "gaussian": metrics}. CAS of "real" is that of `count` training images.
+        {"real": metrics, "gaussian": metrics}. CAS of "real" is that of `count` training images.
     """
     wanted = [FORMAT, dataset.spec.hash, [identity(e) for e in extractors], sorted(metrics), count, seed]
     path = cache_dir() / "baselines" / f"{_hash_of(wanted)}.json"

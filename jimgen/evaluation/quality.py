@@ -38,7 +38,7 @@ def measure_quality(
     """Draws `num` images, the classes in turn, and measures them against as many training images.
 
     Returns:
-      The deciding metric, and all that were measured, with "seconds": what measuring cost.
+        The deciding metric, and all that were measured, with "seconds": what measuring cost.
     """
     assert DECIDING[metric] in METRICS
     began = time.perf_counter()

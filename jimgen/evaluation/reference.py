@@ -45,7 +45,7 @@ def chosen_rows(total: int, count: int) -> np.ndarray:
     They are spread over the whole split, as its beginning may be one class alone.
 
     Raises:
-      UserError: fewer rows than asked for, or less than 2.
+        UserError: fewer rows than asked for, or less than 2.
     """
     if not 2 <= count <= total:
         raise UserError(f"{count} images asked for: the split has {total}, and 2 is the least")
@@ -58,7 +58,7 @@ def make_reference(
     """Reads `count` images of a split and extracts their features; without `keep_features` in little memory.
 
     Raises:
-      UserError: fewer images than asked for, or images that the extractor cannot take.
+        UserError: fewer images than asked for, or images that the extractor cannot take.
     """
     rows_of = dataset.train if split == "train" else dataset.test
     rows = chosen_rows(num_rows(rows_of), count)
@@ -100,7 +100,7 @@ def save_reference(path: Path, reference: Reference) -> None:
     """Writes an .npz: the source as JSON, mean, the upper half of the covariance in float64, and features if kept.
 
     Raises:
-      UserError: the file cannot be written.
+        UserError: the file cannot be written.
     """
     mean, covariance = reference.moments.mean, reference.moments.covariance
     arrays = {
@@ -115,7 +115,7 @@ def load_reference(path: Path) -> Reference:
     """Reads what `save_reference` wrote.
 
     Raises:
-      UserError: no such file, a damaged one, or one of another format.
+        UserError: no such file, a damaged one, or one of another format.
     """
     if not path.exists():
         raise UserError(f"there is no reference {path}: make it with `jimgen reference DATA --out {path}`")
@@ -161,7 +161,7 @@ def require_match(reference: Reference, wanted: Source) -> None:
     """Refuses a reference that stands for other images, another extractor, count or size.
 
     Raises:
-      UserError: names what differs, and why it matters.
+        UserError: names what differs, and why it matters.
     """
     found, asked = _flat(reference.source), _flat(wanted)
     if differing := [name for name in asked if found.get(name) != asked[name]]:

@@ -14,7 +14,7 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
     """The evaluation.json that `jimgen evaluate` wrote, None where there is none.
 
     Raises:
-      UserError: it is damaged, or something else.
+        UserError: it is damaged, or something else.
     """
     fix = "run `jimgen evaluate` again"
     found = read_json(path, fix)

@@ -84,11 +84,11 @@ def read_torch_weights(path: Path | str) -> tuple[dict[str, np.ndarray], str]:
     """The tensors of a state dict that torch.save wrote, and the identity of the file.
 
     Returns:
-      Arrays by name, in the file's order, in its dtypes; and the sha256 of the file, 64 hex digits.
+        Arrays by name, in the file's order, in its dtypes; and the sha256 of the file, 64 hex digits.
 
     Raises:
-      UserError: no such file; cut off or damaged; not a state dict of tensors; or it asks for anything else than
-        tensors, which might be an attack.
+        UserError: no such file; cut off or damaged; not a state dict of tensors; or it asks for anything else than
+            tensors, which might be an attack.
     """
     with read_errors(path):
         content = expanded(path).read_bytes()
@@ -110,19 +110,19 @@ def folded_params(tensors: Mapping[str, np.ndarray], *, epsilon: float) -> dict[
     beta - mean s, s = gamma / sqrt(var + epsilon), one number an output channel.
 
     Args:
-      tensors: a state dict in the order in which its modules were defined, hence each BatchNorm right after its
-        convolution: 4-d weights [out, in / groups, height, width], 2-d ones [out, in].
-      epsilon: of the BatchNorms.
+        tensors: a state dict in the order in which its modules were defined, hence each BatchNorm right after its
+            convolution: 4-d weights [out, in / groups, height, width], 2-d ones [out, in].
+        epsilon: of the BatchNorms.
 
     Returns:
-      By the name of the convolution or linear layer: kernel float32 [height, width, in / groups, out] or [in, out], and
-      bias float32 [out] where there is one.
+        By the name of the convolution or linear layer: kernel float32 [height, width, in / groups, out] or [in, out],
+        and bias float32 [out] where there is one.
 
     Raises:
-      UserError: a BatchNorm without a convolution of as many channels before it.
+        UserError: a BatchNorm without a convolution of as many channels before it.
 
-    References: Ioffe and Szegedy, Batch Normalization, arXiv 1502.03167, algorithm 2.
-    """
+    References:
+        Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167, algorithm 2. """
     params: dict[str, dict[str, np.ndarray]] = {}
     layer, scale = "", np.ones(())
     for name, value in tensors.items():
