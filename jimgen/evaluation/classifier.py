@@ -60,7 +60,7 @@ def train_classifier(
         UserError: arrays that do not fit each other, or a size that the strides do not divide.
 
     References:
-        Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv:1711.05101. """
+        Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv:1711.05101."""
     _check_images(images)
     labels = _checked_labels(labels, len(images), num_classes)
     if steps < 1:
@@ -162,7 +162,7 @@ def classification_accuracy_score(
 
     References:
         Ravuri and Vinyals, Classification Accuracy Score for Conditional Generative Models, arXiv:1905.10887, section
-        3. They train a ResNet-50; this is `Classifier`. """
+        3. They train a ResNet-50; this is `Classifier`."""
     _check_images(test_images)
     test_labels = _checked_labels(test_labels, len(test_images), num_classes)
     if sample_images.shape[1:] != test_images.shape[1:]:

@@ -122,7 +122,7 @@ def folded_params(tensors: Mapping[str, np.ndarray], *, epsilon: float) -> dict[
         UserError: a BatchNorm without a convolution of as many channels before it.
 
     References:
-        Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167, algorithm 2. """
+        Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167, algorithm 2."""
     params: dict[str, dict[str, np.ndarray]] = {}
     layer, scale = "", np.ones(())
     for name, value in tensors.items():
