@@ -108,7 +108,7 @@ def test_reads_what_pytorch_wrote(name, tmp_path):
     ],
 )
 def test_a_small_file_does_not_take_gigabytes(state, tmp_path):
-    with pytest.raises(UserError, match="more elements than its storage|remembered at place"):
+    with pytest.raises(UserError, match="more elements than its storage|stored at index"):
         read(tmp_path, legacy(state))
 
 
