@@ -104,7 +104,7 @@ def test_archives_that_cannot_be_read_say_why(tmp_path, kind):
     whole = path.read_bytes()
     for change, message in {
         "flags": "is encrypted",
-        "method": r"cannot read \(method 9\)",
+        "method": r"cannot read its compression \(method 9\)",
         "cut": "cannot be read as zip",
         "text": "cannot be read as zip",
     }.items():
