@@ -97,7 +97,7 @@ def test_the_digits_classifier_knows_its_digits():
     assert extractor.weights_hash == sha256
 
 
-def test_identity_is_what_figures_are_compared_by():
+def test_metrics_are_compared_by_identity():
     extractor = load_extractor("fashion_mnist_classifier")
     found = identity(extractor)
     assert json.loads(json.dumps(found)) == found

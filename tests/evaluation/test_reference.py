@@ -108,7 +108,7 @@ def test_files_that_are_no_references(digits, tmp_path):
     with pytest.raises(UserError, match="damaged"):
         load_reference(path)
     np.savez(path, images=np.zeros(3))
-    with pytest.raises(UserError, match="no reference"):
+    with pytest.raises(UserError, match="not a reference"):
         load_reference(path)
 
 
