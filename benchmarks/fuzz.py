@@ -1,10 +1,10 @@
-"""Reads damaged files of every kind that jimgen reads, and checks what comes of each.
+"""Reads damaged files of every kind that jimgen reads, and checks the results.
 
     python benchmarks/fuzz.py --minutes 10
 
-Each input ends in the right result or in a UserError. A finding is anything else: another exception, more than 10 s of
-work, more than 4 GiB of memory, a wrong result, a file that reading has changed. Inputs depend on --seed, kind and
-number alone; with each finding stands the command that tries it again. Exits with 1 if there are findings. Needs Linux.
+Each input must give the right result or a UserError. A finding is anything else: another exception, more than 10 s of
+work, more than 4 GiB of memory, a wrong result, a file that reading has changed. Inputs depend only on --seed, kind and
+number; each finding is printed with the command that repeats it. Exits with 1 if there are findings. Needs Linux.
 """
 
 import contextlib
@@ -37,34 +37,34 @@ from fuzz_trial import Trial, Wrong
 
 from jimgen.errors import UserError
 
-SECONDS = 10  # of processor time that one input may take
-PATIENCE = 60  # seconds that it may wait for other programs, locks or files
-MEMORY = 4 * 2**30  # that one input may take, in bytes beyond what the process holds already
-GRACE = 300  # seconds without a result after which a process is killed: a library does not answer to the alarm
-LONGEST_MESSAGE = 1000  # characters of a UserError that people still read
+SECONDS = 10  # largest processor time of one input
+PATIENCE = 60  # longest wait of one input for other programs, locks or files, in seconds
+MEMORY = 4 * 2**30  # largest memory of one input, in bytes beyond what the process already uses
+GRACE = 300  # seconds without a result after which a process is killed, as libraries can ignore the alarm
+LONGEST_MESSAGE = 1000  # largest number of characters of a readable UserError
 FINE = ("right", "UserError")
 
 
 @dataclass(frozen=True)
 class Args:
     minutes: float = 10.0
-    """time to stop at"""
+    """time limit in minutes"""
     inputs: int = 10_000
-    """number of inputs to stop at"""
+    """largest number of inputs"""
     seed: int = 0
     """random seed for the inputs"""
     kinds: tuple[str, ...] = ()
-    """kinds of input; all by default"""
+    """names of the kinds of input; by default all"""
     first: int = 0
     """number of the first input"""
     processes: int = 2
-    """worker processes"""
+    """number of worker processes"""
     save: Path | None = None
-    """folder that the files of findings are copied to"""
+    """folder for copies of the files of findings"""
 
 
 class Outcome(NamedTuple):
-    """What came of one input. `ending` is one of FINE or a finding: "exception", "wrong", "hang", "memory", ..."""
+    """The result of one input. `ending` is one of FINE or a finding: "exception", "wrong", "hang", "memory", ..."""
 
     kind: str
     number: int
@@ -93,7 +93,7 @@ def main(args: Args) -> int:
 
 
 def try_input(kind: str, number: int, seed: int, work: Path, save: Path | None = None) -> Outcome:
-    """Makes one input in a folder below `work`, reads it and judges what comes of it."""
+    """Makes one input in a folder below `work`, reads it and judges the result."""
     folder = work / f"{kind}-{number}"
     trial = make_input(kind, number, seed, folder)
     began = time.monotonic()
@@ -106,14 +106,14 @@ def try_input(kind: str, number: int, seed: int, work: Path, save: Path | None =
 
 
 def make_input(kind: str, number: int, seed: int, folder: Path) -> Trial:
-    """One input in a new folder: the same for the same kind, number and seed."""
+    """Makes one input in a new folder: the same for the same kind, number and seed."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng([seed, zlib.crc32(kind.encode()), number])
     return KINDS[kind].make(folder, rng)
 
 
 def judge(trial: Trial, folder: Path) -> tuple[str, str]:
-    """How an input ends, as in `Outcome`, and the details."""
+    """Reads an input; returns the ending, as in `Outcome`, and details."""
     before = _contents(folder)
     _forget_peak_memory()
     held = _peak_memory()
@@ -137,7 +137,7 @@ def _read_and_check(trial: Trial) -> tuple[str, str]:
     except UserError as error:
         message = str(error)
         if trial.must_read:
-            return "refused", f"nothing that counts was damaged: {message}"
+            return "refused", f"no relevant part was damaged: {message}"
         if not message.strip() or len(message) > LONGEST_MESSAGE:
             return "message", f"a message of {len(message)} characters: {message[:300]}"
         return "UserError", message
@@ -149,13 +149,13 @@ def _read_and_check(trial: Trial) -> tuple[str, str]:
 
 
 def _schedule(kinds: Mapping[str, int]) -> list[str]:
-    """Kinds in turn, each as often as its weight says, spread evenly."""
+    """One round of kinds, each as often as its weight, spread evenly."""
     places = [((turn + 0.5) / weight, name) for name, weight in kinds.items() for turn in range(weight)]
     return [name for _, name in sorted(places)]
 
 
 def _all_outcomes(args: Args, stop: float) -> Iterator[Outcome]:
-    """Outcomes as they come from the worker processes. One that dies or hangs is replaced."""
+    """Yields outcomes from the worker processes. A process that dies or hangs is replaced."""
     schedule = _schedule({name: KINDS[name].weight for name in args.kinds or KINDS})
     context = multiprocessing.get_context("spawn")
     last = args.first + args.inputs
@@ -198,7 +198,7 @@ def _all_outcomes(args: Args, stop: float) -> Iterator[Outcome]:
 def _work(
     outcomes: Connection, schedule: list[str], numbers: range, seed: int, work: Path, save: Path | None, stop: float
 ) -> None:
-    """What a worker process does. What libraries say on stderr goes into a file."""
+    """Tries inputs in a worker process. Messages of libraries on stderr go to a file."""
     log = os.open(work / f"stderr-{os.getpid()}", os.O_CREAT | os.O_WRONLY)
     os.dup2(log, sys.stderr.fileno())
     os.environ["JIMGEN_CACHE"] = str(work / f"cache-{os.getpid()}")
@@ -211,7 +211,7 @@ def _work(
 
 
 def _limit_memory() -> None:
-    """A net below: what asks for far more than is allowed gets a MemoryError instead of the whole machine."""
+    """Limits memory so that a huge allocation raises MemoryError before it takes the whole machine."""
     held = int(_status("VmData").split()[0]) * 1024
     resource.setrlimit(resource.RLIMIT_DATA, (held + MEMORY + 2**30, resource.RLIM_INFINITY))
 
@@ -227,7 +227,7 @@ def _peak_memory() -> int:
 
 
 def _forget_peak_memory() -> None:
-    with contextlib.suppress(OSError):  # where the kernel does not let us, the peak is that of all inputs
+    with contextlib.suppress(OSError):  # if the kernel refuses, the peak is that of all inputs
         Path("/proc/self/clear_refs").write_text("5")
 
 

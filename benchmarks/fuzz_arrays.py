@@ -22,7 +22,9 @@ from jimgen.evaluation.reference import Reference, Source, load_reference, save_
 from jimgen.evaluation.torch_weights import read_torch_weights
 from jimgen.metrics.frechet import moments
 
-Tensors = dict[str, tuple[np.ndarray, tuple[Any, ...] | None]]  # arrays, and (offset, shape, strides) if not their own
+Tensors = dict[
+    str, tuple[np.ndarray, tuple[Any, ...] | None]
+]  # arrays; and (offset, shape, strides) to store, if other
 
 
 def data_set(folder: Path, rng: Generator) -> Trial:
@@ -73,7 +75,7 @@ def data_set(folder: Path, rng: Generator) -> Trial:
 
 
 def _other_members(members: dict[str, bytes], fields: dict[str, np.ndarray], rng: Generator) -> dict[str, bytes]:
-    """Sound archives of other arrays than are wanted."""
+    """Intact archives with other arrays than those expected."""
     name = str(rng.choice(list(fields)))
     array = fields[name]
     others = [
@@ -209,7 +211,7 @@ def classifier_weights(folder: Path, rng: Generator) -> Trial:
 
 
 def _damage_npz(path: Path, rng: Generator) -> int:
-    """Damages an .npz in one of three ways, or not. Returns which: 0 not, 1 the archive, 2 an array, 3 any bytes."""
+    """Damages an .npz in one of three ways or not. Returns the way: 0 none, 1 archive, 2 array, 3 any bytes."""
     how, data = int(rng.integers(4)), path.read_bytes()
     if how == 1:
         data = damage_zip(data, rng)
@@ -222,7 +224,7 @@ def _damage_npz(path: Path, rng: Generator) -> int:
 
 
 def _with_other_member(data: bytes, rng: Generator) -> bytes:
-    """A sound npz of which one member has another array, header or JSON text."""
+    """An intact .npz in which one member has another array, header or JSON text."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     name = str(rng.choice(list(members)))

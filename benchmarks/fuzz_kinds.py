@@ -1,4 +1,4 @@
-"""The kinds of input that `fuzz.py` tries, and how often."""
+"""The kinds of input of `fuzz.py`, and their frequencies."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from numpy.random import Generator
 
 class Kind(NamedTuple):
     make: Callable[[Path, Generator], Trial]
-    weight: int  # inputs of this kind in a round
+    weight: int  # number of inputs of this kind per round
 
 
 KINDS = {

@@ -17,11 +17,11 @@ ODD_VALUES: tuple[Any, ...] = (
     *("", "x", "[/b]", "../../etc", "\x00", "\ud800", "é" * 300, "digits", "1", "nan"),
     *([], {}, [[]], [1, "a", None], {"a": {"b": 1}}, [[[[[[0]]]]]]),
 )
-METHODS = (1, 6, 9, 12, 14, 93, 98, 99)  # of compression: what Python cannot read, and what it reads but is not there
+METHODS = (1, 6, 9, 12, 14, 93, 98, 99)  # of compression: unknown to Python, or not used in the archive
 
 
 def damage(data: bytes, rng: Generator) -> bytes:
-    """One to three faults as a disk, a network or an editor makes them."""
+    """Makes one to three faults of a disk, a network or an editor."""
     for _ in range(rng.integers(1, 4)):
         data = _FAULTS[rng.integers(len(_FAULTS))](data, rng)
     return data
@@ -79,7 +79,7 @@ _FAULTS: tuple[Callable[[bytes, Generator], bytes], ...] = (
 
 
 def _place(data: bytes, rng: Generator) -> int:
-    """Anywhere; every second time in the first 64 bytes, where headers are."""
+    """A random position, half the time in the first 64 bytes, where headers are."""
     return int(rng.integers(min(len(data), 64 if rng.random() < 0.5 else len(data)) + 1))
 
 
@@ -89,7 +89,7 @@ def _range(data: bytes, rng: Generator) -> tuple[int, int]:
 
 
 def damage_json(value: Any, rng: Generator) -> bytes:
-    """JSON text of a changed value, or text that is not quite JSON."""
+    """JSON text of a changed value, or text that is almost JSON."""
     text = json.dumps(value).encode()
     match rng.integers(10):
         case 0:
@@ -125,7 +125,7 @@ def _changed(value: Any, rng: Generator) -> Any:
 
 
 def damage_zip(data: bytes, rng: Generator) -> bytes:
-    """A zip archive with one field of its headers changed, in one member or in all, in both places where it stands."""
+    """A zip archive with one header field changed, in one or all members, in both headers of each member."""
     out = bytearray(data)
     what, everywhere = rng.integers(5), rng.random() < 0.5
     method, size = int(rng.choice(METHODS)), HUGE[rng.integers(len(HUGE))]
@@ -186,7 +186,7 @@ def png_chunks(data: bytes) -> list[Chunk]:
 
 
 def png_of(chunks: list[Chunk]) -> bytes:
-    """A PNG with right checksums."""
+    """A PNG with correct checksums."""
     out = b"\x89PNG\r\n\x1a\n"
     for name, content in chunks:
         checksum = struct.pack(">I", zlib.crc32(name + content))
@@ -195,7 +195,7 @@ def png_of(chunks: list[Chunk]) -> bytes:
 
 
 def damage_png(data: bytes, rng: Generator) -> bytes:
-    """Chunks removed, repeated, swapped or changed, all with right checksums."""
+    """Removes, repeats, swaps or changes chunks, with correct checksums."""
     chunks = png_chunks(data)
     at, other = (int(i) for i in rng.integers(len(chunks), size=2))
     match rng.integers(5):
@@ -215,7 +215,7 @@ def damage_png(data: bytes, rng: Generator) -> bytes:
 
 
 def damage_jpeg(data: bytes, rng: Generator) -> bytes:
-    """Segments before the scan removed, repeated, swapped or damaged."""
+    """Removes, repeats, swaps or damages segments before the scan."""
     segments, at = [], 2
     while at < len(data) and data[at + 1] != 0xDA:
         length = 2 + int.from_bytes(data[at + 2 : at + 4], "big")

@@ -18,9 +18,9 @@ from jimgen.data.images import UnreadableImage, decode, fit_images, read_shape
 from jimgen.errors import UserError
 from jimgen.evaluation.generated import read_generated
 
-LOSSY = 24  # grey levels by which a smooth picture may change on average in JPEG and WebP
+LOSSY = 24  # largest mean change of a smooth picture in JPEG and WebP, in grey levels
 ORIENTATION = 0x0112
-TURNED = {  # what the values of EXIF's orientation ask for
+TURNED = {  # EXIF orientation -> transformation
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
@@ -33,17 +33,17 @@ TURNED = {  # what the values of EXIF's orientation ask for
 
 
 class Sample(NamedTuple):
-    """A valid file and the pixels it holds: uint8 [h, w, 1 or 3], exact or nearly so."""
+    """A valid file and its pixels, uint8 [h, w, 1 or 3], exact or nearly exact."""
 
     data: bytes
     pixels: np.ndarray
-    tolerance: float = 0  # grey levels by which decoded pixels may differ on average
+    tolerance: float = 0  # largest mean difference of decoded pixels, in grey levels
 
 
 def png(folder: Path, rng: Generator) -> Trial:
     sample = _sixteen_bits(rng) if rng.random() < 0.3 else _lossless(rng, "png")
     match rng.integers(8):
-        case 0:  # what every reader skips
+        case 0:  # a chunk that every reader skips
             chunks = png_chunks(sample.data)
             chunks.insert(1, (b"teSt", rng.bytes(9)))
             return _picture(folder / "a.png", png_of(chunks), sample)
@@ -89,7 +89,7 @@ def tiff(folder: Path, rng: Generator) -> Trial:
 
 
 def pictures_in_folders(folder: Path, rng: Generator) -> Trial:
-    """A data set of which some pictures are damaged. The others must be there, in memory and streamed."""
+    """A data set with some damaged pictures. The others must be read, in memory and streamed."""
     root, whole, files = folder / "set", [], 0
     classes = ["a", "b"] if rng.random() < 0.5 else ["."]
     for i in range(int(rng.integers(5, 9))):
@@ -127,7 +127,7 @@ def pictures_in_folders(folder: Path, rng: Generator) -> Trial:
 
 
 def generated_folder(folder: Path, rng: Generator) -> Trial:
-    """A folder of drawn images with one damaged: all rows right, or a UserError."""
+    """A folder of generated images with a damaged one: all rows are right, or a UserError is raised."""
     images = _noise(rng, (6, 5, 7, int(rng.choice([1, 3]))))
     labels = np.asarray([0, 1, 0, 1, 0, 1], np.int32)
     from jimgen.evaluation.generated import GeneratedSet, save
@@ -153,12 +153,12 @@ def _perhaps_damaged(path: Path, sample: Sample, rng: Generator) -> Trial:
             return _picture(path, sample.data, sample)
         case 1:
             return _picture(path, sample.data + rng.bytes(int(rng.integers(1, 50))), sample)
-    checked = path.suffix == ".png"  # every chunk has its checksum: other pixels cannot come out
+    checked = path.suffix == ".png"  # every chunk has a checksum: wrong pixels are impossible
     return _picture(path, damage(sample.data, rng), sample if checked else None, must_read=False)
 
 
 def _picture(path: Path, data: bytes, intact: Sample | None = None, must_read: bool = True) -> Trial:
-    """Reads a picture: the pixels of `intact` where it is given, else any that agree with the header."""
+    """Reads a picture: expects the pixels of `intact`, or without it any that agree with the header."""
     path.write_bytes(data)
 
     def read() -> Any:
@@ -176,7 +176,7 @@ def _picture(path: Path, data: bytes, intact: Sample | None = None, must_read: b
         require(np.array_equal(pixels, from_memory), "other pixels from memory than from the file")
         if intact:
             wanted = intact.pixels
-            if path.suffix == ".gif":  # whose colours are always those of a palette, grey ones too
+            if path.suffix == ".gif":  # its colours always come from a palette, also grey
                 wanted = np.broadcast_to(wanted, pixels.shape)
             require(pixels.shape == wanted.shape, f"{pixels.shape}, expected {wanted.shape}")
             error = np.abs(pixels.astype(int) - wanted).mean()
@@ -196,7 +196,7 @@ def _noise(rng: Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _lossless(rng: Generator, form: str) -> Sample:
-    """A picture of any mode that the format has, with or without orientation and further frames."""
+    """A picture in any mode of the format, with or without orientation and further frames."""
     modes = {
         "png": ["1", "L", "P", "LA", "RGB", "RGBA", "Pt"],
         "gif": ["L", "P", "Pt", "1"],
@@ -280,7 +280,7 @@ def _sixteen_bits(rng: Generator) -> Sample:
 
 
 def _bomb(rng: Generator) -> bytes:
-    """A valid PNG of a few kilobytes that holds more pixels than anyone wants."""
+    """A valid PNG of a few kilobytes with far too many pixels."""
     side, (colour, channels) = int(rng.choice([5000, 9000, 13_000])), [(0, 1), (2, 3), (6, 4)][rng.integers(3)]
     packer = zlib.compressobj()
     row = bytes(1 + side * channels)

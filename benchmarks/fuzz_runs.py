@@ -51,7 +51,7 @@ EVALUATION = {
 
 
 def config(folder: Path, rng: Generator) -> Trial:
-    """A run whose config.json is damaged, met by each command that reads it."""
+    """A run with a damaged config.json, for each command that reads it."""
     run = _copied_run("vae", folder)
     saved = json.loads((run / "config.json").read_text())
     intact = rng.random() < 0.05
@@ -68,7 +68,7 @@ def config(folder: Path, rng: Generator) -> Trial:
         case 2:
             _write_evaluation(run)
             return Trial(partial(compare_runs, [run]), _check_compared, intact)
-        case 3:  # a training in the folder, of data that is not there: it ends before it begins
+        case 3:  # training in the folder, on missing data: it must end before the first step
             module = _experiment("vae")
             config = module.Config(**TINY["vae"], data="npz:nothing.npz", workdir=str(run))
             return Trial(partial(train.run, config, module.build), lambda _: require(False, "trained on nothing"))
@@ -76,7 +76,7 @@ def config(folder: Path, rng: Generator) -> Trial:
 
 
 def metrics(folder: Path, rng: Generator) -> Trial:
-    """metrics.jsonl: whole lines are read, whatever lies between them."""
+    """metrics.jsonl: whole lines are read, whatever is between them."""
     lines = [json.dumps(row).encode() for row in ROWS]
     path, damaged = _copied_run("vae", folder) / "metrics.jsonl", set()
     for place in rng.choice(len(lines), size=rng.integers(0, 4), replace=False):
@@ -113,7 +113,7 @@ def metrics(folder: Path, rng: Generator) -> Trial:
 
 
 def evaluation(folder: Path, rng: Generator) -> Trial:
-    """evaluation.json beside a good one."""
+    """A damaged evaluation.json, next to an intact one."""
     run, good = _copied_run("vae", folder), _copied_run("vae", folder, "good")
     _write_evaluation(good)
     _write_evaluation(run)
@@ -127,7 +127,7 @@ def evaluation(folder: Path, rng: Generator) -> Trial:
 
 
 def checkpoints(folder: Path, rng: Generator) -> Trial:
-    """Two steps of a tiny state: what is read is one of them, to the bit, and the newer one if it is whole."""
+    """Two steps of a tiny state: the result is one of them, bit for bit, and the newer one if it is intact."""
     steps = folder / "checkpoints"
     shutil.copytree(_tiny_checkpoints(), steps)
     newest = steps / "2"
@@ -167,7 +167,7 @@ def checkpoints(folder: Path, rng: Generator) -> Trial:
         return Trial(partial(checkpoint.read, steps, _target()), check, must_read=how == 0)
     before = _sizes(steps)
 
-    def restore() -> Any:  # as a training does, which may rename what is corrupt
+    def restore() -> Any:  # as in training, which may rename corrupt files
         copy = folder.parent / f"{folder.name}-training"
         shutil.copytree(steps, copy)
         try:
@@ -186,12 +186,12 @@ def checkpoints(folder: Path, rng: Generator) -> Trial:
 
 
 def _sizes(folder: Path) -> list[tuple[str, int]]:
-    """Names and sizes of all files, wherever they lie."""
+    """Names and sizes of all files, at any depth."""
     return sorted((path.name, path.stat().st_size) for path in folder.rglob("*") if path.is_file())
 
 
 def whole_run(folder: Path, rng: Generator, name: str = "vae") -> Trial:
-    """A run in which any one file is damaged."""
+    """A run in which any one of its files is damaged."""
     run = _copied_run(name, folder)
     files = sorted(path for path in run.rglob("*") if path.is_file())
     file = files[rng.integers(len(files))]
@@ -200,7 +200,7 @@ def whole_run(folder: Path, rng: Generator, name: str = "vae") -> Trial:
             file.unlink()
         case 1:
             file.write_bytes(truncate(file.read_bytes(), rng))
-        case _ if file.suffix == ".py":  # what runs must not be changed at random
+        case _ if file.suffix == ".py":  # code that runs must not be changed at random
             file.write_bytes(truncate(file.read_bytes(), rng))
         case _:
             file.write_bytes(damage(file.read_bytes(), rng))
@@ -208,7 +208,7 @@ def whole_run(folder: Path, rng: Generator, name: str = "vae") -> Trial:
 
 
 def tokens(folder: Path, rng: Generator) -> Trial:
-    """A damaged run of a tokenizer, as the methods read it that model its tokens."""
+    """A damaged run of a tokenizer, read for methods that model its tokens."""
     trial = whole_run(folder, rng, "tokenizer")
     spec = _tiny_run("tokenizer")[1]
 
@@ -223,7 +223,7 @@ def tokens(folder: Path, rng: Generator) -> Trial:
 
 def _check_state(name: str, found: Run) -> None:
     expected = _tiny_run(name)[3]
-    require(checkpoint.content_hash(found.state) == expected, "another state than was saved")
+    require(checkpoint.content_hash(found.state) == expected, "the state differs from the saved one")
 
 
 def _check_compared(found: Any) -> None:
@@ -240,7 +240,7 @@ def _report(runs: list[Path]) -> str:
 
 
 def _listed(folder: Path) -> str:
-    """What `jimgen runs` prints."""
+    """The output of `jimgen runs`."""
     with contextlib.redirect_stdout(io.StringIO()) as out:
         cli.runs(folder)
     return out.getvalue()
@@ -267,7 +267,7 @@ def _experiment(name: str) -> Any:
 
 @functools.cache
 def _tiny_run(name: str) -> tuple[Path, Any, Any, str]:
-    """A run that was saved before its first step: folder, data spec, variables as evaluated, hash of the state."""
+    """A run saved before its first step: folder, data spec, variables for evaluation, hash of the state."""
     module = _experiment(name)
     config = module.Config(**TINY[name], mode="jit")
     spec = data.load("digits", size=8).spec

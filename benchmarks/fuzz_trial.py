@@ -1,19 +1,19 @@
-"""What one input of `fuzz.py` is."""
+"""The type of an input of `fuzz.py`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
 class Trial(NamedTuple):
-    """An input that lies in a folder, how it is read, and what is right."""
+    """An input in a folder: how to read it, and a check of the result."""
 
     read: Callable[[], Any]
     check: Callable[[Any], None]  # raises Wrong
-    must_read: bool = False  # nothing that counts was damaged: a UserError is wrong too
+    must_read: bool = False  # no relevant part was damaged, so that a UserError is wrong
 
 
 class Wrong(Exception):
-    """A result that is not right. The message says in what."""
+    """A wrong result. The message describes what is wrong."""
 
 
 def require(condition: bool, message: str) -> None:

@@ -1,10 +1,10 @@
-"""What classifier-free guidance does to a run: class accuracy and Frechet distance over scales.
+"""The effect of classifier-free guidance on a run: class accuracy and Frechet distance over scales.
 
     python benchmarks/guidance.py RUN --scales 1 1.5 2 3 5 --num 1000 --out docs/images/guidance.png
 
-At each scale the same latents and labels (the classes in turn) are drawn; the classifier of the run's data says how
-many images it takes for what they were drawn as, and a Frechet distance in its features is measured against as many
-training images. Prints a table and one JSON line; draws both curves.
+Each scale uses the same latents and labels (the classes in turn). The classifier of the run's data measures the share
+of images that it recognises as their class, and a Frechet distance in its features to as many training images. Prints a
+table and one JSON line, and draws both curves.
 """
 
 import dataclasses
@@ -31,15 +31,15 @@ from jimgen.runs.subject import draw_images, load_data
 @dataclasses.dataclass(frozen=True)
 class Args:
     run: Annotated[Path, tyro.conf.Positional]
-    """folder of a class-conditional run whose config has `guidance`"""
+    """folder of a class-conditional run whose sampling depends on `guidance`"""
     scales: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 5.0)
-    """of guidance; 1 is none"""
+    """guidance weights to compare; 1 is no guidance"""
     num: int = 1000
-    """images a scale"""
+    """number of images per scale"""
     seed: int = 0
-    """of the latents"""
+    """random seed for the latents"""
     out: Path = Path("guidance.png")
-    """the plot"""
+    """path of the plot"""
 
 
 def main(args: Args) -> None:
@@ -49,7 +49,9 @@ def main(args: Args) -> None:
         run = load_run(args.run, changes=[f"guidance={scale}"])
         images, labels, _ = draw_images(run, args.num, args.seed)
         if labels is None or run.spec.name not in OF_DATA:
-            raise UserError(f"{args.run}: needs labels, and a classifier of {run.spec.name}, of which there is none")
+            raise UserError(
+                f"{args.run}: guidance needs a run with labels, of data with a classifier: {', '.join(OF_DATA)}"
+            )
         net = load_extractor(OF_DATA[run.spec.name])
         measured = measure(images, labels, load_data(run.config), [net], ["fd"])
         recognised = np.mean(measured.outputs[title(net)].logits.argmax(axis=1) == labels)

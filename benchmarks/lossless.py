@@ -1,11 +1,11 @@
-"""Codes test images without loss, by the likelihood of a run of experiments/pixel_transformer.py, and decodes them.
+"""Compresses test images without loss by the likelihood of a run of pixel_transformer.py, and decompresses them.
 
     pip install constriction
     python benchmarks/lossless.py RUN --num 16
 
-A range coder turns probabilities into bits. Both directions get theirs from one compiled program, the cached decoder a
-sub-pixel at a time: a single bit of difference in a probability would ruin the rest. Prints the bits per dimension of
-the code beside those of the likelihood, computed in one pass; a code costs up to a hundredth more.
+A range coder turns probabilities into bits. Encoder and decoder compute these by one compiled program, one sub-pixel at
+a time, because a single different bit in a probability would spoil all that follows. Prints the bits per dimension of
+the code and of the likelihood, which is computed in one pass; the code is up to a hundredth longer.
 """
 
 import dataclasses
@@ -34,11 +34,11 @@ class Args:
     run: Annotated[Path, tyro.conf.Positional]
     """folder of the run"""
     num: int = 16
-    """test images"""
+    """number of test images"""
 
 
 def encode(model: Autoregressive, variables: Any, images: Array, labels: Array) -> np.ndarray:
-    """Images [n, h, w, c] in [-1, 1] -> the code of all of them, uint32 [words]."""
+    """Images float32 [n, h, w, c] in [-1, 1] -> the code of all images, uint32 [words]."""
     constriction = _constriction()
     levels = np.asarray(model.to_levels(images))
     coder, family = constriction.stream.queue.RangeEncoder(), _family(constriction)
@@ -51,7 +51,7 @@ def encode(model: Autoregressive, variables: Any, images: Array, labels: Array) 
 
 
 def decode(model: Autoregressive, variables: Any, code: np.ndarray, labels: Array, num_places: int) -> Array:
-    """The images of a code [n, h, w, c], n being that of the labels."""
+    """The images [n, h, w, c] of a code, for labels int32 [n]."""
     constriction = _constriction()
     coder, family = constriction.stream.queue.RangeDecoder(code), _family(constriction)
     probabilities = _program(model, variables, labels)
@@ -63,7 +63,7 @@ def decode(model: Autoregressive, variables: Any, code: np.ndarray, labels: Arra
 
 
 def _program(model: Autoregressive, variables: Any, labels: Array):
-    """(decoding, levels, i) -> probabilities [n, levels] of place i, float32; decoding."""
+    """Returns a function (decoding, levels, i) -> (probabilities float32 [n, levels] of place i, decoding)."""
 
     @jax.jit
     def run(variables: Any, decoding: Any, levels: Array, i: Array) -> tuple[Array, Any]:

@@ -1,11 +1,11 @@
-"""Trains a plain PyTorch DCGAN or VAE and draws images from it, for a table of results beside ours.
+"""Trains a plain PyTorch DCGAN or VAE and draws images from it, to compare its results with ours.
 
     python benchmarks/pytorch_samples.py path/to/bench_dcgan.py --steps 2500 --seed 0 --out dcgan-0.npz
     jimgen evaluate dcgan-0.npz --data fashion_mnist --size 32 --fit pad
 
 The script must define build(args) -> (step, net, ...): step() is one update, and the net a DCGAN's generator (latents
-[n, 100, 1, 1] -> images in [-1, 1]) or a VAE with `dl` and `dec` (latents [n, 64] -> logits of grey values), NCHW. Runs
-with the interpreter that has PyTorch; needs nothing of jimgen.
+[n, 100, 1, 1] -> images in [-1, 1]) or a VAE with `dl` and `dec` (latents [n, 64] -> logits of grey values), NCHW. Run
+it with an interpreter that has PyTorch; it does not need jimgen.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Speed of one train step, or of drawing images, beside a PyTorch script of the same workload.
+"""Speed of a train step or of sampling, alone or compared with a PyTorch script of the same workload.
 
     python benchmarks/throughput.py --workload dcgan --batch 64
     python benchmarks/throughput.py --workload vae --against path/to/bench_vae.py --other-python path/to/python
@@ -7,12 +7,12 @@
     python benchmarks/throughput.py --workload dit --task sample --against path/to/bench_dit.py
     python benchmarks/throughput.py --workload dit --depth 12 --width 768 --dtype bfloat16 --attention cudnn
 
-Workloads (all on 32x32 grey images, Fashion-MNIST padded with background where it is at hand):
+Workloads (all on 32x32 grey images, Fashion-MNIST padded with background if it is available):
   dcgan  DCGAN, 100 latent dimensions, BatchNorm, Adam(2e-4, .5, .999), non-saturating: one update of each net
   vae    convolutional VAE, 64 latent dimensions, cross-entropy + 4 KL, Adam(1e-3)
-  r1     as dcgan, discriminator without BatchNorm, R1 of gamma 10 at every step, Adam(2e-4, 0, .99)
+  r1     as dcgan, but without BatchNorm in the discriminator, R1 with gamma 10 at every step, Adam(2e-4, 0, .99)
   gpt    GPT over 256 tokens of 512 codes and a start token, drawn uniformly: 6 blocks of width 256, 8 heads, MLP 4x
-         (GELU, tanh), LayerNorm before each, learnt positions, no biases in matrices, an output layer of its own;
+         (GELU, tanh), LayerNorm before each, learned positions, no biases in matrices, a separate output layer;
          cross-entropy, AdamW(3e-4, .9, .95, decay .1); 5,053,184 parameters.
          sample: 256 tokens an image at temperature 1 from all codes, keys and values cached, one compiled scan
   dit    DiT: patches of 4, 6 blocks of width 256, 4 heads, MLP 4x (GELU, tanh), LayerNorm without parameters,
@@ -20,18 +20,17 @@ Workloads (all on 32x32 grey images, Fashion-MNIST padded with background where 
          (logit-normal times), AdamW(1e-4) without decay; 7,375,376 parameters.
          sample: 50 Euler steps without guidance
 
-Prints one JSON line (prefix RESULT), then `mfu:` where the device's peak is known, `images_per_cpu_s:` and
-`images_per_s:`, from medians over the steps; images are real images in training and drawn ones in sampling, and CPU
-seconds are those of the process, over all its threads. Pin with `taskset -c 0` to compare on one processor. With
---against, runs itself and the other script in turn and prints the ratio of medians; for gpt and dit the other is told
-the task as --mode.
+Prints one JSON line (prefix RESULT), then `mfu:` if the device's peak is known, `images_per_cpu_s:` and
+`images_per_s:`, from medians over the steps. Images are real in training and drawn in sampling; CPU seconds are those
+of the process, over all its threads. Pin with `taskset -c 0` to compare on one processor. With --against, it alternates
+with the other script and prints the ratio of medians; for gpt and dit the other script gets the task as --mode.
 
-FLOPs are those that XLA counts in the program as it is written, before it is optimised: there is no other count that
-holds everywhere. In a program compiled for a GPU, products that libraries compute count as nothing; in every program a
-custom kernel does so too, and a loop counts as one turn. So the program that is counted, and not run, is lowered for
-the CPU, with einsum attention and blocks that are not scanned, and a sampler's count is multiplied by its turns. For
-vae, gpt and dit this is the work that is done, within a hundredth; of dcgan's and r1's XLA saves a twelfth, since both
-phases share a pass of the generator. MFU is FLOP/s as a part of the dense bfloat16 peak.
+FLOPs are those that XLA counts in the program before optimisation, as no other count is valid everywhere. In programs
+compiled for a GPU, products in library calls count as nothing. In all programs custom kernels count as nothing, and a
+loop counts as one iteration. So the counted program, which is not run, is lowered for the CPU, with einsum attention
+and without scanned blocks, and a sampler's count is multiplied by its iterations. For vae, gpt and dit the count is
+within a hundredth of the work that is done; for dcgan and r1 XLA saves a twelfth, since both phases share a pass of the
+generator. MFU is FLOP/s as a share of the dense bfloat16 peak.
 """
 
 import dataclasses
@@ -67,55 +66,55 @@ PEAKS = {
     "TPU v5": 459e12,  # v5p
     "TPU v6 lite": 918e12,  # v6e
 }
-TRANSFORMERS = {"gpt": 32, "dit": 64}  # and the width of their heads
-OF_TRANSFORMERS = ("depth", "width", "attention")  # fields of Args that only these heed
+TRANSFORMERS = {"gpt": 32, "dit": 64}  # workload -> width of its heads
+OF_TRANSFORMERS = ("depth", "width", "attention")  # fields of Args that only transformers use
 OF_DIT = ("size", "patch")
 
 
 @dataclasses.dataclass(frozen=True)
 class Args:
     workload: Literal["dcgan", "vae", "r1", "gpt", "dit"] = "dcgan"
-    """what to train or to draw from"""
+    """model and data, as listed above"""
     task: Literal["train", "sample"] = "train"
-    """a train step; or, gpt and dit, drawing a batch, of which at most 5 are timed"""
+    """work to time: a train step; or sampling of a batch (gpt, dit), at most 5 times"""
     batch: int = 64
-    """images a step"""
+    """images per step"""
     steps: int = 30
-    """timed steps"""
+    """number of timed steps"""
     warmup: int = 5
-    """steps before them"""
+    """number of steps before the timed ones"""
     mode: Literal["auto", "jit", "pmap", "sharded"] = "jit"
-    """how the train step is compiled"""
+    """compilation of the train step"""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """of the computation"""
+    """precision of the computation"""
     size: int = 32
-    """dit: height and width; other than 32, images are random bytes"""
+    """height and width of the images (dit)"""
     patch: int = 4
-    """dit: side of a patch"""
+    """side of a patch (dit)"""
     depth: int = 6
-    """gpt, dit: blocks"""
+    """number of blocks (gpt, dit)"""
     width: int = 256
-    """gpt, dit: of the tokens; heads are 32 wide in gpt and 64 in dit"""
+    """width of the tokens (gpt, dit); heads are 32 wide in gpt and 64 in dit"""
     attention: Literal["einsum", "xla", "cudnn"] = "einsum"
-    """gpt, dit: cudnn takes bfloat16 on NVIDIA GPUs"""
+    """implementation of attention (gpt, dit); cudnn needs bfloat16 and an NVIDIA GPU"""
     against: str | None = None
-    """a script of the same workload that prints the same two lines"""
+    """path of a script of the same workload that prints the same last two lines"""
     other_python: str = sys.executable
-    """the interpreter for that script"""
+    """path of the Python interpreter for that script"""
     other_flags: str = ""
-    """more flags for that script"""
+    """further flags for that script"""
     repeats: int = 3
-    """turns of each, with --against"""
+    """number of turns for each script, with --against"""
 
 
 class Program(NamedTuple):
-    step: Callable[[], dict[str, Any]]  # starts one step, and returns what it computes
+    step: Callable[[], dict[str, Any]]  # starts one step and returns its results
     num_params: dict[str, int]  # by net
-    devices: list[Any]  # that it runs on
+    devices: list[Any]  # devices that run it
 
 
 def check(args: Args) -> None:
-    """Ends the program where the arguments ask for what there is not."""
+    """Exits if the arguments do not fit each other."""
     transformer = args.workload in TRANSFORMERS
     if args.task == "sample" and not transformer:
         sys.exit(f"error: {args.workload} has --task train only; --task sample is for gpt and dit")
@@ -134,7 +133,7 @@ def measure(args: Args) -> None:
 
     from jimgen.cpu import keep_freed_memory
 
-    keep_freed_memory()  # as the loop does
+    keep_freed_memory()  # as in training
     sizes: dict[str, Any] = {name: getattr(args, name) for name in OF_TRANSFORMERS + OF_DIT}
     method = workloads.build(args.workload, args.dtype, **sizes).method
     training = args.task == "train"
@@ -190,7 +189,7 @@ def train_step(method: Any, args: Args) -> Program:
     try:
         train = data.load("fashion_mnist", size=args.size, fit="pad").train
     except UserError:
-        rng = np.random.default_rng(0)  # speed does not depend on what the pictures show
+        rng = np.random.default_rng(0)  # speed does not depend on the content of images
         shape = (10_000, args.size, args.size, 1)
         train = Arrays(rng.integers(0, 256, shape, np.uint8), rng.integers(0, 10, 10_000, np.int32))
 
@@ -216,7 +215,7 @@ def sampling_step(method: Any, args: Args) -> Program:
 
     example = workloads.example_batch(2, args.size)
     variables = jax.jit(lambda key: method.init(key, example))(jax.random.key(0))
-    keys = iter(jax.random.split(jax.random.key(1), 7))  # as many as are drawn at most
+    keys = iter(jax.random.split(jax.random.key(1), 7))  # one per draw, at most 1 + 1 + 5
     labels = workloads.example_batch(args.batch, args.size)["label"]
     draw = jax.jit(method.sample)  # as for a run's sample grids
     return Program(lambda: {"drawn": draw(variables, next(keys), labels)}, count_params(variables), jax.devices()[:1])
@@ -229,7 +228,7 @@ def count_params(variables: Any) -> dict[str, int]:
 
 
 def count_flop(args: Args) -> float:
-    """FLOPs of a step, or of drawing a batch, counted as the docstring of this file says."""
+    """FLOPs of a train step or of sampling a batch, counted as the docstring of this file describes."""
     import jax
     import workloads
 
@@ -254,7 +253,7 @@ def count_flop(args: Args) -> float:
 
 
 def compare(args: Args) -> None:
-    """Runs this workload and the other script in turn."""
+    """Runs this script and the other one alternately, and prints the ratio of medians."""
     assert args.against is not None
     shared = ["--batch", str(args.batch), "--steps", str(args.steps), "--warmup", str(args.warmup)]
     names = ("workload", "task", "mode", "dtype", *OF_TRANSFORMERS, *OF_DIT)

@@ -1,4 +1,4 @@
-"""What throughput.py measures: each workload as a method."""
+"""The workloads of throughput.py, as methods."""
 
 from typing import Any, Literal, NamedTuple
 
@@ -76,13 +76,13 @@ def build(
 
 
 def example_batch(batch_size: int, size: int) -> Batch:
-    """Black images and their labels, to begin with or to know the shapes of."""
+    """A batch of black images with labels, for initialisation and shapes."""
     index = jnp.arange(batch_size, dtype=jnp.int32)
     return {"image": jnp.zeros((batch_size, size, size, 1)), "label": index % 10, "index": index}
 
 
 class GPT(nn.Module):
-    """Tokens int32 [b, t] -> logits [b, t, num_codes], each from those before it; learnt places, no biases.
+    """Tokens int32 [b, t] -> logits [b, t, num_codes], each from earlier tokens; learned positions, no biases.
 
     Plainer than jimgen's TokenTransformer, which has places to come and rotary positions as well.
     """
@@ -93,7 +93,7 @@ class GPT(nn.Module):
 
     def setup(self) -> None:
         width, dtype = self.backbone.width, self.backbone.dtype
-        self.token = nn.Embed(self.num_codes + 1, width, embedding_init=normal_02)  # the last one is the start
+        self.token = nn.Embed(self.num_codes + 1, width, embedding_init=normal_02)  # the last index is the start token
         self.place = self.param("place", normal_02, (self.num_tokens, width))
         self.output = nn.Dense(self.num_codes, use_bias=False, kernel_init=normal_02, dtype=dtype)
 
@@ -103,7 +103,7 @@ class GPT(nn.Module):
         return at_least_float32(self.output(y))
 
     def decode(self, cache: Cache, tokens: Array, i: Array) -> tuple[Array, Cache]:
-        """The logits [b, num_codes] of the i-th token alone, for i = 0, 1, .. in turn."""
+        """The logits [b, num_codes] of token i alone; call it for i = 0, 1, ... in this order."""
         token = lax.dynamic_slice_in_dim(tokens, jnp.maximum(i - 1, 0), 1, axis=1)
         place = lax.dynamic_slice_in_dim(self.place, i, 1)
         x = self.token(jnp.where(i == 0, self.num_codes, token)) + place[None]
@@ -112,7 +112,7 @@ class GPT(nn.Module):
 
 
 def gpt(*, width: int, num_codes: int = 512, num_tokens: int = 256, **options: Any) -> Workload:
-    """A GPT over tokens that are drawn at random each step; it samples tokens int32 [n, num_tokens], not images."""
+    """A GPT trained on random tokens, new ones at each step; it samples tokens int32 [n, num_tokens], not images."""
     net = GPT(Backbone(width, num_heads=num_heads(width, 32), **options), num_codes, num_tokens)
 
     def init(key: Array, batch: Batch) -> Variables:
@@ -138,7 +138,7 @@ def gpt(*, width: int, num_codes: int = 512, num_tokens: int = 256, **options: A
 
 
 class WithoutRotary(Backbone):
-    """The backbone, deaf to positions: what is told apart is told by the tokens themselves."""
+    """The backbone without rotary positions, as the tokens already contain positions."""
 
     def __call__(self, x: Array, *, positions: Array | None = None, **options: Any) -> Array:
         return super().__call__(x, **options)

@@ -1,6 +1,6 @@
 """DCGAN: a generator and a discriminator of strided convolutions learn from each other.
 
-Radford, Metz and Chintala, Unsupervised Representation Learning with Deep Convolutional GANs, arXiv 1511.06434.
+Radford, Metz and Chintala, Unsupervised Representation Learning with Deep Convolutional GANs, arXiv:1511.06434.
 
     python experiments/dcgan.py --data digits --size 16 --conditional --steps 2000
     python experiments/dcgan.py --data fashion_mnist --size 32 --fit pad --steps 4200
@@ -10,12 +10,12 @@ On an accelerator, 64 pixels, colour, the widths and the batch of the paper:
     python experiments/dcgan.py --data folder:pictures/ --size 64 --width 128 --batch-size 128 --steps 100000 \
         --ema-half-life 100000 --dtype bfloat16
 
-Result: of the second, Fashion-MNIST 32x32, seed 0, all ten classes are recognisable in the grid after 657 s on two CPU
-cores that had other work as well (AMD EPYC, 2026-11-23); 640 to 690 images/s while they had none. The third: not run
-yet.
+Result of the second command, seed 0: all ten classes are recognisable in the grid after 657 s on two CPU cores that
+also had other work (AMD EPYC, 2026-11-23). Without other work they trained on 640 to 690
+images/s. The third command has not run yet.
 """
 
-from jimgen.experiment import COUNT, RunConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import COUNT, DRAWING, RunConfig, main  # first, so that Ctrl-C works while JAX loads
 
 # isort: split
 from dataclasses import dataclass, field
@@ -52,25 +52,25 @@ class Config(RunConfig):
     loss: Literal[
         "non_saturating", "minimax", "hinge", "least_squares", "wasserstein", "relativistic", "relativistic_average"
     ] = "non_saturating"
-    """the adversarial loss"""
+    """adversarial loss"""
     r1: float = 0.0
-    """gamma of the gradient penalty on real images; takes BatchNorm out of the discriminator"""
+    """gamma of the gradient penalty on real images; removes BatchNorm from the discriminator"""
     r2: float = 0.0
-    """gamma of the gradient penalty on fake images; takes BatchNorm out of the discriminator"""
+    """gamma of the gradient penalty on fake images; removes BatchNorm from the discriminator"""
     gradient_penalty: float = 0.0
-    """weight of WGAN-GP's penalty, 10 in the paper; takes BatchNorm out of the discriminator"""
+    """weight of WGAN-GP's penalty, 10 in the paper; removes BatchNorm from the discriminator"""
     discriminator_steps: int = field(default=1, metadata=COUNT)
-    """updates of the discriminator for each one of the generator"""
+    """discriminator updates before each generator update"""
     generator_learning_rate: float = 2e-4
-    """of Adam"""
+    """learning rate of the generator's Adam"""
     discriminator_learning_rate: float = 2e-4
-    """of Adam"""
+    """learning rate of the discriminator's Adam"""
     beta1: float = 0.5
-    """of Adam, both nets"""
+    """decay rate of Adam's first moment, for both nets"""
     beta2: float = 0.999
-    """of Adam, both nets"""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """of the computation; parameters and statistics stay float32"""
+    """decay rate of Adam's second moment, for both nets"""
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
+    """precision of the computation; parameters and statistics stay float32"""
 
 
 def build(config: Config, data: DataSpec) -> Method:

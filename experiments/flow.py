@@ -1,6 +1,6 @@
-"""Flow matching: a transformer learns the velocity from images to noise; a solver walks back.
+"""Flow matching: a transformer learns the velocity from images to noise; a solver follows it back.
 
-Lipman et al., Flow Matching for Generative Modeling, arXiv 2210.02747; the net is a DiT, arXiv 2212.09748.
+Lipman et al., Flow Matching for Generative Modeling, arXiv:2210.02747; the net is a DiT, arXiv:2212.09748.
 
     python experiments/flow.py --data digits --patch 2 --steps 1000
     python experiments/flow.py --data fashion_mnist --size 32 --fit pad --steps 2400 --ema-half-life 20000
@@ -10,13 +10,13 @@ On an accelerator, 32 to 64 pixels, colour:
     python experiments/flow.py --data folder:pictures/ --size 32 --width 384 --depth 12 --head-dim 64 --batch-size 256 \
         --learning-rate 5e-4 --warmup-steps 1000 --steps 40000 --ema-half-life 180000 --dtype bfloat16 --attention cudnn
 
-Result: of the second, seed 0: test flow loss 0.156 a dimension, all ten classes recognisable, after 974 s on one core
-that had other work as well (AMD EPYC, 2026-11-23); 50 sampling steps give smaller Frechet distances than 20
-(docs/results.md). With --prediction velocity --learning-rate 1e-3 --steps 4500 it is 0.154 after 1437 s.
-The others: not run to the end yet.
+Result of the second command, seed 0: test flow loss 0.156 per dimension and all ten classes recognisable after 974 s on
+one core that also had other work (AMD EPYC, 2026-11-23). 50 sampling steps give smaller Frechet distances than 20
+(docs/results.md). With --prediction velocity --learning-rate 1e-3 --steps 4500 the loss is 0.154 after 1437 s.
+The other commands have not run to the end yet.
 """
 
-from jimgen.experiment import COUNT, ScheduledConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import COUNT, DRAWING, ScheduledConfig, main  # first, so that Ctrl-C works while JAX loads
 
 # isort: split
 import math
@@ -47,47 +47,47 @@ class Config(ScheduledConfig):
     patch: int = field(default=4, metadata=COUNT)
     """side of the patches that become tokens; divides height and width"""
     width: int = field(default=128, metadata=COUNT)
-    """of the tokens"""
+    """width of the tokens"""
     depth: int = field(default=4, metadata=COUNT)
-    """blocks"""
+    """number of transformer blocks"""
     head_dim: int = field(default=32, metadata=COUNT)
     """width of an attention head: a multiple of 4 that divides the width"""
     dropout: float = 0.0
-    """after attention and MLP"""
-    attention: Literal["einsum", "xla", "cudnn"] = "einsum"
-    """einsum is fast at few tokens; cudnn takes bfloat16 on NVIDIA GPUs"""
+    """dropout rate after attention and MLP"""
+    attention: Literal["einsum", "xla", "cudnn"] = field(default="einsum", metadata=DRAWING)
+    """implementation of attention: einsum is fast for few tokens; cudnn needs bfloat16 and an NVIDIA GPU"""
     remat: bool = False
-    """compute activations again in the backward pass: less memory, more work"""
+    """recompute activations in the backward pass: less memory, more work"""
     conditional: bool = True
-    """give the label to the net, where there are classes"""
+    """give the label to the net, if the data have classes"""
     label_drop: float = 0.1
-    """how often training hides the label, for guidance"""
+    """probability that training hides the label, for guidance"""
     prediction: Literal["velocity", "data", "noise", "edm"] = "data"
-    """what the net predicts; data is the image without noise; edm: preconditioned denoiser, with a loss of its own"""
+    """output of the net: velocity, data (the image without noise), noise, or edm (a preconditioned denoiser)"""
     loss: Literal["velocity", "data", "noise"] = "velocity"
-    """where the squared error is measured"""
-    sampler: Literal["euler", "heun", "dpmpp_2m", "ancestral"] = "heun"
-    """how the path is walked"""
-    num_steps: int = 20
-    """of the sampler"""
-    guidance: float = 2.0
+    """quantity whose squared error is the loss; edm has a loss of its own"""
+    sampler: Literal["euler", "heun", "dpmpp_2m", "ancestral"] = field(default="heun", metadata=DRAWING)
+    """solver that walks from noise to image"""
+    num_steps: int = field(default=20, metadata=DRAWING)
+    """number of sampling steps"""
+    guidance: float = field(default=2.0, metadata=DRAWING)
     """weight of classifier-free guidance; 1 for none"""
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
-    """times within which it acts; 1 is noise"""
-    guidance_schedule: Literal["constant", "linear", "power_cosine"] = "constant"
-    """how it grows from noise to image"""
+    guidance_interval: tuple[float, float] = field(default=(0.0, 1.0), metadata=DRAWING)
+    """first and last time at which guidance acts; 1 is noise, 0 the image"""
+    guidance_schedule: Literal["constant", "linear", "power_cosine"] = field(default="constant", metadata=DRAWING)
+    """growth of the guidance weight from noise to image"""
     learning_rate: float = 2e-3
     """peak learning rate of AdamW"""
     weight_decay: float = 0.0
-    """of AdamW"""
+    """weight decay of AdamW"""
     beta2: float = 0.95
-    """of AdamW"""
+    """decay rate of AdamW's second moment"""
     clip: float = 1.0
     """largest norm of the gradient; 0 for no limit"""
     ema_half_life: float = 10_000
-    """images after which the moving average of the weights has forgotten half; 0 for none"""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """of matrix products; all else stays float32"""
+    """half-life of the moving average of the weights, in images; 0 for no average"""
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
+    """precision of matrix products; all else stays float32"""
 
 
 def build(config: Config, data: DataSpec) -> Method:

@@ -1,6 +1,6 @@
 """MaskGIT: a transformer predicts masked tokens of a tokenizer, and fills a masked grid in a few parallel steps.
 
-Chang et al., MaskGIT: Masked Generative Image Transformer, arXiv 2202.04200.
+Chang et al., MaskGIT: Masked Generative Image Transformer, arXiv:2202.04200.
 
     python experiments/tokenizer.py --data digits --codes 64 --width 16 --steps 1500 --workdir runs/tokenizer
     python experiments/maskgit.py --data digits --tokenizer runs/tokenizer --steps 1000
@@ -15,14 +15,15 @@ On an accelerator, with a tokenizer of 64-pixel colour images:
         --depth 12 --batch-size 256 --learning-rate 4e-4 --warmup-steps 1000 --steps 50000 --num-steps 12 \
         --dtype bfloat16
 
-Result: of the second pair, seed 0: 4.20 bits a masked test token and all ten classes recognisable, after 539 s for the
-tokenizer and 3359 s, each on one core that had much other work (AMD EPYC, 2026-11-23); Frechet distances in
-docs/results.md. The others: see experiments/token_transformer.py for the first, the last was not run yet.
+Result of the second pair, seed 0: 4.20 bits per masked test token and all ten classes recognisable, after 539 s for the
+tokenizer and 3359 s, each on one core that had much other work (AMD EPYC, 2026-11-23); docs/results.md lists Frechet
+distances. For the first pair see experiments/token_transformer.py. The last command has not run yet.
 """
 
-from jimgen.experiment import (  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads
     CONTAINED_RUN,
     COUNT,
+    DRAWING,
     ScheduledConfig,
     main,
 )
@@ -43,32 +44,32 @@ from jimgen.runs.tokenizer import load_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ScheduledConfig):
-    tokenizer: str = field(default="", metadata=CONTAINED_RUN)
+    tokenizer: str = field(default="", metadata=CONTAINED_RUN | DRAWING)
     """folder of a run of experiments/tokenizer.py on images of this size"""
     width: int = field(default=128, metadata=COUNT)
-    """of the tokens"""
+    """width of the tokens"""
     depth: int = field(default=4, metadata=COUNT)
-    """blocks"""
+    """number of transformer blocks"""
     head_dim: int = field(default=32, metadata=COUNT)
     """width of an attention head: a multiple of 4 that divides the width"""
     dropout: float = 0.1
-    """after attention and MLP"""
+    """dropout rate after attention and MLP"""
     conditional: bool = True
-    """give the label to the net, where there are classes"""
+    """give the label to the net, if the data have classes"""
     label_drop: float = 0.1
-    """how often training hides the label, for guidance"""
+    """probability that training hides the label, for guidance"""
     label_smoothing: float = 0.1
-    """of the cross-entropy"""
-    num_steps: int = 8
-    """of decoding"""
-    choice_temperature: float = 4.5
-    """how much chance decides which tokens are kept while decoding"""
-    guidance: float = 1.0
+    """label smoothing of the cross-entropy"""
+    num_steps: int = field(default=8, metadata=DRAWING)
+    """number of decoding steps"""
+    choice_temperature: float = field(default=4.5, metadata=DRAWING)
+    """amount of noise in choosing which tokens decoding keeps; it falls to 0 over the steps"""
+    guidance: float = field(default=1.0, metadata=DRAWING)
     """weight of classifier-free guidance; 1 for none"""
     weight_decay: float = 0.01
-    """of AdamW"""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """of matrix products; all else stays float32"""
+    """weight decay of AdamW"""
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
+    """precision of matrix products; all else stays float32"""
 
 
 def build(config: Config, data: DataSpec) -> Method:

@@ -1,6 +1,6 @@
 """Mean flow: a transformer learns average velocities, and one step goes from noise to image.
 
-Geng et al., Mean Flows for One-step Generative Modeling, arXiv 2505.13447.
+Geng et al., Mean Flows for One-step Generative Modeling, arXiv:2505.13447.
 
     python experiments/meanflow.py --data digits --patch 2 --steps 1000 --learning-rate 2e-3
     python experiments/meanflow.py --data fashion_mnist --steps 3000
@@ -10,11 +10,12 @@ On an accelerator, 32 to 64 pixels, colour:
     python experiments/meanflow.py --data folder:pictures/ --size 32 --width 384 --depth 12 --head-dim 64 \
         --batch-size 256 --learning-rate 6e-4 --warmup-steps 1000 --steps 80000 --ema-half-life 180000 --dtype bfloat16
 
-Result: of the first, seed 0: test squared error of the average velocities 0.377 a dimension, and digits drawn in one
-step are recognisable, after 225 s on one core that had much other work (AMD EPYC, 2026-11-23). The others: not run yet.
+Result of the first command, seed 0: the test squared error of the average velocities is 0.377 per dimension, and digits
+drawn in one step are recognisable, after 225 s on one core that had much other work (AMD EPYC, 2026-11-23). The other
+commands have not run yet.
 """
 
-from jimgen.experiment import COUNT, ScheduledConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import COUNT, DRAWING, ScheduledConfig, main  # first, so that Ctrl-C works while JAX loads
 
 # isort: split
 import math
@@ -35,31 +36,31 @@ class Config(ScheduledConfig):
     patch: int = field(default=4, metadata=COUNT)
     """side of the patches that become tokens; divides height and width"""
     width: int = field(default=128, metadata=COUNT)
-    """of the tokens"""
+    """width of the tokens"""
     depth: int = field(default=4, metadata=COUNT)
-    """blocks"""
+    """number of transformer blocks"""
     head_dim: int = field(default=32, metadata=COUNT)
     """width of an attention head: a multiple of 4 that divides the width"""
     time_scale: float = 1.0
-    """factor of the times before their embedding; the target holds derivatives that grow with it"""
+    """factor of the times before their embedding; derivatives in the target grow with it"""
     conditional: bool = True
-    """give the label to the net, where there are classes"""
+    """give the label to the net, if the data have classes"""
     label_drop: float = 0.1
-    """how often training hides the label"""
+    """probability that training hides the label"""
     r_equals_t: float = 0.75
-    """share of the examples that learn plain velocities"""
+    """share of the examples with r = t, which learn plain velocities"""
     guidance: float = 1.0
-    """weight of classifier-free guidance, which is learnt; 1 for none"""
-    num_steps: int = 1
-    """of the sampler"""
+    """weight of the classifier-free guidance that training builds into the net; 1 for none"""
+    num_steps: int = field(default=1, metadata=DRAWING)
+    """number of sampling steps"""
     beta2: float = 0.95
-    """of AdamW"""
+    """decay rate of AdamW's second moment"""
     clip: float = 1.0
     """largest norm of the gradient; 0 for no limit"""
     ema_half_life: float = 10_000
-    """images after which the moving average of the weights has forgotten half; 0 for none"""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """of matrix products; all else stays float32"""
+    """half-life of the moving average of the weights, in images; 0 for no average"""
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
+    """precision of matrix products; all else stays float32"""
 
 
 def build(config: Config, data: DataSpec) -> Method:

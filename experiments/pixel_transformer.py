@@ -1,7 +1,7 @@
-"""Autoregressive transformer over pixels: exact bits per dimension, of grey or colour images of 8 bits.
+"""Autoregressive transformer over pixels: exact bits per dimension of grey or colour images of 8 bits.
 
-A causal trunk over patches and a small net for each sub-pixel; van den Oord et al., Conditional Image Generation with
-PixelCNN Decoders, arXiv 1606.05328.
+A causal trunk reads patches, and a small head predicts each sub-pixel (van den Oord et al., Conditional Image
+Generation with PixelCNN Decoders, arXiv:1606.05328).
 
     python experiments/pixel_transformer.py --data digits --patch 2 --width 64 --depth 2 --dropout 0.2 --head-width 64 \
         --weight-decay 0.3 --steps 400
@@ -13,12 +13,12 @@ On an accelerator, 32 pixels, colour:
         --head-dim 64 --head-width 256 --batch-size 128 --learning-rate 5e-4 --warmup-steps 1000 --steps 100000 \
         --ema-half-life 200000 --dtype bfloat16
 
-Result: of the first, seed 0: 1.89 bits per dimension of the test digits after 43 s; of the second, seed 0: 2.824 of the
-10,000 test images after 4222 s. Each on one core that had other work as well (AMD EPYC, 2026-11-23). The third: not run
-yet.
+Results, seed 0, each on one core that also had other work (AMD EPYC, 2026-11-23). First command: 1.89 bits per
+dimension on the test digits after 43 s. Second command: 2.824 on the 10,000 test images after 4222 s. The third has not
+run yet.
 """
 
-from jimgen.experiment import COUNT, ScheduledConfig, main  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import COUNT, DRAWING, ScheduledConfig, main  # first, so that Ctrl-C works while JAX loads
 
 # isort: split
 import math
@@ -38,47 +38,47 @@ from jimgen.sampling.logits import LogitFilter
 @dataclass(frozen=True, kw_only=True)
 class Config(ScheduledConfig):
     patch: int = field(default=4, metadata=COUNT)
-    """side of the patches; divides height and width. In colour 2 is enough"""
+    """side of the patches; divides height and width. For colour images 2 is enough"""
     width: int = field(default=192, metadata=COUNT)
-    """of the trunk"""
+    """width of the trunk"""
     depth: int = field(default=4, metadata=COUNT)
-    """blocks of the trunk"""
+    """number of transformer blocks in the trunk"""
     head_dim: int = field(default=32, metadata=COUNT)
     """width of an attention head: a multiple of 4 that divides the width"""
     head_width: int = field(default=128, metadata=COUNT)
-    """units of the head, for each sub-pixel"""
+    """units of the head that predicts each sub-pixel"""
     head_depth: int = 1
-    """residual blocks of the head"""
+    """number of residual blocks in the head"""
     dropout: float = 0.0
-    """after attention and MLP of the trunk"""
+    """dropout rate after attention and MLP of the trunk"""
     flips: bool = False
-    """mirror every other training image, left to right"""
+    """mirror training images left to right, each with probability 1/2"""
     conditional: bool = False
     """give the label to the net; likelihoods are then those of images given their labels"""
     label_drop: float = 0.1
-    """how often training hides the label, for guidance"""
-    guidance: float = 1.0
+    """probability that training hides the label, for guidance"""
+    guidance: float = field(default=1.0, metadata=DRAWING)
     """weight of classifier-free guidance; 1 for none"""
-    temperature: float = 1.0
-    """of the draws"""
-    top_k: int = 0
-    """draw from the k likeliest levels; 0 for all"""
-    top_p: float = 1.0
-    """draw from the fewest levels whose probability reaches p"""
+    temperature: float = field(default=1.0, metadata=DRAWING)
+    """temperature of sampling; 0 takes the likeliest level"""
+    top_k: int = field(default=0, metadata=DRAWING)
+    """number of the likeliest levels to draw from; 0 for all"""
+    top_p: float = field(default=1.0, metadata=DRAWING)
+    """probability p: draw from the fewest levels that reach it together"""
     learning_rate: float = 2e-3
     """peak learning rate of AdamW"""
     warmup_steps: int = 200
     """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""
     weight_decay: float = 0.05
-    """of AdamW, on matrices"""
+    """weight decay of AdamW, on matrices only"""
     beta2: float = 0.95
-    """of AdamW"""
+    """decay rate of AdamW's second moment"""
     clip: float = 1.0
     """largest norm of the gradient; 0 for no limit"""
     ema_half_life: float = 10_000
-    """images after which the moving average of the weights has forgotten half; 0 for none"""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """of matrix products; all else stays float32"""
+    """half-life of the moving average of the weights, in images; 0 for no average"""
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
+    """precision of matrix products; all else stays float32"""
 
 
 def build(config: Config, data: DataSpec) -> Autoregressive:

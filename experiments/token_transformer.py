@@ -1,6 +1,6 @@
-"""Autoregressive transformer over the tokens of a tokenizer: class-conditional, one token after the other.
+"""Autoregressive transformer over the tokens of a tokenizer: class-conditional, one token after another.
 
-Esser et al., Taming Transformers, arXiv 2012.09841; --order random: Yu et al., RAR, arXiv 2411.00776.
+Esser et al., Taming Transformers, arXiv:2012.09841; --order random: Yu et al., RAR, arXiv:2411.00776.
 
     python experiments/tokenizer.py --data digits --codes 64 --width 16 --steps 1000 --workdir runs/tokenizer
     python experiments/token_transformer.py --data digits --tokenizer runs/tokenizer --order random --steps 600
@@ -15,16 +15,17 @@ On an accelerator, with a tokenizer of 64-pixel colour images:
         --width 512 --depth 12 --head-dim 64 --batch-size 256 --learning-rate 4e-4 --warmup-steps 1000 --steps 50000 \
         --ema-half-life 200000 --dtype bfloat16
 
-Result: of the first pair, seed 0: 4.30 bits a test token given its label, read row by row, after 42 s; trained with
---order raster instead it overfits, 4.54; the frequencies of the codes alone need 5.95. Of the second pair, seed 0: 3.20
-bits a test token given its label, of 7.56, after 539 s for the tokenizer and 2812 s (1800 s of CPU time); all ten
-classes recognisable, Frechet distances in docs/results.md. Each on one core that had other work as well (AMD EPYC,
-2026-11-23). The third: not run yet.
+Results, seed 0, each on one core that also had other work (AMD EPYC, 2026-11-23). First pair: 4.30 bits per test token
+given its label, read row by row, after 42 s. Trained with --order raster instead, the net overfits and needs 4.54; the
+frequencies of the codes alone need 5.95. Second pair: 3.20 bits per test token given its label, against 7.56 from
+frequencies alone, after 539 s for the tokenizer and 2812 s (1800 s of CPU time); all ten classes are recognisable, and
+docs/results.md lists Frechet distances. The third pair has not run yet.
 """
 
-from jimgen.experiment import (  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads
     CONTAINED_RUN,
     COUNT,
+    DRAWING,
     ScheduledConfig,
     main,
 )
@@ -46,34 +47,34 @@ from jimgen.sampling.logits import LogitFilter
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ScheduledConfig):
-    tokenizer: str = field(default="", metadata=CONTAINED_RUN)
+    tokenizer: str = field(default="", metadata=CONTAINED_RUN | DRAWING)
     """folder of a run of experiments/tokenizer.py on images of this size"""
     order: Literal["raster", "random"] = "raster"
-    """in which tokens are read: row by row, or drawn for each image"""
+    """reading order of the tokens: raster is row by row, random is drawn for each image"""
     width: int = field(default=128, metadata=COUNT)
-    """of the tokens"""
+    """width of the tokens"""
     depth: int = field(default=4, metadata=COUNT)
-    """blocks"""
+    """number of transformer blocks"""
     head_dim: int = field(default=32, metadata=COUNT)
     """width of an attention head: a multiple of 4 that divides the width"""
     dropout: float = 0.1
-    """after attention and MLP"""
+    """dropout rate after attention and MLP"""
     conditional: bool = True
-    """give the label to the net, where there are classes"""
+    """give the label to the net, if the data have classes"""
     label_drop: float = 0.1
-    """how often training hides the label, for guidance"""
-    guidance: float = 1.0
+    """probability that training hides the label, for guidance"""
+    guidance: float = field(default=1.0, metadata=DRAWING)
     """weight of classifier-free guidance; 1 for none"""
-    temperature: float = 1.0
-    """of the draws"""
-    top_k: int = 0
-    """draw from the k likeliest tokens; 0 for all"""
-    top_p: float = 1.0
-    """draw from the fewest tokens whose probability reaches p"""
+    temperature: float = field(default=1.0, metadata=DRAWING)
+    """temperature of sampling; 0 takes the likeliest token"""
+    top_k: int = field(default=0, metadata=DRAWING)
+    """number of the likeliest tokens to draw from; 0 for all"""
+    top_p: float = field(default=1.0, metadata=DRAWING)
+    """probability p: draw from the fewest tokens that reach it together"""
     weight_decay: float = 0.05
-    """of AdamW"""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """of matrix products; all else stays float32"""
+    """weight decay of AdamW"""
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
+    """precision of matrix products; all else stays float32"""
 
 
 def build(config: Config, data: DataSpec) -> Method:

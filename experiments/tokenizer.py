@@ -1,7 +1,7 @@
 """Tokenizer: images become a grid of tokens and come back, for methods that model tokens.
 
-VQ-VAE (van den Oord et al., arXiv 1711.00937) with VQ, FSQ (Mentzer et al., arXiv 2309.15505) or LFQ (Yu et al., arXiv
-2310.05737); with --adversarial-weight the discriminator of VQGAN (Esser et al., arXiv 2012.09841).
+VQ-VAE (van den Oord et al., arXiv:1711.00937) with VQ, FSQ (Mentzer et al., arXiv:2309.15505) or LFQ (Yu et al.,
+arXiv:2310.05737); --adversarial-weight adds the discriminator of VQGAN (Esser et al., arXiv:2012.09841).
 
     python experiments/tokenizer.py --data digits --codes 64 --width 16 --steps 1500
     python experiments/tokenizer.py --data fashion_mnist --size 32 --fit pad --steps 4000 --ema-half-life 100000
@@ -13,14 +13,15 @@ On an accelerator, 64 pixels, colour, 16x16 tokens of 1024 codes:
         --dtype bfloat16 --batch-size 256 --steps 50000 --learning-rate 3e-4 --ema-half-life 500000 \
         --adversarial-weight 0.8 --adversarial-start 20000 --workdir runs/tokenizer-64
 
-Result: of the first, 4 tokens of 64 codes for 8x8 digits, seed 0: test l1 error 9.92 (18.6 dB), 5.94 bits a token under
-the codes' frequencies, all codes in use, after 65 s; of the second, 64 tokens of 256 codes, seed 0: 25.07 dB, 7.56 bits
-a token, all codes in use, perplexity 188, after 539 s. Each on one core that had other work as well (AMD EPYC,
-2026-11-23). The others: not run yet.
+Results, seed 0, each on one core that also had other work (AMD EPYC, 2026-11-23). First command, 4 tokens of 64 codes
+for 8x8 digits: test l1 error 9.92 (18.6 dB), 5.94 bits per token under the codes' frequencies, all codes in use, after
+65 s. Second command, 64 tokens of 256 codes: 25.07 dB, 7.56 bits per token, all codes in use, perplexity 188, after
+539 s. The other commands have not run yet.
 """
 
-from jimgen.experiment import (  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads
     COUNT,
+    DRAWING,
     LENGTH,
     ScheduledConfig,
     main,
@@ -46,43 +47,43 @@ RECONSTRUCTIONS = {"l1": L1, "l2": L2, "cross_entropy": CROSS_ENTROPY}
 @dataclass(frozen=True, kw_only=True)
 class Config(ScheduledConfig):
     quantiser: Literal["vq", "fsq", "lfq"] = "vq"
-    """vq: nearest of learnt codes; fsq: rounded numbers; lfq: signs"""
+    """kind of codes: vq learns them and takes the nearest; fsq rounds numbers; lfq takes signs"""
     codes: int = field(default=256, metadata=COUNT)
-    """vq: size of the codebook"""
+    """size of the codebook (vq)"""
     latent_dim: int = field(default=8, metadata=COUNT)
-    """vq: numbers of a code; lfq: bits of a token"""
+    """numbers in a code (vq), or bits in a token (lfq)"""
     levels: tuple[int, ...] = (8, 6, 5)
-    """fsq: levels of each number of a code"""
+    """levels of each number in a code (fsq)"""
     codebook: Literal["ema", "gradient"] = "ema"
-    """vq: codes follow a moving average and dead ones restart, or the optimiser moves them"""
+    """training of the codes (vq): a moving average that restarts dead codes, or the optimiser"""
     normalise: bool = False
-    """vq: vectors and codes of length one"""
+    """scale vectors and codes to length one (vq)"""
     gradient: Literal["straight_through", "rotation"] = "straight_through"
-    """vq: how the gradient passes the choice of a code"""
+    """gradient estimator for the choice of a code (vq)"""
     commitment_weight: float = 0.25
-    """of ||z - e||^2, vq and lfq"""
+    """weight of the commitment loss ||z - e||^2 (vq and lfq)"""
     entropy_weight: float = 0.1
-    """lfq: of its entropy loss"""
+    """weight of the entropy loss (lfq)"""
     reconstruction: Literal["l1", "l2", "cross_entropy"] = "l1"
-    """the error of the pixels, summed"""
+    """error of the pixels, summed over the image"""
     halvings: int = field(default=2, metadata=COUNT)
-    """of the image, down to the grid of tokens"""
+    """number of times that height and width are halved, down to the grid of tokens"""
     width: int = field(default=32, metadata=COUNT)
     """channels of the largest feature maps; they double at every halving"""
     depth: int = field(default=2, metadata=COUNT)
     """residual blocks on the grid of tokens, in each net"""
     adversarial_weight: float = 0.0
-    """of the discriminator's verdict, adapted to the reconstruction; 0 for no discriminator"""
+    """weight of the adversarial loss, adapted to the reconstruction; 0 for no discriminator"""
     adversarial_start: int = 0
-    """step from which the weight rises, over a tenth of the run"""
+    """step from which the adversarial weight rises, over a tenth of the run"""
     discriminator_learning_rate: float = 2e-4
-    """of its Adam"""
+    """learning rate of the discriminator's Adam"""
     warmup_steps: int = 250
     """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""
     steps: int = field(default=2000, metadata=COUNT | LENGTH)
     """train steps in all, those before a resume included"""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """of the nets; parameters and quantiser stay float32"""
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
+    """precision of the nets; parameters and quantiser stay float32"""
 
 
 def build(config: Config, data: DataSpec) -> Tokenizer:

@@ -1,6 +1,6 @@
-"""VAE: an encoder and a decoder learn a latent space, reconstruction + lambda KL.
+"""VAE: an encoder and a decoder learn a latent space by the loss reconstruction + lambda KL.
 
-Kingma and Welling, Auto-Encoding Variational Bayes, arXiv 1312.6114.
+Kingma and Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114.
 
     python experiments/vae.py --data digits --size 16 --conditional --steps 1000
     python experiments/vae.py --data fashion_mnist --net mlp --steps 12000 --ema-half-life 140000
@@ -12,13 +12,14 @@ On an accelerator, 64 pixels, colour:
         --width 64 --hidden 1024 --batch-size 256 --learning-rate 1e-3 --warmup-steps 1000 --steps 50000 \
         --ema-half-life 200000 --dtype bfloat16
 
-Result: binarised Fashion-MNIST, seed 0, two CPU cores (AMD EPYC, 2026-11-23): the dense net (second command) reaches a
-test -ELBO of 234.1 nats (reconstruction 218.2, KL 15.9) in 263 s, on a machine that had other work as well; the
-convolutional one (third) 233.8 nats (214.8, 18.9) in 249 s. The fourth: not run yet.
+Results on binarised Fashion-MNIST, seed 0, two CPU cores (AMD EPYC, 2026-11-23): the dense net (second command) reaches
+a test -ELBO of 234.1 nats (reconstruction 218.2, KL 15.9) in 263 s, on a machine that also had other work; the
+convolutional one (third command) 233.8 nats (214.8, 18.9) in 249 s. The fourth command has not run yet.
 """
 
-from jimgen.experiment import (  # first: Ctrl-C while it loads JAX ends the process at once
+from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads
     COUNT,
+    DRAWING,
     LENGTH,
     ScheduledConfig,
     main,
@@ -42,24 +43,24 @@ from jimgen.nets.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 @dataclass(frozen=True, kw_only=True)
 class Config(ScheduledConfig):
     net: Literal["conv", "mlp"] = "conv"
-    """strided convolutions, or dense layers"""
+    """kind of both nets: strided convolutions, or dense layers"""
     latent_dim: int = field(default=32, metadata=COUNT)
-    """dimensions of z"""
+    """dimensions of the latent z"""
     width: int = field(default=32, metadata=COUNT)
-    """conv: channels of the largest feature maps; they double at every halving of the image"""
+    """channels of the largest feature maps (conv); they double at every halving of the image"""
     hidden: int = field(default=512, metadata=COUNT)
     """units of the dense layers"""
     conditional: bool = False
     """give the label to both nets"""
     likelihood: Literal["bernoulli", "cross_entropy", "gaussian", "learned_gaussian"] = "bernoulli"
-    """bernoulli: pixels binarised afresh at each step; cross_entropy: grey values as they are; gaussian: deviation
-    sigma; learned_gaussian: learns it"""
+    """distribution of pixels. bernoulli binarises them anew at each step, cross_entropy keeps grey values, gaussian has
+    standard deviation sigma, learned_gaussian learns it"""
     sigma: float = 0.1
-    """gaussian: deviation > 0 of pixels, which span [-1, 1]. Lambda of ||x - D(E(x))||^2 + lambda KL is 2 sigma^2"""
+    """standard deviation of pixels in [-1, 1] (gaussian): ||x - D(E(x))||^2 + lambda KL with lambda = 2 sigma^2"""
     kl_weight: float = 1.0
-    """factor of the KL term beside the likelihood: beta of a beta-VAE"""
+    """weight of the KL term: beta of a beta-VAE"""
     importance_samples: int = 0
-    """k of the tighter bound IWAE-k among the test figures; each test image is decoded k times. 0 for the ELBO alone"""
+    """number k of decoded samples per test image for the tighter bound IWAE-k, a test metric; 0 for the ELBO alone"""
     learning_rate: float = 2e-3
     """peak learning rate of Adam"""
     warmup_steps: int = 250
@@ -68,8 +69,8 @@ class Config(ScheduledConfig):
     """images a step, over all devices"""
     steps: int = field(default=2000, metadata=COUNT | LENGTH)
     """train steps in all, those before a resume included"""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """of the computation; parameters stay float32"""
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
+    """precision of the computation; parameters stay float32"""
 
 
 def build(config: Config, data: DataSpec) -> Method:

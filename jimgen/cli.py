@@ -1,7 +1,6 @@
-"""The command `jimgen`: train an experiment by name, and use finished runs. jimgen --version says which version it is.
+"""The command `jimgen` trains an experiment by name and uses finished runs. `jimgen --version` prints the version."""
 
-Nothing heavy is imported before it is needed: --help answers at once.
-"""
+# Commands import heavy libraries only when they need them, so that --help answers at once.
 
 import difflib
 import os
@@ -20,7 +19,7 @@ from jimgen.interrupts import end_at_once
 
 
 def main() -> None:
-    """Entry point. Exits with status 2 and a line on stderr where the user can fix something."""
+    """Entry point. On a fault that the user can fix, prints one line to stderr and exits with status 2."""
     commands = {
         "train": train,
         "sample": sample,
@@ -34,7 +33,7 @@ def main() -> None:
         "runs": runs,
         "doctor": doctor,
     }
-    with errors_in_a_line(), end_at_once():  # what a command writes is whole or not there
+    with errors_in_a_line(), end_at_once():  # safe, as commands write their files atomically
         if sys.argv[1:2] == ["train"] and len(sys.argv) > 2 and not sys.argv[2].startswith("-"):
             train(sys.argv[2], *sys.argv[3:])  # its flags are the experiment's own
         elif sys.argv[1:] == ["--version"]:
@@ -44,11 +43,11 @@ def main() -> None:
 
 
 def train(experiment: tyro.conf.Positional[str], *flags: str) -> None:
-    """Run an experiment: jimgen train NAME [its flags]. NAME is a file of experiments/, or a path.
+    """Train an experiment: jimgen train NAME [flags]. `jimgen train NAME --help` lists its flags.
 
     Args:
-        experiment: dcgan, vae, ... or a path to a .py file.
-        flags: passed on; jimgen train NAME --help lists them.
+        experiment: name of a file in experiments/ (dcgan, vae, ...), or path of a .py file.
+        flags: flags of the experiment.
     """
     path = Path(experiment)
     if path.suffix != ".py":
@@ -66,11 +65,11 @@ def train(experiment: tyro.conf.Positional[str], *flags: str) -> None:
 
 
 def report(runs: tyro.conf.Positional[tuple[Path, ...]], out: Path | None = None) -> None:
-    """Write one self-contained HTML page on one run or several.
+    """Write a self-contained HTML page on one or more runs.
 
     Args:
-        runs: folders of runs.
-        out: the page. Default: report.html in the first run.
+        runs: folders of the runs.
+        out: path of the page. Default: report.html in the first run.
     """
     from jimgen.runs import report as pages
     from jimgen.runs.folder import REPORT
@@ -84,7 +83,7 @@ def runs(folder: tyro.conf.Positional[Path] = Path("runs")) -> None:
     """List the runs in a folder, with their last step and metrics.
 
     Args:
-        folder: where runs lie.
+        folder: folder that contains runs, at any depth.
     """
     from jimgen.curves import read_metrics
     from jimgen.runs.folder import METRICS, find_runs, read_saved
@@ -110,7 +109,7 @@ def runs(folder: tyro.conf.Positional[Path] = Path("runs")) -> None:
 
 
 def doctor() -> None:
-    """Say what this machine has: devices, versions, data; and what to install."""
+    """Show devices, versions and data sets on this machine, and what to install."""
     import platform
     from importlib import metadata
 

@@ -1,4 +1,4 @@
-"""The one error that people are meant to see, and how entry points show it."""
+"""The error type for users, and how entry points print it."""
 
 import contextlib
 import io
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class UserError(Exception):
-    """Something the user can fix. The message names the cause and the fix, in one or two lines.
+    """An error that the user can fix. The message names the cause and the fix, in one or two lines.
 
     Entry points print it without a traceback and exit with status 2.
     """
@@ -18,9 +18,8 @@ class UserError(Exception):
 def errors_in_a_line() -> Iterator[None]:
     """For entry points: prints a UserError to stderr as "error: ..." and exits with status 2.
 
-    So it does with what the system says of a file, wherever that was not foreseen; JIMGEN_TRACEBACK=1 shows where. File
-    names that are not UTF-8 print as backslash escapes. A pipe that nobody reads any more ends the process with status
-    141, without a word.
+    An OSError about a file is printed likewise; JIMGEN_TRACEBACK=1 shows its traceback instead. File names that are not
+    UTF-8 are printed with backslash escapes. If a pipe's reader has gone, the process exits silently with status 141.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

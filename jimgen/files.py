@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Reading and writing files: atomic writes, JSON, and faults of the disk as messages for the user."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ from jimgen.errors import UserError
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turns what the disk says while a folder is written into a UserError with the fix."""
+    """Turns an OSError while a folder is written into a UserError with the fix."""
     try:
         yield
     except OSError as error:
@@ -30,7 +30,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_errors(path: Path | str) -> Iterator[None]:
-    """Turns what the system says while a file or folder is read into a UserError that names it, with the fix."""
+    """Turns an OSError while a file or folder is read into a UserError with its name and the fix."""
     try:
         yield
     except OSError as error:
@@ -46,10 +46,10 @@ def read_errors(path: Path | str) -> Iterator[None]:
 
 
 def expanded(path: Path | str) -> Path:
-    """A path with the home folder in place of `~` or `~user` at its start.
+    """A path with `~` or `~user` at its start replaced by the home folder.
 
     Raises:
-      UserError: there is no such user.
+        UserError: there is no such user.
     """
     try:
         return Path(path).expanduser()
@@ -58,10 +58,10 @@ def expanded(path: Path | str) -> Path:
 
 
 def status(path: Path | str) -> os.stat_result | None:
-    """What the system knows of a path, links followed; None where there is nothing.
+    """The status of a path, with links followed; None if nothing is there.
 
     Raises:
-      UserError: it cannot be told: a folder above may not be read, the name is too long, ...
+        UserError: the status cannot be read: a parent folder is not readable, the name is too long, ...
     """
     try:
         with read_errors(path):
@@ -75,30 +75,32 @@ def status(path: Path | str) -> os.stat_result | None:
 
 
 def shown(path: Path | str | Any) -> str:
-    """A name as text that can be printed and stored: bytes that are not UTF-8 as \\xNN."""
+    """A name as text that can be printed and stored, with bytes that are not UTF-8 as \\xNN."""
     text = str(path)
     try:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    except UnicodeEncodeError:  # half characters, which no file name has
+    except UnicodeEncodeError:  # lone surrogates, which no file name has
         return text.encode("utf-8", "backslashreplace").decode()
 
 
 def some_of(names: Iterable[str], most: int = 5) -> str:
-    """The first few of many names, for a message."""
+    """The first few of many names, as text for a message."""
     names = [shown(name)[:100] for name in names]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return (", ".join(names[:most]) or "none") + more
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes a file beside its place and moves it there; makes the folder. A kill or a full disk leaves the old file.
+    """Writes a temporary file and renames it; creates the folder. A kill or a full disk leaves the old file intact.
 
     Raises:
-      UserError: the disk is full or refuses.
+        UserError: the disk is full or not writable.
     """
     path = Path(path)
     content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # the same folder: os.replace must not cross disks
+    temporary = path.with_name(
+        f".{path.name}.{os.getpid()}.tmp"
+    )  # in the same folder, as os.replace must not cross disks
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -109,10 +111,10 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 
 def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = False) -> None:
-    """`write_atomically` of named arrays; strings become arrays of no dimension.
+    """Writes named arrays by `write_atomically`; strings become arrays of shape [].
 
     Raises:
-      UserError: the disk is full or refuses.
+        UserError: the disk is full or not writable.
     """
     content = io.BytesIO()
     (np.savez_compressed if compress else np.savez)(content, **arrays)
@@ -120,14 +122,14 @@ def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = False) 
 
 
 def read_json(path: Path, fix: str) -> dict[str, Any] | None:
-    """The object in a JSON file, None where there is no such file.
+    """Reads the object in a JSON file; None if there is no file.
 
     Args:
-      path: of the file.
-      fix: what to do about a damaged file, as the end of a message: "run `jimgen evaluate` again".
+        path: path of the file.
+        fix: advice for a damaged file, at the end of a message: "run `jimgen evaluate` again".
 
     Raises:
-      UserError: it cannot be read, is not JSON or something else than an object.
+        UserError: the file cannot be read, is not JSON, or is not an object.
     """
     with read_errors(path):
         try:
@@ -137,12 +139,12 @@ def read_json(path: Path, fix: str) -> dict[str, Any] | None:
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is damaged ({error}): {fix}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged (it holds no object): {fix}")
+        raise UserError(f"{path} is damaged (it is not an object): {fix}")
     return content
 
 
 def is_number(value: object) -> bool:
-    """Whether a value from a JSON file is a number that a float can hold."""
+    """Whether a value from a JSON file is a number in the range of a float."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return isinstance(value, float) or abs(value) <= sys.float_info.max

@@ -1,4 +1,4 @@
-"""Signals: Ctrl-C, a request to end, a closed terminal, a pipe that nobody reads any more."""
+"""Signals: Ctrl-C, a request to end, and a closed terminal."""
 
 import contextlib
 import signal
@@ -7,16 +7,16 @@ from typing import Any
 
 from jimgen.output import Output
 
-SIGHUP = getattr(signal, "SIGHUP", None)  # a closed terminal; Windows has none
+SIGHUP = getattr(signal, "SIGHUP", None)  # a closed terminal; Windows has no such signal
 STOP_SIGNALS = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, SIGHUP)))  # ask a training to save and stop
 
 
 @contextlib.contextmanager
 def end_at_once() -> Iterator[None]:
-    """Within the block Ctrl-C ends the process without a word.
+    """Within the block, Ctrl-C ends the process silently. Does nothing outside the main thread.
 
-    That is the default action of SIGINT, but Python turns it into an exception, with a traceback. In the middle of an
-    import a KeyboardInterrupt can also be swallowed or crash a library. Does nothing outside the main thread.
+    This is the default action of SIGINT, but Python raises a KeyboardInterrupt instead, with a traceback. During an
+    import that exception can also be swallowed or crash a library.
     """
     before = None
     with contextlib.suppress(ValueError):  # not in the main thread
@@ -30,9 +30,9 @@ def end_at_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_requests(output: Output) -> Iterator[list[int]]:
-    """A list that the first of STOP_SIGNALS is put into. The second one ends the process.
+    """Yields a list to which the first of STOP_SIGNALS is appended. The second signal ends the process.
 
-    A SIGHUP that is ignored, as by nohup, stays so. One that arrives silences the output: its terminal is gone.
+    A SIGHUP that is ignored, as under nohup, stays ignored. Otherwise it silences the output, as the terminal is gone.
     """
     received: list[int] = []
     before = {}

@@ -1,4 +1,4 @@
-"""Where a training says how far it is."""
+"""The console on which a training prints its progress."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from rich.console import Console
 
 
 class Output(Console):
-    """A console for plain text: brackets in names and paths are not markup. Falls silent when nobody reads it."""
+    """A console for plain text, in which brackets are not markup. It becomes silent when its reader has gone."""
 
     lost = False
     """whether the reader of the pipe has gone"""
@@ -17,18 +17,18 @@ class Output(Console):
         super().__init__(file=file, soft_wrap=True, markup=False, highlight=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
-        """Called by rich in place of raising BrokenPipeError."""
+        """Called by rich instead of raising BrokenPipeError."""
         self.lost = True
         silence()
 
     def ends(self) -> None:
-        """Says no more: the terminal is closed."""
+        """Stops printing, because the terminal is closed."""
         self.quiet = True
         silence()
 
 
 def silence() -> None:
-    """Sends what is still written to stdout nowhere: the interpreter would fail on it once more when it ends."""
+    """Redirects stdout to nowhere: otherwise the interpreter would fail when it flushes stdout at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

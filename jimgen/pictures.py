@@ -1,4 +1,4 @@
-"""Pictures: pixels, grids of them, PNG files."""
+"""Pictures: pixels, grids and PNG files."""
 
 import io
 import math
@@ -12,32 +12,32 @@ from PIL import Image
 
 from jimgen.files import write_atomically
 
-Picture = NDArray[np.uint8]  # [H, W, 3]
+Picture = NDArray[np.uint8]  # [h, w, 3]
 
-GAP_COLOUR = 40  # between tiles: neither black nor white, so that pictures with either ground end where they end
-MIN_TILE = 48  # pixels: below this a tile is too small to judge by eye
-MOST_TILES = 1024  # of a sheet that a command writes: more than anyone looks at
+GAP_COLOUR = 40  # between tiles: neither black nor white, so that edges show on both backgrounds
+MIN_TILE = 48  # pixels: a smaller tile is hard to judge by eye
+MOST_TILES = 1024  # in a sheet that a command writes: more than anyone looks at
 MOST_PIXELS = 80_000_000  # of such a sheet: from 89 million on Pillow warns of a decompression bomb
 
 
 def to_uint8(images: ArrayLike) -> NDArray[np.uint8]:
-    """Pixels for files and screens: -1 becomes 0 and 1 becomes 255, rounded; what lies outside is clipped.
+    """Converts [-1, 1] to [0, 255], rounded, for files and screens; values outside are clipped.
 
     Args:
-        images: any shape, usually [n, h, w, c]; floating point in [-1, 1], or uint8, which passes unchanged.
+        images: any shape, usually [n, h, w, c]; floating point in [-1, 1], or uint8, which is returned unchanged.
 
     Returns:
         uint8 in [0, 255], of the same shape.
 
     Raises:
-        ValueError: NaN pixels, or integers other than uint8 (their range would be a guess).
+        ValueError: pixels are NaN, or integers other than uint8 (their range would be a guess).
     """
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images
     if images.dtype.kind in "iubc":
         raise ValueError(f"images must be floating point in [-1, 1] or uint8, not {images.dtype}")
-    images = images.astype(np.float32)  # bfloat16 too, which numpy itself cannot round
+    images = images.astype(np.float32)  # also for bfloat16, which numpy cannot round
     if num_nan := int(np.isnan(images).sum()):
         raise ValueError(f"images hold {num_nan} NaN of {images.size} values: the model that drew them has diverged")
     return np.rint(np.clip((images + 1) * 127.5, 0, 255)).astype(np.uint8)
@@ -47,15 +47,15 @@ def grid(images: ArrayLike, *, columns: int | None = None, scale: int | None = N
     """Tiles pictures row by row into one sheet.
 
     Args:
-        images: [n, h, w, c] with c of 1 or 3, as `to_uint8` takes them.
-        columns: tiles in a row, or n if that is less. Default: near square, with full rows where that is possible.
-        scale, gap: as of `grid_of_rows`.
+        images: [n, h, w, c] with c = 1 or 3, for `to_uint8`.
+        columns: tiles per row, or n if that is less. Default: nearly square, with full rows if possible.
+        scale, gap: as in `grid_of_rows`.
 
     Returns:
         uint8 [(rows * (h + gap) - gap) * scale, (columns * (w + gap) - gap) * scale, 3].
 
     Raises:
-        ValueError: a wrong shape, no images, NaN pixels, or a size that makes no sense.
+        ValueError: the shape or a size is wrong, there are no images, or pixels are NaN.
     """
     tiles = np.asarray(images)
     n = len(tiles) if tiles.ndim else 0
@@ -66,10 +66,10 @@ def grid(images: ArrayLike, *, columns: int | None = None, scale: int | None = N
 
 
 def rows_of(images: NDArray[Any], columns: int) -> list[NDArray[Any]]:
-    """Images [n, ...] cut into rows of `columns`; the last one may be shorter.
+    """Splits images [n, ...] into rows of `columns`; the last row may be shorter.
 
     Raises:
-        ValueError: less than one column.
+        ValueError: `columns` is less than 1.
     """
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}")
@@ -77,18 +77,18 @@ def rows_of(images: NDArray[Any], columns: int) -> list[NDArray[Any]]:
 
 
 def grid_of_rows(rows: Sequence[ArrayLike], *, scale: int | None = None, gap: int = 1) -> Picture:
-    """One sheet of rows of pictures that may differ in length; behind a short row the sheet is empty.
+    """Tiles rows of pictures, which may differ in length, into one sheet.
 
     Args:
-        rows: [n_i, h, w, c] each, n_i of at least 1, c of 1 or 3, as `to_uint8` takes them.
-        scale: whole factor of enlargement. Default: the least that makes both sides of a tile 48 pixels or more.
-        gap: pixels between tiles, enlarged with them; there is none around the sheet.
+        rows: [n_i, h, w, c] each, with n_i >= 1 and c = 1 or 3, for `to_uint8`.
+        scale: integer factor of enlargement. Default: the least that makes both sides of a tile 48 pixels or more.
+        gap: pixels between tiles, before enlargement; there is no gap around the sheet.
 
     Returns:
         uint8 [(number of rows * (h + gap) - gap) * scale, (longest row * (w + gap) - gap) * scale, 3].
 
     Raises:
-        ValueError: wrong or differing shapes, no images, NaN pixels, or a size that makes no sense.
+        ValueError: shapes or a size are wrong or differ, there are no images, or pixels are NaN.
     """
     tiles = [to_uint8(row) for row in rows]
     shapes = {row.shape[1:] for row in tiles}
@@ -109,7 +109,7 @@ def grid_of_rows(rows: Sequence[ArrayLike], *, scale: int | None = None, gap: in
 
 
 def most_tiles(height: int, width: int) -> int:
-    """How many tiles of this height and width a written sheet holds at most: MOST_TILES, or MOST_PIXELS of them."""
+    """The largest number of tiles of this size in a written sheet, by MOST_TILES and MOST_PIXELS."""
     scale = _scale(height, width)
     return max(1, min(MOST_TILES, MOST_PIXELS // ((height + 1) * (width + 1) * scale**2)))
 
@@ -119,7 +119,7 @@ def _scale(height: int, width: int) -> int:
 
 
 def save_png(path: Path, array: ArrayLike) -> None:
-    """Writes uint8 [H, W, 3] or [H, W] as PNG, making the folder; a reader sees the old file or the new, no part."""
+    """Writes uint8 [h, w, 3] or [h, w] as PNG, atomically, and creates the folder."""
     write_atomically(path, encode_png(np.asarray(array)))
 
 

@@ -56,7 +56,7 @@ def test_experiment_says_what_it_is(name):
     """Its docstring opens with one line, gives the command and the result; each field of its config is explained."""
     source = (EXPERIMENTS / f"{name}.py").read_text()
     first, _, rest = ast.get_docstring(ast.parse(source)).partition("\n")
-    assert first.endswith(".") and f"python experiments/{name}.py" in rest and "Result:" in rest
+    assert first.endswith(".") and f"python experiments/{name}.py" in rest and "\nResult" in rest
     config = next(node for node in ast.parse(source).body if getattr(node, "name", "") == "Config")
     for field, after in zip(config.body, [*config.body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign):

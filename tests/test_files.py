@@ -73,8 +73,8 @@ def test_arrays_come_back(tmp_path, compress):
     ("content", "reason"),
     [
         (b"", "Expecting value"),
-        (b"[]", "no object"),
-        (b"null", "no object"),
+        (b"[]", "not an object"),
+        (b"null", "not an object"),
         (b"\xff\xfe{", "decode"),
         (b'{"a": ' * 100_000, "recursion"),
         (b'{"a": %s}' % (b"1" * 5000), "digits"),

@@ -44,8 +44,8 @@ def test_what_nohup_ignores_stays_ignored():
     assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN
 
 
-def test_ctrl_c_ends_a_process_at_once_and_without_a_word():
-    """And only within the block: before and after it, Python's own handler is there."""
+def test_ctrl_c_ends_a_process_at_once_and_silently():
+    """And only within the block: before and after it, Python's own handler is in place."""
     code = (
         "import os, signal; from jimgen.interrupts import end_at_once\n"
         "before = signal.getsignal(signal.SIGINT)\n"

@@ -30,7 +30,7 @@ def presets(name: str) -> list[list[str]]:
     """The arguments of the commands that a docstring gives under "On an accelerator"."""
     docstring = ast.get_docstring(ast.parse((EXPERIMENTS / f"{name}.py").read_text())) or ""
     _, _, after = docstring.partition("\nOn an accelerator")
-    lines = [line.strip() for line in after.partition("\nResult:")[0].splitlines() if line.startswith("    ")]
+    lines = [line.strip() for line in after.partition("\nResult")[0].splitlines() if line.startswith("    ")]
     commands = [shlex.split(line) for line in lines]  # Python has joined the lines that end in a backslash
     assert all(command[:2] == ["python", f"experiments/{name}.py"] for command in commands), lines
     return [command[2:] for command in commands]

@@ -1,1 +1,1 @@
-"""What `jimgen` does with runs, a family of commands a file. Nothing heavy is imported before it is needed."""
+"""The commands of `jimgen`, one family per file. They import heavy libraries only when needed."""

@@ -1,4 +1,4 @@
-"""What commands begin with: a run's folder, JAX, checked flags."""
+"""What every command needs first: a run's folder, JAX, checked flags."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from jimgen.errors import UserError
 if TYPE_CHECKING:
     from jimgen.data import Dataset
 
-MOST = 2**31 - 1  # what is counted is numbered in 32 bits
+MOST = 2**31 - 1  # counters are 32-bit integers
 RunFolder = Annotated[Path, tyro.conf.Positional]
 
 
 @contextlib.contextmanager
 def start_jax():
-    """JAX, imported late, with its start-up faults as one line."""
+    """Imports JAX and yields it; within the block, too little memory or a missing device is a UserError."""
     import jax
 
     from jimgen.cpu import keep_freed_memory
@@ -45,7 +45,7 @@ def start_jax():
 
 
 def load_run(run: Path, best: bool = False, changes: tuple[str, ...] = ()):
-    """The run in a folder, from its newest or its best checkpoint, with changes of its config."""
+    """Loads a run from its newest or best checkpoint, with changes of its config."""
     from jimgen.runs import load
 
     return load.load_run(run, best, changes)
@@ -58,7 +58,7 @@ def say_what_is_left_out(dataset: Dataset) -> None:
 
 
 def require_positive(**numbers: int) -> None:
-    """Raises UserError for a flag below 1, or above what 32 bits hold."""
+    """Raises UserError for a flag below 1 or above MOST."""
     for name, number in numbers.items():
         if number < 1:
             raise UserError(f"--{name} {number}: must be at least 1")
@@ -67,14 +67,14 @@ def require_positive(**numbers: int) -> None:
 
 
 def output_file(out: Path, *endings: str) -> Path:
-    """A file that will be written, checked before its content is computed; `~` is expanded.
+    """Checks the path of a file before its content is computed, and returns it with `~` expanded.
 
     Args:
-        out: as the user gave it, or the default.
-        endings: ".png", ".npz", in capitals too; none allow any name.
+        out: path as the user gave it, or the default.
+        endings: allowed endings, ".png" or ".npz", in upper or lower case; none allow any name.
 
     Raises:
-        UserError: another ending, the name of a folder, or a place that cannot be written.
+        UserError: the path has another ending, is a folder, or cannot be written.
     """
     if endings and out.suffix.lower() not in endings:
         meaning = {".png": ".png (a grid)", ".npz": ".npz (arrays)"}
@@ -83,10 +83,10 @@ def output_file(out: Path, *endings: str) -> Path:
 
 
 def output_folder(out: Path, *, empty: bool = False) -> Path:
-    """A folder that will be written, checked likewise; one that is there already must be `empty`, if so asked.
+    """Checks the path of a folder to write, and returns it with `~` expanded; with `empty`, it must hold nothing yet.
 
     Raises:
-        UserError: a file, a folder that holds something, or a place that cannot be written.
+        UserError: the path is a file, cannot be written, or is a folder that must be empty and is not.
     """
     from jimgen.files import disk_errors
 

@@ -26,14 +26,14 @@ def sample(
 
     Args:
         run: folder of the run.
-        num: how many.
-        seed: of the latents.
-        label: one class for all.
-        classes: of a conditional run; balanced: the classes in turn; frequency: as often as in the training images.
-        best: from the best checkpoint that --quality-every kept, not from the newest one.
-        change: fields of its config that drawing depends on: guidance=3 num_steps=50.
-        out: .png for a grid; .npz for arrays `images` (uint8 [n, h, w, c]) and `labels`; a name without ending for a
-            folder of PNGs, one subfolder a class; runs that know no labels write none. Default RUN/sample.png
+        num: number of images.
+        seed: random seed for the latents.
+        label: number of one class for all images; by default all classes.
+        classes: class proportions of a conditional run: balanced, or by their frequency in the training images.
+        best: use the best checkpoint, which --quality-every kept, instead of the newest one.
+        change: config fields that sampling alone depends on, with new values: guidance=3 num_steps=50.
+        out: path of the result: .png for a grid, .npz for arrays `images` (uint8 [n, h, w, c]) and `labels`, no ending
+            for a folder of PNGs by class. Runs without labels write none. Default: RUN/sample.png
     """
     from jimgen.noise import require_seed
     from jimgen.runs.subject import draw_images
@@ -51,50 +51,63 @@ def sample(
 
 
 def reconstruct(run: RunFolder, /, num: int = 40, data: str | None = None, out: Path | None = None) -> None:
-    """Encode and decode the first test images: rows of images and of reconstructions, in turn.
+    """Encode and decode the first test images: alternating rows of images and of reconstructions.
 
     Args:
         run: folder of the run.
-        num: how many.
-        data: whose test images, as in training; by default the run's own, wherever they lie now.
-        out: .png for the grid, .npz for the reconstructions and the images' labels. Default RUN/reconstruct.png
+        num: number of images.
+        data: name of the data set whose test images are used; by default the run's own.
+        out: path of the result: .png for a grid, .npz for reconstructions and labels. Default: RUN/reconstruct.png
     """
-    import numpy as np
-
     from jimgen import pictures
-    from jimgen.data.batches import scale_images
     from jimgen.data.dataset import UNLABELLED, read_rows
-    from jimgen.evaluation.generated import CHUNK
     from jimgen.runs.previews import pairs_grid
-    from jimgen.runs.subject import load_data
-    from jimgen.train_step import eval_variables
 
     require_positive(num=num)
     path = output_file(out or run / "reconstruct.png", *ENDINGS)
-    with start_jax() as jax:
+    with start_jax():
         loaded = load_run(run)
         if loaded.method.reconstruct is None:
             raise UserError(f"{run} cannot reconstruct: its method has no encoder. `jimgen sample` draws from it.")
-        dataset = load_data(loaded.config, name=data)
-        if dataset.spec.shape != loaded.spec.shape:
-            raise UserError(
-                f"--data {data}: images {list(dataset.spec.shape)}, the run takes {list(loaded.spec.shape)}"
-            )
+        dataset = _data_of_its_shape(loaded, data)
         if num > dataset.spec.num_test:
             print(f"{dataset.spec.name} has {dataset.spec.num_test} test images: no more can be reconstructed")
             num = dataset.spec.num_test
         images, labels = read_rows(dataset.test, range(_fitting(path, num, dataset.spec.shape, tiles_each=2)))
-        reconstruct, variables = jax.jit(loaded.method.reconstruct), eval_variables(loaded.state)
-        found = []
-        for start in range(0, len(images), CHUNK):
-            part = scale_images(jax.numpy.asarray(images[start : start + CHUNK]))
-            found.append(pictures.to_uint8(np.asarray(reconstruct(variables, part, labels[start : start + CHUNK]))))
-        found = np.concatenate(found)
+        found = _reconstructions(loaded, images, labels)
     if path.suffix.lower() == ".png":
         pictures.save_png(path, pairs_grid(images, found, 10))
         print(path)
     else:
         _write(path, found, labels if dataset.spec.class_names != UNLABELLED else None)
+
+
+def _data_of_its_shape(loaded: Any, name: str | None) -> Any:
+    """The run's data set, or the one of that name. Raises UserError where its images have another shape."""
+    from jimgen.runs.subject import load_data
+
+    dataset = load_data(loaded.config, name=name)
+    if dataset.spec.shape != loaded.spec.shape:
+        raise UserError(f"--data {name}: images {list(dataset.spec.shape)}, the run takes {list(loaded.spec.shape)}")
+    return dataset
+
+
+def _reconstructions(loaded: Any, images: Any, labels: Any) -> Any:
+    """Reconstructions uint8 [n, h, w, c] of images uint8 [n, h, w, c] with labels int32 [n], chunk by chunk."""
+    import jax
+    import numpy as np
+
+    from jimgen import pictures
+    from jimgen.data.batches import scale_images
+    from jimgen.evaluation.generated import CHUNK
+    from jimgen.train_step import eval_variables
+
+    reconstruct, variables = jax.jit(loaded.method.reconstruct), eval_variables(loaded.state)
+    found = []
+    for start in range(0, len(images), CHUNK):
+        part = scale_images(jax.numpy.asarray(images[start : start + CHUNK]))
+        found.append(pictures.to_uint8(np.asarray(reconstruct(variables, part, labels[start : start + CHUNK]))))
+    return np.concatenate(found)
 
 
 def interpolate(
@@ -106,15 +119,15 @@ def interpolate(
     label: int | None = None,
     out: Path | None = None,
 ) -> None:
-    """Walk between pairs of random latents, a row a pair.
+    """Interpolate between pairs of random latents, one row per pair.
 
     Args:
         run: folder of the run.
-        num: rows.
-        steps: images a row, both ends included.
-        seed: of the latents.
-        label: one class for all; by default the classes in turn.
-        out: .png or .npz. Default RUN/interpolate.png
+        num: number of rows.
+        steps: number of images per row, both ends included.
+        seed: random seed for the latents.
+        label: number of one class for all images; by default the classes in turn.
+        out: path of the result, .png or .npz. Default: RUN/interpolate.png
     """
     import numpy as np
 
@@ -155,29 +168,24 @@ def inpaint(
 
     Args:
         run: folder of the run.
-        image: the picture; brought to the run's size as training pictures were.
-        mask: a picture of the same size: white (or 1) is known and stays, black (or 0) is filled in, and so is what is
-            transparent; grey counts as known if it is brighter than half the range.
-        num: ways to fill it.
-        seed: of the noise.
-        label: the class to fill in; 0 by default.
-        change: fields of its config that drawing depends on: guidance=3 num_steps=50.
-        out: .png (the picture, what is known of it, then the results) or .npz. Default RUN/inpaint.png
+        image: picture to fill; it is brought to the run's size as training pictures were.
+        mask: picture of the same size: white (or 1) is known and stays, black (or 0) and transparent parts are filled
+            in; grey counts as known if it is brighter than half the range.
+        num: number of ways to fill it.
+        seed: random seed for the noise.
+        label: number of the class to fill in; 0 by default.
+        change: config fields that sampling alone depends on, with new values: guidance=3 num_steps=50.
+        out: path of the result: .png (the picture, its known part, then the results) or .npz. Default: RUN/inpaint.png
     """
     import numpy as np
 
-    from jimgen import pictures
-    from jimgen.data.batches import scale_images
-    from jimgen.data.images import decode, fit_images
-    from jimgen.data.masks import fit_mask, read_mask
     from jimgen.noise import key_of
     from jimgen.runs.subject import require_label
-    from jimgen.train_step import eval_variables
 
     require_positive(num=num)
     key = key_of(seed)
     path = output_file(out or run / "inpaint.png", *ENDINGS)
-    with start_jax() as jax:
+    with start_jax():
         loaded = load_run(run, changes=change)
         if loaded.method.inpaint is None:
             raise UserError(
@@ -185,41 +193,66 @@ def inpaint(
             )
         if label is not None:
             require_label(loaded, label)
-        height, width, channels = loaded.spec.shape
-        read, known = decode(image), read_mask(mask)
-        if known.shape != read.shape[:2]:
-            raise UserError(
-                f"--mask {mask} is {known.shape[0]}x{known.shape[1]} and the picture {read.shape[0]}x{read.shape[1]} "
-                "(height x width): give them one size"
-            )
-        size = None if read.shape[:2] == (height, width) else height
-        if size and height != width:
-            raise UserError(f"{run} was trained on {height}x{width} images: bring the picture and mask to that size")
-        fitted = fit_images(read, size=size, fit=loaded.config.fit, channels=channels)
-        known = fit_mask(known, size=size, fit=loaded.config.fit)
+        fitted, known = _fitted_picture_and_mask(loaded, image, mask)
         num = _fitting(path, num, loaded.spec.shape, besides=2)
-        labels = jax.numpy.full(num, label or 0, jax.numpy.int32)
-        scaled = scale_images(jax.numpy.asarray(fitted))
-        repeated = jax.numpy.broadcast_to(scaled, (num, *scaled.shape))
-        masks = jax.numpy.broadcast_to(jax.numpy.asarray(known), (num, *known.shape))
-        variables = eval_variables(loaded.state)
-        filled = jax.jit(loaded.method.inpaint)(variables, key, repeated, masks, labels)
-        filled = pictures.to_uint8(np.asarray(filled))
+        labels = np.full(num, label or 0, np.int32)
+        filled = _fillings(loaded, key, fitted, known, labels)
     if path.suffix.lower() == ".png":
         seen = np.where(known[..., None], fitted, 127).astype(np.uint8)
         filled = np.concatenate([np.stack([fitted, seen]), filled])
-    _write(path, filled, np.asarray(labels) if loaded.conditional else None)
+    _write(path, filled, labels if loaded.conditional else None)
+
+
+def _fitted_picture_and_mask(loaded: Any, image: Path, mask: Path) -> tuple[Any, Any]:
+    """A picture uint8 [h, w, c] and its mask bool [h, w], True where known, in the run's size.
+
+    Raises:
+        UserError: one cannot be read, their sizes differ, or they cannot be brought to the run's size.
+    """
+    from jimgen.data.images import decode, fit_images
+    from jimgen.data.masks import fit_mask, read_mask
+
+    height, width, channels = loaded.spec.shape
+    read, known = decode(image), read_mask(mask)
+    if known.shape != read.shape[:2]:
+        raise UserError(
+            f"--mask {mask} is {known.shape[0]}x{known.shape[1]} and the picture {read.shape[0]}x{read.shape[1]} "
+            "(height x width): give them one size"
+        )
+    size = None if read.shape[:2] == (height, width) else height
+    if size and height != width:
+        raise UserError(
+            f"{loaded.folder} was trained on {height}x{width} images: bring the picture and mask to that size"
+        )
+    fit = loaded.config.fit
+    return fit_images(read, size=size, fit=fit, channels=channels), fit_mask(known, size=size, fit=fit)
+
+
+def _fillings(loaded: Any, key: Any, picture: Any, known: Any, labels: Any) -> Any:
+    """Fillings uint8 [n, h, w, c] of a picture uint8 [h, w, c], one for each label int32 [n]."""
+    import jax
+    import numpy as np
+
+    from jimgen import pictures
+    from jimgen.data.batches import scale_images
+    from jimgen.train_step import eval_variables
+
+    repeated = (
+        jax.numpy.broadcast_to(x, (len(labels), *x.shape)) for x in (scale_images(jax.numpy.asarray(picture)), known)
+    )
+    filled = jax.jit(loaded.method.inpaint)(eval_variables(loaded.state), key, *repeated, labels)
+    return pictures.to_uint8(np.asarray(filled))
 
 
 def _fitting(path: Path, num: int, shape: tuple[int, int, int], tiles_each: int = 1, besides: int = 0) -> int:
-    """How many of `num` results are computed: all for arrays and folders, as many as a sheet holds for a .png.
+    """Returns how many of `num` results to compute: all for arrays and folders, as many as a sheet holds for a .png.
 
     Args:
-        path: of the results.
-        num: asked for.
-        shape: of an image.
-        tiles_each: of the sheet, for each result.
-        besides: tiles that are there anyway.
+        path: where the results go.
+        num: number asked for.
+        shape: (h, w, c) of an image.
+        tiles_each: tiles of the sheet for each result.
+        besides: further tiles of the sheet.
     """
     from jimgen import pictures
 
@@ -233,14 +266,14 @@ def _fitting(path: Path, num: int, shape: tuple[int, int, int], tiles_each: int 
 
 
 def _class_columns(num: int, num_classes: int) -> int | None:
-    """Columns of a sheet near square with a class a column, or each class in several; None for many classes or one."""
+    """Columns of a nearly square sheet in which no column mixes classes; None for one class or more than 16."""
     if not 2 <= num_classes <= 16:
         return None
     return num_classes * max(1, int(num**0.5) // num_classes)
 
 
 def _write(path: Path, images: Any, labels: Any | None, columns: int | None = None) -> None:
-    """A grid for a name that ends in .png; else as `generated.save` writes it."""
+    """Writes a grid for a name that ends in .png, else what `generated.save` writes."""
     from jimgen import pictures
     from jimgen.evaluation import generated
 

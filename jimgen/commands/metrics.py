@@ -36,28 +36,29 @@ def evaluate(
 ) -> None:
     """Measure a run, an .npz of images or a folder of pictures against real images; the last line is JSON.
 
-    Beside each value stand those of real test images and of one Gaussian per class, the baseline to beat.
+    The table also shows each metric for real test images and for one Gaussian per class, the baseline to beat.
 
     Args:
         source: folder of a run, .npz with `images` (uint8 [n, h, w, c]), or folder or .zip of pictures.
-        data: real images, as in training; by default the run's own.
-        num: images drawn, or the first ones of a set.
-        metrics: of fd, fd_infinity, kid, is, prdc, cmmd, copying, fls, cas; separated by commas.
-        extractors: names separated by commas; by default the data's own classifier, if there is one, and
-            efficientnet_lite0@64. Also inception, and PATH.py:FUNCTION for one's own.
-        seed: of the latents and of what is random in the metrics.
-        classes: of a run: balanced, or by their frequency in training.
-        best: of a run: its best checkpoint, not its newest.
-        change: of a run: fields of its config that drawing depends on: guidance=3 num_steps=50.
-        reference: files of `jimgen reference`, one for each extractor, in place of the data's statistics.
-        size, fit, channels: how real images are brought to the shape of the others; each by default as the run did, and
-            for a set of images as they are, fit: resize.
-        bits: used by grey pictures of 16, as 12; by default as the run did, else what the files say.
-        out: folder of the results. Default RUN/evaluation
+        data: name of the data set of real images, as in training; by default the run's own.
+        num: number of images to draw, or to take from the beginning of a set.
+        metrics: names separated by commas, out of fd, fd_infinity, kid, is, prdc, cmmd, copying, fls and cas.
+        extractors: names separated by commas: the data's own classifier (where there is one), efficientnet_lite0@64
+            (both are the default), inception, or PATH.py:FUNCTION for your own.
+        seed: random seed for the latents and for random choices in the metrics.
+        classes: class proportions of the images drawn from a run: balanced, or by their frequency in training.
+        best: use the run's best checkpoint instead of its newest one.
+        change: config fields that sampling alone depends on, with new values: guidance=3 num_steps=50.
+        reference: files of `jimgen reference`, one for each extractor, to use instead of the data's statistics.
+        size: height and width of the real images; by default as in the run, or as stored.
+        fit: way to bring real images to that size: bicubic resizing, or background around them; by default as in the
+            run, or resize.
+        channels: channels of the real images, 1 for grey or 3 for colour; by default as in the run, or as stored.
+        bits: bits used in 16-bit grey pictures, such as 12; by default as in the run, or what the files say.
+        out: folder of the results. Default: RUN/evaluation, or NAME-evaluation beside a set of images.
     """
     import json
 
-    from jimgen import data as sets
     from jimgen.evaluation.evaluate import evaluate as measured
     from jimgen.evaluation.measure import check_metrics
     from jimgen.evaluation.results import RESULTS
@@ -69,21 +70,16 @@ def evaluate(
     require_positive(num=num)
     require_seed(seed)
     folder = output_folder(out or subjects.default_folder(source))
-    chosen = [name.strip() for name in metrics.split(",") if name.strip()]
+    chosen = _names_in(metrics)
     check_metrics(chosen)
     with start_jax():
         subject, run = subjects.subject_of(source, num, seed, classes, folder, best, change, bits)
-        if run is not None:
-            dataset = subjects.load_data(run.config, name=data, size=size, fit=fit, channels=channels, bits=bits)
-        elif data is not None:
-            dataset = sets.load(data, size=size, fit=fit or "resize", channels=channels, bits=bits)
-        else:
-            raise UserError(f"{source} does not say what it should be compared with: give --data")
+        dataset = _real_images(source, run, data, size=size, fit=fit, channels=channels, bits=bits)
         say_what_is_left_out(dataset)
         result = measured(
             subject,
             dataset,
-            extractors=[name.strip() for name in extractors.split(",") if name.strip()],
+            extractors=_names_in(extractors),
             metrics=chosen,
             references=reference,
             seed=seed,
@@ -96,8 +92,25 @@ def evaluate(
     print(json.dumps({**values, "num": num, "data": dataset.spec.name}))
 
 
+def _names_in(text: str) -> list[str]:
+    """Names that commas separate."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _real_images(source: Path, run: Any | None, name: str | None, *, fit: Any, **options: Any) -> Any:
+    """The data set to compare with: the run's own by default. Raises UserError where neither run nor name tells it."""
+    from jimgen import data
+    from jimgen.runs.subject import load_data
+
+    if run is not None:
+        return load_data(run.config, name=name, fit=fit, **options)
+    if name is None:
+        raise UserError(f"{source} does not say what it should be compared with: give --data")
+    return data.load(name, fit=fit or "resize", **options)
+
+
 def compare(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
-    """Put evaluated runs side by side; runs that differ in their seed alone become a mean with a 95% interval.
+    """Compare evaluated runs; runs that differ only in their seed become a mean with a 95% confidence interval.
 
     Args:
         runs: folders of runs, or of evaluations.
@@ -141,16 +154,19 @@ def reference(
     channels: Literal[1, 3] | None = None,
     bits: int | None = None,
 ) -> None:
-    """Make reference statistics of one's own data: a file for `jimgen evaluate --reference`.
+    """Make reference statistics of a data set: a file for `jimgen evaluate --reference`.
 
     Args:
-        data: digits, fashion_mnist, tfds:NAME, folder:PATH (or a .zip of pictures) or npz:PATH.
-        out: the file, .npz.
-        extractor: whose features.
-        split: which images.
-        num: how many of them; 0 for all. A distance compares only with others of the same number.
+        data: name of the data set: digits, fashion_mnist, tfds:NAME, folder:PATH (or a .zip of pictures) or npz:PATH.
+        out: path of the file to write, .npz.
+        extractor: name of the feature extractor.
+        split: split to take images from.
+        num: number of images; 0 for all. Only distances to the same number of images can be compared.
         features: keep the features too, which kid, prdc and cmmd need; the file is larger.
-        size, fit, channels, bits: as in training.
+        size: height and width of the images, as in training; by default as stored.
+        fit: way to bring images to that size: bicubic resizing, or background around a smaller image.
+        channels: number of channels, 1 for grey or 3 for colour; by default as stored.
+        bits: bits used in 16-bit grey pictures, such as 12; by default what the files say.
     """
     from jimgen import data as sets
     from jimgen.data.dataset import num_rows
@@ -171,7 +187,7 @@ def reference(
 
 
 def _show(table: Any) -> None:
-    """Prints a table, in which brackets are not markup; to a file or a pipe 240 wide, so that no number is cut."""
+    """Prints a table, 240 characters wide to a file or a pipe, so that no number is cut. Brackets are not markup."""
     from rich.console import Console
 
     width = None if Console().is_terminal else 240
@@ -179,7 +195,7 @@ def _show(table: Any) -> None:
 
 
 def _print_metrics(result: dict[str, Any]) -> None:
-    """The table of an evaluation."""
+    """Prints the table of an evaluation, its warnings and its duration."""
     from rich.table import Table
 
     counts = result["num_real"]
@@ -194,4 +210,4 @@ def _print_metrics(result: dict[str, Any]) -> None:
     for warning in result["warnings"]:
         print(f"warning: {warning}")
     seconds = result["seconds"]
-    print(f"{seconds['images']} s for the images, {seconds['with_comparison']} s with what they are compared with")
+    print(f"{seconds['images']} s for the images, {seconds['with_comparison']} s with real images and Gaussians")

@@ -1,4 +1,4 @@
-"""Zip archives and the arrays in them (.npz), read without trust: no pickles, no absurd allocations."""
+"""Zip archives and the arrays in them (.npz), read without trust: no pickles, no huge allocations."""
 
 import math
 import os
@@ -14,16 +14,16 @@ from jimgen.files import read_errors, shown
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _ENCRYPTED = 1  # bit of a member's flags
-_LONGEST_END = 22 + 2**16  # bytes of the record at the end of an archive, with a comment
-_LARGEST_PICTURE = 2**29  # bytes of a file in an archive; what is larger is no picture
+_LONGEST_END = 22 + 2**16  # bytes of the record at the end of an archive, including its comment
+_LARGEST_PICTURE = 2**29  # bytes; a larger file in an archive is not a picture
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
     """Opens a zip archive whose members can all be read.
 
     Raises:
-      UserError: not a zip archive, a damaged one (also where its directory lists fewer members than it says), or
-        members that are encrypted or compressed in a foreign way.
+        UserError: the file is not a zip archive, is damaged (its directory may list fewer members than it counts), or
+            has members that are encrypted or compressed by an unknown method.
     """
     with read_errors(path):
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
@@ -34,7 +34,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         with read_errors(path):
             archive = zipfile.ZipFile(path)
             if (said := _members_said(path)) not in (None, len(archive.infolist())):
-                raise ValueError(f"it says that it has {said} members, and lists {len(archive.infolist())}")
+                raise ValueError(f"it counts {said} members, and lists {len(archive.infolist())}")
     except UserError:
         raise
     except Exception as error:  # a damaged archive can raise nearly anything
@@ -44,28 +44,28 @@ def open_zip(path: Path) -> zipfile.ZipFile:
             raise UserError(f"{shown(path)}: {shown(info.filename)[:100]} is encrypted; unpack it with its password")
         if info.compress_type not in _METHODS:
             raise UserError(
-                f"{shown(path)} is compressed in a way that Python cannot read (method {info.compress_type}); pack anew"
+                f"{shown(path)}: Python cannot read its compression (method {info.compress_type}); pack it again"
             )
     return archive
 
 
 def check_names(archive: zipfile.ZipFile, members: Iterable[zipfile.ZipInfo], path: Path) -> None:
-    """Raises UserError where the directory names a member otherwise than the member itself.
+    """Raises UserError if the archive's directory gives a member another name than the member itself.
 
-    The contents have checksums, and Python compares the names of what it unpacks. This is for what is not unpacked: an
-    array must not vanish because a bit of its name is wrong.
+    Python checks contents and names of what it unpacks. This checks members that are not unpacked: an array must not
+    vanish because a bit of its name is wrong.
     """
     for info in members:
         try:
             archive.open(info).close()
         except Exception as error:  # a damaged member can raise nearly anything
             raise UserError(
-                f"{shown(path)} is damaged at {shown(info.filename)[:100]}; make or copy it anew"
+                f"{shown(path)} is damaged at {shown(info.filename)[:100]}; make or copy it again"
             ) from error
 
 
 def _members_said(path: Path) -> int | None:
-    """How many members the record at the end of an archive counts; None where they are too many for it."""
+    """Number of members by the record at the end of an archive; None if they are too many for its field."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - _LONGEST_END))
         end = file.read()
@@ -75,11 +75,11 @@ def _members_said(path: Path) -> int | None:
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """A small member, whole.
+    """The content of a small member.
 
     Raises:
-      ValueError: it is too large for a picture.
-      Exception: whatever a damaged archive raises.
+        ValueError: the member is too large for a picture.
+        Exception: any exception that a damaged archive causes.
     """
     if info.file_size > _LARGEST_PICTURE:
         raise ValueError(f"{info.file_size} bytes are too many for a picture")
@@ -87,10 +87,10 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
 
 
 def array_names(path: Path) -> tuple[str, ...]:
-    """The arrays of an .npz file: its members that end in .npy, without that ending.
+    """The names of the arrays in an .npz file: its members that end in .npy, without that ending.
 
     Raises:
-      UserError: as `open_zip`.
+        UserError: as `open_zip`.
     """
     with open_zip(path) as archive:
         check_names(archive, archive.infolist(), path)
@@ -101,7 +101,7 @@ def holds_arrays(path: Path) -> bool:
     """Whether a file is an .npz by its name, or a .zip with arrays in it.
 
     Raises:
-      UserError: as `open_zip`.
+        UserError: as `open_zip`.
     """
     return path.suffix == ".npz" or path.suffix.lower() == ".zip" and path.is_file() and _has_arrays(path)
 
@@ -112,12 +112,12 @@ def _has_arrays(path: Path) -> bool:
 
 
 def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
-    """Some arrays of an .npz file, those that it has.
+    """Reads the named arrays that an .npz file has.
 
-    An array's header is believed only where the member is as long as it says, and no longer than the machine's memory.
+    An array is read only if the member has the length that its header implies, and the machine has that much memory.
 
     Raises:
-      UserError: as `open_zip`; an array that is damaged, too large for memory, or of Python objects.
+        UserError: as `open_zip`; or an array is damaged, too large for memory, or holds Python objects.
     """
     found = {}
     with open_zip(path) as archive:
@@ -132,7 +132,7 @@ def read_arrays(path: Path, names: Iterable[str]) -> dict[str, np.ndarray]:
                 except Exception as error:  # a damaged member can raise nearly anything
                     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
                     raise UserError(
-                        f"{shown(path)}: the array {name} cannot be read ({reason}); write the file anew with "
+                        f"{shown(path)}: the array {name} cannot be read ({reason}); write the file again with "
                         "numpy.savez, without objects"
                     ) from error
     return found
@@ -143,7 +143,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         version = np.lib.format.read_magic(file)
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         if version not in read_header:
-            raise ValueError(f"format {version} of .npy is not read here")
+            raise ValueError(f"format {version} of .npy is not supported")
         shape, _, dtype = read_header[version](file)
         if dtype.hasobject:
             raise ValueError("it holds Python objects")
@@ -154,7 +154,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
             num_bytes *= side
         header = file.tell()
     if header + num_bytes != info.file_size:
-        raise ValueError(f"its header tells of {num_bytes} bytes, and {info.file_size - header} are there")
+        raise ValueError(f"its header implies {num_bytes} bytes, and {info.file_size - header} are there")
     if num_bytes > (memory := _memory_of_the_machine()):
         raise ValueError(f"it needs {num_bytes / 2**30:.0f} GB of memory, this machine has {memory / 2**30:.0f}")
     with archive.open(info) as file:
@@ -162,7 +162,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 
 
 def _memory_of_the_machine() -> float:
-    """Bytes of memory; infinite where the system does not say, as on Windows."""
+    """Bytes of memory; infinite if the system does not report it, as on Windows."""
     if not hasattr(os, "sysconf"):
         return math.inf
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,7 +1,7 @@
-"""Order and feeding: which rows a step sees, and how they reach the devices.
+"""Batches: which rows a step sees, and how they reach the devices.
 
-The order is a pure function of (seed, step): a run that resumes needs its step and nothing else, and every process of
-a multi-process run knows the whole order and reads only its own part.
+The order is a pure function of (seed, step). A run that resumes needs only its step, and every process of a
+multi-process run knows the whole order and reads only its own part.
 """
 
 import functools
@@ -18,7 +18,7 @@ from jimgen.data.dataset import Arrays, Stream
 from jimgen.errors import UserError
 
 DECODING_THREADS = 8
-PREFETCHED_ROWS = 512  # decoded ahead of the batch that is asked for
+PREFETCHED_ROWS = 512  # rows decoded ahead of the current batch
 ENDLESS = 2**40  # steps
 
 
@@ -26,16 +26,16 @@ def rows_at(step: int, *, num_rows: int, batch_size: int, seed: int) -> np.ndarr
     """The rows of batch `step`: int64 [batch_size], in [0, num_rows).
 
     Place i of the batch is position p = step * batch_size + i of an endless order: row p % num_rows of the permutation
-    of epoch p // num_rows. Batches run across the ends of epochs: every epoch shows every row once, none is dropped.
+    of epoch p // num_rows. Batches cross the ends of epochs, so every epoch shows every row once.
     """
     return _shuffled(step * batch_size + np.arange(batch_size), num_rows, seed)
 
 
 def local_places(sharding: Sharding, batch_size: int, devices: Iterable[Any] | None = None) -> np.ndarray:
-    """The places in the global batch that `devices` hold, ascending: int64. By default this process's devices.
+    """The places in the global batch that `devices` hold, by default this process's: int64, ascending.
 
     Raises:
-      UserError: `batch_size` is below 1, or the devices cannot share it evenly.
+        UserError: `batch_size` is below 1, or the devices cannot share it evenly.
     """
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}: give 1 or more")
@@ -53,19 +53,21 @@ def local_places(sharding: Sharding, batch_size: int, devices: Iterable[Any] | N
 def batches(
     split: Arrays | Stream, *, batch_size: int, seed: int, start_step: int = 0, sharding: Sharding | None = None
 ) -> Iterator[dict[str, jax.Array]]:
-    """Training batches without end, from `start_step` on, in the order of `rows_at`.
+    """Endless training batches from `start_step` on, in the order of `rows_at`.
 
     Args:
-      split: Arrays are put on the devices whole, once, and each batch is gathered there: per step only the row numbers
-        travel. A Stream is decoded ahead in threads, by each process for its own devices.
-      batch_size: of the global batch, over all processes.
-      sharding: how the leading axis is laid out; None is JAX's default device.
+        split: rows to draw from. Arrays are copied to the devices once, and each batch is gathered there, so only row
+            numbers travel per step. A Stream is decoded ahead in threads, by each process for its own devices.
+        batch_size: size of the global batch, over all processes.
+        seed: random seed for the order.
+        start_step: step of the first batch.
+        sharding: layout of the leading axis; None is JAX's default device.
 
     Yields:
-      {"image": uint8 [b, h, w, c], "label": int32 [b], "index": int32 [b], the place in the global batch}.
+        {"image": uint8 [b, h, w, c], "label": int32 [b], "index": int32 [b]}; index is the place in the global batch.
 
     Raises:
-      UserError: `batch_size` is below 1, or the devices cannot share it evenly.
+        UserError: `batch_size` is below 1, or the devices cannot share it evenly.
     """
     sharding = sharding or _default_sharding()
     places = local_places(sharding, batch_size)
@@ -79,16 +81,14 @@ def batches(
 def eval_batches(
     split: Arrays | Stream, *, batch_size: int, sharding: Sharding | None = None
 ) -> Iterator[dict[str, jax.Array]]:
-    """A whole split once, in its own order. The last batch is filled up with row 0.
-
-    Args: as `batches`.
+    """A whole split once, in its own order. The last batch is padded with row 0. Arguments are those of `batches`.
 
     Yields:
-      {"image": uint8 [b, h, w, c], "label": int32 [b], "index": int32 [b], the row in the split, "valid": bool [b],
-      False where a row only fills up}.
+        {"image": uint8 [b, h, w, c], "label": int32 [b], "index": int32 [b], "valid": bool [b]}; index is the row in
+        the split, and valid is False for padding.
 
     Raises:
-      UserError: as `batches`.
+        UserError: as `batches`.
     """
     sharding = sharding or _default_sharding()
     places = local_places(sharding, batch_size)
@@ -103,7 +103,7 @@ def eval_batches(
 
 
 def scale_images(images: jax.Array) -> jax.Array:
-    """uint8 0..255 -> float32 in [-1, 1]; for compiled functions, so that bytes travel to the device."""
+    """uint8 in [0, 255] -> float32 in [-1, 1]. Call it in compiled functions, so that bytes travel to the device."""
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
@@ -163,19 +163,19 @@ def _feed(
 @functools.lru_cache(maxsize=8)
 def _gather_on(sharding: Sharding) -> Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
     def gather(images: jax.Array, labels: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        # Rows are in range: "clip" saves the masks of the default, which fills what is outside.
+        # All rows are in range: "clip" avoids the masks that the default mode, "fill", computes.
         return jnp.take(images, rows, axis=0, mode="clip"), jnp.take(labels, rows, axis=0, mode="clip")
 
-    if isinstance(sharding, NamedSharding):  # each device gathers its own rows from its own copy
+    if isinstance(sharding, NamedSharding):  # each device gathers its rows from its own copy
         specs = (PartitionSpec(), PartitionSpec(), sharding.spec)
         gather = jax.shard_map(gather, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec)
     return jax.jit(gather)
 
 
 def _put(local: np.ndarray, sharding: Sharding, num_rows: int) -> jax.Array:
-    """This process's part of an array of `num_rows` rows, as the global array."""
+    """The global array of `num_rows` rows of which `local` is this process's part."""
     return jax.make_array_from_process_local_data(sharding, local, (num_rows, *local.shape[1:]))
 
 
 def _default_sharding() -> Sharding:
-    return jnp.zeros(()).sharding  # wherever JAX puts an array that nobody places
+    return jnp.zeros(()).sharding  # where JAX puts arrays by default

@@ -1,4 +1,4 @@
-"""What a data set is, and how its rows are read."""
+"""The types of data sets and their splits, and how their rows are read."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ UNLABELLED = ("all",)  # the class names of a set without labels: one class, eve
 
 
 class DataSpec(NamedTuple):
-    """What a method or an experiment may know of its data."""
+    """What a method or an experiment may know about its data."""
 
     name: str
     shape: tuple[int, int, int]  # (height, width, channels), channels 1 or 3
@@ -37,25 +37,25 @@ class Arrays(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is known of a picture file before it is decoded."""
+    """What is known about a picture file before it is decoded."""
 
     name: str  # relative to the data set
-    where: str  # what messages call it
+    where: str  # its name in messages
     num_bytes: int
     size: tuple[int, int]  # (height, width)
     label: int
-    stamp: str  # differs where the content may differ: path, size, time
+    stamp: str  # path, size and time: differs if the content may differ
 
 
 @dataclass(frozen=True)
 class Stream:
-    """A split too large for memory: a row is decoded when it is asked for.
+    """A split too large for memory: rows are decoded on demand.
 
     `read` takes a row in [0, num_rows) and returns (uint8 [h, w, c], int label). Several threads may call it at once.
     `identity` names the rows; it stands for their content in the data hash.
-    `rows` is None where every row is sure to be readable. Else it tells of each: `load` then reads it once, leaves out
-    those that turn out to be unreadable, and remembers which.
-    `size` gives (height, width) of a row as its header tells them, where they differ and `rows` does not tell.
+    `rows` describes picture files, and is None if every row is known to be readable. `load` reads all files once,
+    leaves out the unreadable ones, and caches which they are.
+    `size` returns (height, width) of a row by its header, if sizes differ and `rows` is None.
     """
 
     read: Callable[[int], tuple[np.ndarray, int]]
@@ -69,27 +69,27 @@ class Stream:
 
 
 def stream_of(rows: Sequence[Row], read: Callable[[int], tuple[np.ndarray, int]]) -> Stream:
-    """The stream of picture files; their identity is their names, sizes in bytes and labels."""
+    """A stream of picture files. Names, sizes in bytes and labels are its identity."""
     return Stream(read, len(rows), "\n".join(f"{row.name}\t{row.num_bytes}\t{row.label}" for row in rows), tuple(rows))
 
 
 def select(stream: Stream, chosen: Sequence[int]) -> Stream:
-    """Some rows of a stream of picture files, as if there were no others."""
+    """A stream of some rows of a stream of picture files."""
     assert stream.rows is not None
     chosen = tuple(chosen)
     return stream_of([stream.rows[row] for row in chosen], lambda row: stream.read(chosen[row]))
 
 
 class Source(NamedTuple):
-    """What a source hands to `load`: rows as stored. A Stream of a Source may yield pictures of several sizes.
+    """What a source returns to `load`: rows as stored. Its streams may yield pictures of several sizes.
 
-    Without `test`, `load` splits `train` (a stream with `rows`) by `layout.held_out`, after leaving out what cannot be
-    read."""
+    Without `test`, `load` leaves out unreadable rows of `train` (a stream with `rows`) and splits the rest by
+    `layout.held_out`."""
 
     train: Arrays | Stream
     test: Arrays | Stream | None
     class_names: tuple[str, ...]
-    shape: tuple[int | None, int | None, int]  # None where the pictures differ
+    shape: tuple[int | None, int | None, int]  # (height, width, channels); None if pictures differ in it
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -98,18 +98,18 @@ class Dataset(NamedTuple):
     spec: DataSpec
     train: Arrays | Stream
     test: Arrays | Stream
-    skipped: tuple[str, ...] = ()  # unreadable files that were left out, each with the reason
-    notes: tuple[str, ...] = ()  # what else the user should know: folders or labels that are not used
+    skipped: tuple[str, ...] = ()  # unreadable files that were left out, with the reasons
+    notes: tuple[str, ...] = ()  # sentences on folders or labels that are not used
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Lines for the user on the pictures, folders and labels that are not used."""
+        """Sentences on pictures, folders and labels that are not used."""
         pictures = (f"{len(self.skipped)} picture(s) left out, the first: {self.skipped[0]}",) if self.skipped else ()
         return pictures + self.notes
 
 
 def num_rows(split: Arrays | Stream) -> int:
-    """How many pictures a split has. (`len` of Arrays counts its two fields.)"""
+    """Number of pictures in a split. (`len` of Arrays counts its two fields.)"""
     return len(split.labels) if isinstance(split, Arrays) else len(split)
 
 
@@ -125,9 +125,9 @@ def read_rows(split: Arrays | Stream, rows: Iterable[int]) -> tuple[np.ndarray, 
 def data_hash(train: Arrays | Stream, test: Arrays | Stream) -> str:
     """sha256, in hex, of train then test, after fitting.
 
-    Of Arrays: shape and dtype (as text), then the bytes, of the images and of the labels. Of a Stream, which would have
-    to be decoded whole: the fitted shape and its identity (for a folder names, sizes in bytes and labels; for TFDS
-    name, version and split). So one set has two hashes, one in memory and one streamed.
+    Arrays contribute shape and dtype (as text) and bytes of images and labels. A Stream, which would have to be decoded
+    first, contributes its fitted shape and its identity (of a folder: names, sizes in bytes and labels; of TFDS: name,
+    version and split). So one set has two hashes, one in memory and one streamed.
     """
     digest = hashlib.sha256()
     for split in (train, test):
@@ -141,10 +141,10 @@ def data_hash(train: Arrays | Stream, test: Arrays | Stream) -> str:
 
 
 def cache_dir() -> Path:
-    """Where decoded sets are kept: JIMGEN_CACHE, else ~/.cache/jimgen. Made if it is missing.
+    """The folder for decoded sets: JIMGEN_CACHE, else ~/.cache/jimgen. It is created if missing.
 
     Raises:
-      UserError: it cannot be made.
+        UserError: it cannot be created.
     """
     path = expanded(os.environ.get("JIMGEN_CACHE") or "~/.cache/jimgen")
     try:
@@ -158,7 +158,7 @@ def read_all(stream: Stream, shape: tuple[int, int, int]) -> tuple[Arrays, dict[
     """Decodes a whole stream of pictures of one shape, in threads.
 
     Returns:
-      All rows, where unreadable ones hold nothing of meaning; and the faults of these by their number.
+        All rows, with arbitrary content in unreadable ones; and the reasons for these by row number.
     """
     images = np.empty((len(stream), *shape), np.uint8)
     labels = np.empty(len(stream), np.int32)
@@ -182,8 +182,8 @@ def read_in_threads(stream: Stream) -> Iterator[tuple[np.ndarray, int] | picture
         return [read(row) for row in rows]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for part in runs(range(len(stream)), 2048):  # `map` queues all that it is given
-            for results in pool.map(read_run, runs(part, 32)):  # a tiny picture is not worth a task of its own
+        for part in runs(range(len(stream)), 2048):  # in parts, as `map` queues all its tasks at once
+            for results in pool.map(read_run, runs(part, 32)):  # a task per tiny picture would cost too much
                 yield from results
 
 

@@ -6,10 +6,10 @@ from jimgen.data.dataset import Arrays, Source
 
 
 def open_digits() -> Source:
-    """1,498 train and 299 test rows: every sixth (5, 11, ...) is test. The levels 0..16 become round(v * 255 / 16)."""
+    """1,498 train and 299 test rows: every sixth (5, 11, ...) is test. Levels 0 to 16 become round(v * 255 / 16)."""
     from sklearn.datasets import load_digits
 
-    values, labels = load_digits(return_X_y=True)  # float64 [n, 64] in 0..16, int64 [n]
+    values, labels = load_digits(return_X_y=True)  # float64 [n, 64] in [0, 16], int64 [n]
     images = np.rint(values.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     labels = labels.astype(np.int32)
     test = np.arange(len(labels)) % 6 == 5

@@ -1,8 +1,8 @@
 """Fashion-MNIST: 60,000 train and 10,000 test pictures of clothes, 28x28, grey, ten classes.
 
-The rows are TFDS's, in TFDS's order, from whichever is there first: our cache; a set that TFDS has prepared; the files
-of the Debian package dataset-fashion-mnist, which TFDS's own builder prepares; a download. To prepare and decode 70,000
-pictures takes a while: it is done once, and the arrays are cached.
+The rows are TFDS's, in TFDS's order, from the first of these that exists: our cache; a set that TFDS has prepared; the
+files of the Debian package dataset-fashion-mnist, which TFDS's own builder prepares; a download. Preparing and decoding
+70,000 pictures takes a while, so the arrays are cached.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ CLASS_NAMES = (
     "Ankle boot",
 )
 DEBIAN_DIR = "/usr/share/datasets/fashion-mnist"  # or FASHION_MNIST_DIR
-# The upstream files and the time of compression in their gzip headers.
+# The upstream files, and the compression times in their gzip headers.
 FILES = {
     "train-images-idx3-ubyte": 1504176606,
     "train-labels-idx1-ubyte": 1504176606,
@@ -51,7 +51,7 @@ def open_fashion_mnist(*, data_dir: str | None, download: bool) -> Source:
     """Fashion-MNIST as Arrays: from the cache, else decoded and cached.
 
     Raises:
-      UserError: it is nowhere to be found and `download` is false; a checksum is wrong; the cache cannot be written.
+        UserError: the set is not found and `download` is false, a checksum is wrong, or the cache cannot be written.
     """
     path = cache_dir() / "fashion_mnist.npz"
     splits = _read_cache(path)
@@ -62,7 +62,7 @@ def open_fashion_mnist(*, data_dir: str | None, download: bool) -> Source:
 
 
 def _read_cache(path: Path) -> tuple[Arrays, Arrays] | None:
-    """The cached splits, or None if there are none or they are not what was written."""
+    """The cached splits, or None if they are missing or differ from what was written."""
     try:
         saved = read_arrays(path, ("train_images", "train_labels", "test_images", "test_labels", "hash"))
         train = Arrays(saved["train_images"], saved["train_labels"])
@@ -92,7 +92,7 @@ def _from_tfds(data_dir: str | None, download: bool) -> tuple[Arrays, Arrays]:
 
         found = tfds.builder("fashion_mnist", data_dir=data_dir)
         if found.is_prepared():
-            with contextlib.suppress(UserError):  # as TFRecord files, which only TensorFlow reads, or broken
+            with contextlib.suppress(UserError):  # TFRecord files, which only TensorFlow reads, or damaged ones
                 return _decode(source_of(found))
 
         debian = Path(os.environ.get("FASHION_MNIST_DIR") or DEBIAN_DIR)
@@ -117,7 +117,7 @@ def _from_tfds(data_dir: str | None, download: bool) -> tuple[Arrays, Arrays]:
 
 
 def restore_gzip_header(data: bytes, name: str, mtime: int) -> bytes:
-    """Debian's build drops name and time from the gzip headers; with them the files are upstream's, bit for bit."""
+    """Puts back name and time, which Debian drops from gzip headers: the files are then upstream's, bit for bit."""
     fixed_header = 10
     return struct.pack("<4sIBB", b"\x1f\x8b\x08\x08", mtime, 0, 3) + name.encode() + b"\0" + data[fixed_header:]
 
@@ -128,7 +128,7 @@ def _builder_without_tensorflow() -> Any:
 
     class FashionMNIST(mnist.FashionMNIST, skip_registration=True):
         name = "fashion_mnist"
-        # The checksums. TFDS would look for them beside this file, find none, and check nothing.
+        # Checksums: TFDS would look for them beside this file, find none, and check nothing.
         url_infos = mnist.FashionMNIST.url_infos
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A folder of pictures, or a zip archive of them: with a subfolder per class or without."""
+"""A folder or zip archive of pictures, with or without a subfolder per class."""
 
 import json
 import os
@@ -23,17 +23,17 @@ LABEL_FILE = "dataset.json"  # StyleGAN's: {"labels": [["00000/img00000000.png",
 
 
 class Layout(NamedTuple):
-    """Which files are train and which are test, and what was decided on the way."""
+    """The files of both splits, and notes on how they were found."""
 
     train: list[Member]
-    test: list[Member] | None  # None: train is to be split
-    below: str = ""  # the folder of train, with a slash
+    test: list[Member] | None  # None: `load` splits train
+    below: str = ""  # folder of train, with a slash
     test_below: str = ""
     notes: tuple[str, ...] = ()
 
 
 class Labels(NamedTuple):
-    of: dict[str, int]  # by a file's name
+    of: dict[str, int]  # file name -> label
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -41,26 +41,25 @@ class Labels(NamedTuple):
 def open_folder(path: str, *, bits: int | None = None) -> Source:
     """The pictures under `path`, as streams, in the order of their names.
 
-    Classes are the subfolders that hold pictures (at any depth), in natural order: 2 before 10. Pictures directly in
-    `path` are one class. Splits are honoured by the names of their folders, in upper or lower case: `train` or
-    `training` beside the first of `test`, `testing`, `val`, `valid`, `validation`, `dev`, `eval`, `evaluation` that has
-    classes as train has, or none as train; other folders beside them are not read, and `notes` names them. Without such
-    a folder `load` makes a tenth test, by sha1 of the relative name.
+    Classes are the subfolders that contain pictures (at any depth), in natural order: 2 before 10. Pictures directly in
+    `path` are one class. Folders are splits by their names, in upper or lower case: `train` or `training`, and the
+    first of `test`, `testing`, `val`, `valid`, `validation`, `dev`, `eval`, `evaluation` that has classes if train has
+    them, and none otherwise. Other folders beside them are not read, and `notes` names them. Without a test folder
+    `load` takes a tenth as test, by sha1 of the relative name.
 
-    A zip archive is read in place, by the same rules; one folder around all of its content does not count. A
-    `dataset.json` as StyleGAN writes it says the labels, in place of folders.
+    A zip archive is read in place, by the same rules; one folder around all of its content is ignored. Labels in a
+    `dataset.json` as StyleGAN writes it take precedence over folders.
 
-    Hidden files and folders, and files without a picture's suffix, are not looked at; pictures of a kind that is not
-    read here are named in `skipped`. So is a file whose header cannot be read; `load` finds those that are broken
-    further on.
+    Hidden files and folders, and files without a picture's suffix, are ignored. `skipped` names pictures of unsupported
+    formats and files whose header cannot be read; `load` finds files that are damaged after the header.
 
     Args:
-      path: of a folder, or of a zip archive.
-      bits: see `images.decode`.
+        path: path of a folder or zip archive.
+        bits: see `images.decode`.
 
     Raises:
-      UserError: no such folder, one that may not be read, no pictures, pictures beside class folders, splits without
-        train, a test split without labels where train has them, a test class that train lacks, no readable header.
+        UserError: the folder is missing or may not be read, has no pictures or no readable header, has pictures beside
+            class folders, splits without train, labels in one split alone, or a test class that train lacks.
     """
     where, root = f"folder:{shown(path)}", _root(path)
     members = members_of(root)
@@ -107,20 +106,20 @@ def _root(path: str) -> Path:
 
 
 def members_of(root: Path) -> list[Member]:
-    """`list_members`; those of an archive without one folder around all of them.
+    """`list_members`, without a folder around all members of an archive.
 
     Raises:
-      UserError: as `list_members`.
+        UserError: as `list_members`.
     """
     members = list_members(root)
     return members if root.is_dir() else _without_wrapper(members)
 
 
 def pictures_of(members: Sequence[Member], where: str) -> list[Member]:
-    """The members that are pictures by their names, those that are not read here included.
+    """The members that are pictures by their names, including unsupported formats.
 
     Raises:
-      UserError: there are none.
+        UserError: there are none.
     """
     found = [member for member in members if _suffix(member) in pictures.picture_suffixes() | pictures.FOREIGN_SUFFIXES]
     if not found:
@@ -134,7 +133,7 @@ def _suffix(member: Member) -> str:
 
 
 def _without_wrapper(members: list[Member]) -> list[Member]:
-    """Members of an archive without the one folder that holds all pictures, where folders or labels are in it."""
+    """Removes the one folder that holds all pictures of an archive, if it contains folders or labels."""
     tops = {class_of(member.name) for member in members if _suffix(member) in pictures.picture_suffixes()}
     top = tops.pop() if len(tops) == 1 else None
     if top is None or split_of(top):
@@ -145,10 +144,10 @@ def _without_wrapper(members: list[Member]) -> list[Member]:
 
 
 def layout_of(files: list[Member], where: str) -> Layout:
-    """Train and test by the names of the folders at the top: see `open_folder`.
+    """Train and test by the names of the outermost folders: see `open_folder`.
 
     Raises:
-      UserError: splits without train, two of one kind, a test split without labels where train has them.
+        UserError: train is missing, a split occurs twice, or only one split has labels.
     """
     tops = class_order(top for file in files if (top := class_of(file.name)))
     within: dict[str, list[Member]] = {top: [] for top in tops}
@@ -191,7 +190,7 @@ def _has_classes(files: Sequence[Member], top: str) -> bool:
 
 
 def _require_classes(within: Mapping[str, list[Member]], splits: Mapping[str, Sequence[str]], where: str) -> None:
-    """Refuses folders that are taken for classes, and are splits."""
+    """Refuses class folders that look like splits."""
     if within and sum(len(tops) for tops in splits.values()) == len(within):
         some = next(iter(within))
         raise UserError(
@@ -227,7 +226,7 @@ def labels_of(layout: Layout, members: Sequence[Member], where: str) -> Labels:
     """Labels by LABEL_FILE, else by folders.
 
     Raises:
-      UserError: pictures beside class folders, a test class that train lacks; see `_told_labels`.
+        UserError: there are pictures beside class folders, or a test class that train lacks; or see `_told_labels`.
     """
     files = [*layout.train, *(layout.test or ())]
     told = next((told for member in members if member.name == LABEL_FILE and (told := _label_file(member))), None)
@@ -251,10 +250,10 @@ def labels_of(layout: Layout, members: Sequence[Member], where: str) -> Labels:
 def _label_notes(
     layout: Layout, class_names: tuple[str, ...], members: Sequence[Member], where: str
 ) -> tuple[str, ...]:
-    """What may have been meant as labels and is not read as such."""
+    """Notes on files and folders that may have been meant as labels, but are not read as such."""
     notes = []
     if told := next((file.name for file in members if PurePosixPath(file.name).name == LABEL_FILE), None):
-        notes.append(f"{where}: {shown(told)} tells no labels, folders do; StyleGAN's lies at the top")
+        notes.append(f"{where}: {shown(told)} is not read, folders are the labels; StyleGAN's file is at the top")
     around = f"{layout.below}{class_names[0]}/"
     inner = class_order(top for file in layout.train if (top := class_of(file.name.removeprefix(around))))
     if len(class_names) == 1 and len(inner) > 1:
@@ -263,23 +262,25 @@ def _label_notes(
 
 
 def _label_file(member: Member) -> dict[str, Any] | None:
-    """A dataset.json of StyleGAN's kind; None for another."""
+    """The content of a dataset.json in StyleGAN's format; None for another format."""
     with read_errors(member.where):
         try:
             with member.content() if callable(member.content) else member.content.open("rb") as file:
                 told = json.load(file)
-        except (ValueError, RecursionError):  # no JSON, or nested deeper than Python goes
+        except (ValueError, RecursionError):  # not JSON, or nested too deeply for Python
             return None
         except OSError:
             raise
         except Exception as error:  # a damaged archive can raise nearly anything
-            raise UserError(f"{member.where} is damaged ({error}); make or copy the archive anew") from error
+            raise UserError(f"{member.where} is damaged ({error}); make or copy the archive again") from error
     return told if isinstance(told, dict) and isinstance(told.get("labels", 0), list | None) else None
 
 
 def _told_labels(told: list[Any] | None, files: Sequence[Member], where: str) -> Labels:
-    """Raises:
-    UserError: a picture without label; labels that are neither integers nor vectors of one length, or leave gaps.
+    """Labels by the "labels" of a dataset.json.
+
+    Raises:
+        UserError: a picture has no label, or labels are neither integers nor vectors of one length, or leave gaps.
     """
     unlabelled = Labels({file.name: 0 for file in files}, UNLABELLED)
     if told is None:
@@ -290,7 +291,7 @@ def _told_labels(told: list[Any] | None, files: Sequence[Member], where: str) ->
     except KeyError as error:
         raise UserError(f"{where} has no label for {shown(error.args[0])}: add it, or remove the picture") from error
     except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: expected [[name, label], ...] with labels that are all alike") from error
+        raise UserError(f"{where}: expected [[name, label], ...] with labels of one kind") from error
     if values.ndim not in (1, 2) or values.dtype.kind not in ("iu" if values.ndim == 1 else "iuf"):
         raise UserError(f"{where}: labels must be integers from 0 on, or one-hot vectors")
     if (labels := numbers.flat(values)) is None:
@@ -303,7 +304,7 @@ def read_picture(file: Member, *, bits: int | None = None) -> np.ndarray:
     """`images.decode` of a file.
 
     Raises:
-      UnreadableImage: also for a kind of picture that is not read here.
+        UnreadableImage: as `images.decode`, or the format is not supported.
     """
     _require_known(file)
     return pictures.decode(file.content, name=file.where, bits=bits)
@@ -311,7 +312,7 @@ def read_picture(file: Member, *, bits: int | None = None) -> np.ndarray:
 
 def _require_known(file: Member) -> None:
     if _suffix(file) not in pictures.picture_suffixes():
-        raise pictures.UnreadableImage(f"{file.where}: {_suffix(file)} is not read here; convert it to PNG or JPEG")
+        raise pictures.UnreadableImage(f"{file.where}: {_suffix(file)} is not supported; convert it to PNG or JPEG")
 
 
 def _read_shapes(files: Sequence[Member]) -> list[tuple[int, int, int] | pictures.UnreadableImage]:

@@ -1,4 +1,4 @@
-"""Pictures as arrays: decoding every mode of a file to uint8, and fitting to a size and a number of channels."""
+"""Pictures as arrays: decoding files of any mode to uint8, and fitting to a size and a number of channels."""
 
 import contextlib
 import errno
@@ -17,12 +17,12 @@ from jimgen.files import read_errors, shown
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, what JPEG and Pillow's mode L use
-MAX_ENLARGEMENT = 8  # beyond this a picture holds next to nothing but interpolation: surely a mistake
+MAX_ENLARGEMENT = 8  # beyond this a picture is little but interpolation: surely a mistake
 
-# Formats that Pillow opens and that are no pictures: documents (EPS would even run another program), films, containers
-# of data. They are not decoded whatever a file's name says.
+# Formats that Pillow opens but that are not pictures: documents (EPS would even run another program), films, containers
+# of data. They are never decoded, whatever a file's name is.
 NOT_PICTURES = frozenset({"EPS", "PDF", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "FITS", "IPTC"})
-# Pictures that Pillow does not read, or only with a plugin: they are named instead of overlooked.
+# Pictures that Pillow does not read, or only with a plugin: they are reported instead of ignored.
 FOREIGN_SUFFIXES = frozenset(
     (
         *(".heic", ".heif", ".hif", ".avif", ".webp", ".jp2", ".jxl", ".jxr", ".wdp"),
@@ -34,7 +34,7 @@ FOREIGN_SUFFIXES = frozenset(
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TURNED = (5, 6, 7, 8)  # the orientations that swap height and width
 _TIFF_PHOTOMETRIC, _TIFF_WHITE_IS_ZERO = 262, 0
-# What a system says when it cannot read a file, whatever the file holds.
+# Errors of the system, which do not depend on the content of a file.
 _SYSTEM_FAULTS = (
     *(errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENODEV),
     *(errno.ETIMEDOUT, errno.ENOTCONN),
@@ -42,40 +42,38 @@ _SYSTEM_FAULTS = (
 
 
 class UnreadableImage(UserError):
-    """A file that is not a picture, is cut off, or is of a kind that cannot be had in 8 bits. The message names it."""
+    """A file that is not a picture, is truncated, or cannot be converted to 8 bits. The message names it."""
 
 
 class Stored(NamedTuple):
-    """What a file's header says of its pixels."""
+    """What a file's header says about its pixels."""
 
     is_grey: bool
-    bits: int  # of a 16-bit grey picture: how many are used
-    inverted: bool  # 0 is white, and Pillow leaves it so
-    transparent: (
-        Any  # the level, colour or palette entries that are transparent, in the range of Pillow's pixels; or None
-    )
+    bits: int  # used bits of a 16-bit grey picture
+    inverted: bool  # 0 is white, and Pillow does not invert it
+    transparent: Any  # transparent level, colour or palette entries, in the range of Pillow's pixels; or None
 
 
 @functools.cache
 def picture_suffixes() -> frozenset[str]:
-    """The endings of the pictures that Pillow opens here, in lower case: .bmp, .jfif, .jpg, .png, .tiff, ...
+    """The suffixes of the pictures that Pillow opens here, in lower case: .bmp, .jfif, .jpg, .png, .tiff, ...
 
-    Its build, and plugins that were imported before, decide on some, such as .avif and .heic.
+    Some, such as .avif and .heic, depend on its build and on plugins imported before.
     """
     endings = Image.registered_extensions().items()
     return frozenset(suffix for suffix, kind in endings if kind in Image.OPEN and kind not in NOT_PICTURES)
 
 
 def read_shape(file: Path | BinaryIO | Callable[[], BinaryIO], *, name: str | None = None) -> tuple[int, int, int]:
-    """(height, width, channels) that `decode` will give, from the file's header alone.
+    """Returns the (height, width, channels) of `decode` from the file's header alone.
 
     Raises:
-      UnreadableImage: not a picture.
-      UserError: as `decode`.
+        UnreadableImage: the file is not a picture.
+        UserError: as `decode`.
     """
     with _opened(file, name) as image:
         width, height = image.size
-        channels = 1 if _stored(image).is_grey else 3  # first: to look for EXIF decodes some files
+        channels = 1 if _stored(image).is_grey else 3  # first, as reading EXIF decodes some files
         if image.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED and not _is_turned_by_pillow(image):
             width, height = height, width
         return height, width, channels
@@ -88,25 +86,24 @@ def decode(
     background: int = 0,
     bits: int | None = None,
 ) -> np.ndarray:
-    """A picture file as uint8 [h, w, 1] if it is grey, else uint8 [h, w, 3].
+    """Decodes a picture file to uint8 [h, w, 1] if it is grey, else to uint8 [h, w, 3].
 
-    The picture is turned as its EXIF orientation says. Transparent pixels are composited over `background`, a grey
-    level in [0, 255], here and thus before any resizing: the colour under full transparency must never bleed in. 16
-    bits become 8 by v / 257, rounded; a 32-bit integer picture must hold 16-bit values, a float picture [0, 1]. (16-bit
-    RGB and 16-bit transparent files are reduced by Pillow itself, which drops the low byte.) Of an animation, the first
-    frame.
+    The picture is turned by its EXIF orientation. Transparent pixels are composited over `background` here, before any
+    resizing, so that the colour under full transparency never bleeds in. 16 bits become 8 by v / 257, rounded; a 32-bit
+    integer picture must have 16-bit values, a float picture values in [0, 1]. (Pillow itself reduces 16-bit RGB and
+    16-bit transparent files, by dropping the low byte.) An animation gives its first frame.
 
     Args:
-      file: a path, an open file, or what opens one: what that raises counts as a fault of the file too.
-      name: of the picture in messages; by default the path.
-      background: level under transparent pixels, in [0, 255].
-      bits: of a file with 16 bits a pixel, how many are used, 8 to 16: levels reach 2**bits - 1 (cameras and scanners
-        write 10, 12 or 14). None takes what the header says, else 16.
+        file: path, open file, or function that opens one; an exception of the function counts as a fault of the file.
+        name: name of the picture in messages; by default the path.
+        background: grey level under transparent pixels, in [0, 255].
+        bits: number of bits used in a file with 16 bits per pixel, 8 to 16: levels reach 2**bits - 1 (cameras and
+            scanners write 10, 12 or 14). None takes it from the header, else 16.
 
     Raises:
-      UnreadableImage: not a picture, cut off, larger than Pillow's limit (about 90 million pixels), or values outside
-        those ranges. The message opens with the name.
-      UserError: the file may not be read, or memory is short: nothing that the file's content is to blame for.
+        UnreadableImage: the file is not a picture, is truncated, is larger than Pillow's limit (about 90 million
+            pixels), or has values outside those ranges. The message begins with the name.
+        UserError: the file may not be read or memory is short, whatever the file's content.
     """
     with _opened(file, name) as image:
         if image.format == "PNG":
@@ -123,7 +120,7 @@ def fit_images(
     """Fits uint8 [..., h, w, 1 or 3] to uint8 [..., size, size, channels]; size None keeps h and w.
 
     Raises:
-      UserError: see `resize` and `pad`.
+        UserError: see `resize` and `pad`.
     """
     if channels == 1 and images.shape[-1] == 3:
         images = np.rint(images @ LUMA).astype(np.uint8)[..., None]
@@ -135,7 +132,7 @@ def fit_images(
 
 
 def misfit(height: int, width: int, size: int | None, fit: Literal["resize", "pad"]) -> str | None:
-    """Why a picture of height x width cannot be brought to `size`, with the fix; None where it can."""
+    """The reason why a picture of height x width cannot be brought to `size`, with the fix; None if it can."""
     if size is None or (height, width) == (size, size):
         return None
     if fit == "pad" and max(height, width) > size:
@@ -148,11 +145,11 @@ def misfit(height: int, width: int, size: int | None, fit: Literal["resize", "pa
 def resize(images: np.ndarray, size: int) -> np.ndarray:
     """Stretches uint8 [..., h, w, c] to uint8 [..., size, size, c]; the aspect ratio is not kept.
 
-    Pillow's bicubic filter (which averages when it shrinks), per channel in float32, then clipped to [0, 255] and
-    rounded to the nearest: what clean-fid does. Pillow on 8-bit pictures rounds between its two passes.
+    As in clean-fid, Pillow's bicubic filter (which averages when it shrinks) works per channel in float32; results are
+    clipped to [0, 255] and rounded to nearest. Pillow on 8-bit pictures would also round between its two passes.
 
     Raises:
-      UserError: a picture would be enlarged more than 8 times.
+        UserError: a picture would be enlarged more than 8 times.
     """
     height, width = images.shape[-3:-1]
     if reason := misfit(height, width, size, "resize"):
@@ -164,10 +161,10 @@ def resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def pad(images: np.ndarray, size: int, background: int = 0) -> np.ndarray:
-    """Centres uint8 [..., h, w, c] on uint8 [..., size, size, c] of `background`; an odd pixel goes below and right.
+    """Centres uint8 [..., h, w, c] on a `background` uint8 [..., size, size, c]; an odd pixel goes below and right.
 
     Raises:
-      UserError: a picture is larger than `size`.
+        UserError: a picture is larger than `size`.
     """
     height, width = images.shape[-3:-1]
     if reason := misfit(height, width, size, "pad"):
@@ -179,7 +176,7 @@ def pad(images: np.ndarray, size: int, background: int = 0) -> np.ndarray:
 
 
 def _stretch_rows(values: np.ndarray, width: int) -> np.ndarray:
-    """float32 [..., h, w] -> [..., h, width]. Rows are independent, so all of them go through Pillow as one picture."""
+    """float32 [..., h, w] -> [..., h, width]. Rows are independent, so Pillow resizes all of them as one picture."""
     rows = np.ascontiguousarray(values).reshape(-1, values.shape[-1])
     stretched = Image.fromarray(rows).resize((width, len(rows)), Image.Resampling.BICUBIC)
     return np.asarray(stretched).reshape(*values.shape[:-1], width)
@@ -187,23 +184,23 @@ def _stretch_rows(values: np.ndarray, width: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opened(file: Path | BinaryIO | Callable[[], BinaryIO], name: str | None) -> Iterator[Image.Image]:
-    """A picture file, opened. Whatever its content makes a decoder raise is an UnreadableImage."""
+    """Opens a picture file. Within the block, exceptions due to its content become UnreadableImage."""
     name = shown(name or file)
     try:
         with contextlib.ExitStack() as stack:
-            if isinstance(file, Path):  # Pillow maps files that it opens itself, and mixes up the rows of turned TIFFs
+            if isinstance(file, Path):  # Pillow maps files that it opens itself, and mixes up rows of turned TIFFs
                 file = stack.enter_context(file.open("rb"))
             image = stack.enter_context(Image.open(file() if callable(file) else file))
-            if image.format in NOT_PICTURES:  # Pillow looks at the content, whatever the file is called
+            if image.format in NOT_PICTURES:  # Pillow goes by content, not by the file's name
                 raise ValueError(f"{image.format}, not a picture")
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or np.inf):
                 raise ValueError(f"{image.height}x{image.width} pixels are too many: make it smaller")
             yield image
     except MemoryError as error:
         raise UserError(f"too little memory to decode {name}: make it smaller, or run where there is more") from error
-    except UserError:  # what holds the file has told: a folder that may not be read, a damaged archive
+    except UserError:  # of the folder or archive that holds the file
         raise
-    except Exception as error:  # a broken file can raise nearly anything out of a decoder
+    except Exception as error:  # decoders of damaged files can raise nearly anything
         if isinstance(error, OSError) and error.errno in _SYSTEM_FAULTS:
             with read_errors(name):
                 raise
@@ -216,7 +213,7 @@ def _stored(image: Image.Image) -> Stored:
     tags = getattr(image, "tag_v2", {})
     inverted = image.mode.startswith("I;16") and tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO
     transparent = image.info.get("transparency")
-    if isinstance(transparent, int) and rawmode in ("L;2", "L;4"):  # Pillow scales the pixels, and not this level
+    if isinstance(transparent, int) and rawmode in ("L;2", "L;4"):  # Pillow scales pixels, but not this level
         transparent = transparent * 255 // (2 ** int(rawmode[2:]) - 1)
     if isinstance(transparent, tuple) and ";16" in rawmode:
         transparent = tuple(level >> 8 for level in transparent)  # as Pillow reduces the pixels
@@ -224,7 +221,7 @@ def _stored(image: Image.Image) -> Stored:
 
 
 def _rawmode(image: Image.Image) -> str:
-    """How the file lays out its pixels, in Pillow's words: "RGB;16B", "L;2", ...; known until they are decoded."""
+    """Pillow's name for the layout of pixels in the file: "RGB;16B", "L;2", ...; known until they are decoded."""
     tiles = getattr(image, "tile", None)
     args = tiles[0].args if tiles else ""
     first = args[0] if isinstance(args, tuple) and args else args
@@ -232,7 +229,7 @@ def _rawmode(image: Image.Image) -> str:
 
 
 def _check_png(file: Any) -> None:
-    """Raises ValueError where the checksum of a chunk of pixels is wrong: Pillow does not look at the last one."""
+    """Raises ValueError if a chunk of pixels has a wrong checksum: Pillow does not check the last chunk."""
     here = file.tell()
     file.seek(8)
     while len(start := file.read(8)) == 8 and start[4:] != b"IEND":
@@ -245,7 +242,7 @@ def _check_png(file: Any) -> None:
 
 
 def _is_turned_by_pillow(image: Image.Image) -> bool:
-    """TIFF alone gives the size after turning, where its own tag asks for it; XMP may ask too, and is left to us."""
+    """Whether `size` is that after turning: only for TIFF, by its own tag. Turns by XMP are left to us."""
     return getattr(image, "tag_v2", {}).get(_EXIF_ORIENTATION) in _EXIF_TURNED
 
 
@@ -263,11 +260,11 @@ def _pixels(image: Image.Image, stored: Stored, background: int, bits: int | Non
     if stored.transparent is not None:
         image.info["transparency"] = stored.transparent
     if image.mode in ALPHA_MODES or "transparency" in image.info:
-        if image.mode == "La":  # premultiplied; Pillow undoes that only on the way to LA
+        if image.mode == "La":  # premultiplied alpha; Pillow converts it only to LA
             image = image.convert("LA")
         rgba = np.asarray(image.convert("RGBA"))
         pixels = np.empty((*rgba.shape[:2], 1 if stored.is_grey else 3), np.uint8)
-        band = max(1, 2**20 // rgba.shape[1])  # rows at a time: as floats the whole may take gigabytes
+        band = max(1, 2**20 // rgba.shape[1])  # rows at a time: all as floats may take gigabytes
         for start in range(0, len(rgba), band):
             part = rgba[start : start + band]
             alpha = part[..., 3:].astype(np.float32) / 255
@@ -288,7 +285,7 @@ def _integers_to_uint8(values: np.ndarray, bits: int) -> np.ndarray:
 
 def _float_to_uint8(values: np.ndarray) -> np.ndarray:
     """Floats [h, w] in [0, 1] as uint8 [h, w, 1]."""
-    if not (values.min() >= 0 and values.max() <= 1):  # so written, NaN fails too
+    if not (values.min() >= 0 and values.max() <= 1):  # in this form NaN fails too
         raise ValueError(f"values from {values.min()} to {values.max()}, expected 0 to 1; save it with 8 bits")
     return np.rint(values * np.float32(255)).astype(np.uint8)[..., None]
 

@@ -1,4 +1,4 @@
-"""Label arrays as classes, wherever they are stored: npz files, dataset.json."""
+"""Label arrays, from npz files or dataset.json, as classes."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from jimgen.errors import UserError
 
 
 def flat(labels: np.ndarray) -> np.ndarray | None:
-    """Labels [n] or [n, 1] flat, one-hot rows [n, k] as the place of their one; None where a row has several labels."""
+    """Labels [n] of labels [n], [n, 1] or one-hot rows [n, k]; None if a row has several labels."""
     if labels.ndim == 1 or labels.shape[1] == 1:
         return labels.reshape(-1)
     is_one_hot = np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all()
@@ -14,10 +14,10 @@ def flat(labels: np.ndarray) -> np.ndarray | None:
 
 
 def class_names(labels: np.ndarray, where: str) -> tuple[str, ...]:
-    """The names of the classes that labels [n] count: "0", "1", ... up to the largest.
+    """Names of the classes in labels int [n]: "0", "1", ... up to the largest.
 
     Raises:
-      UserError: some class up to the largest has no label at all; a label below 0.
+        UserError: a label is below 0, or a number up to the largest has no label.
     """
     counts = np.unique(labels)
     if counts[0] < 0:
@@ -27,16 +27,16 @@ def class_names(labels: np.ndarray, where: str) -> tuple[str, ...]:
         missing = next(number for number, label in enumerate(counts) if number != label)
         raise UserError(
             f"{where} go up to {counts[-1]}, and none is {missing}: number the classes 0, 1, 2, ... "
-            "without gaps, or tell them all by `class_names`"
+            "without gaps, or list them all in `class_names`"
         )
     return tuple(str(label) for label in counts)
 
 
 def checked(labels: np.ndarray, where: str, num_classes: int) -> np.ndarray:
-    """Labels [n] as int32.
+    """Labels int [n] as int32 [n].
 
     Raises:
-      UserError: one is not in [0, num_classes).
+        UserError: a label is outside [0, num_classes).
     """
     outside = (labels < 0) | (labels >= num_classes)
     if outside.any():

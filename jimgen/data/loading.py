@@ -1,7 +1,7 @@
 """`load` finds a data set by name.
 
-A source (digits.py, fashion_mnist.py, tfds_source.py, folder.py, npz.py) hands over its rows as they are stored. `load`
-fits every picture to one shape, keeps the splits in memory if they are small enough, and hashes what came out.
+A source (digits.py, fashion_mnist.py, tfds_source.py, folder.py, npz.py) returns its rows as they are stored. `load`
+fits every picture to one shape, keeps the splits in memory if they are small enough, and hashes the result.
 """
 
 import contextlib
@@ -55,36 +55,28 @@ def load(
     """Finds a data set by name. The network is never used unless `download` is true.
 
     Args:
-      name: `digits` (scikit-learn, 8x8 grey), `fashion_mnist` (28x28 grey), `tfds:NAME` (a prepared TFDS set of
-        images), `folder:PATH` (pictures, a subfolder per class; PATH may be a .zip), `npz:PATH` (arrays, MedMNIST's
-        field names).
-      size: height and width of every picture; None keeps the stored size, which must then be the same for all.
-      fit: "resize" stretches to size x size by bicubic interpolation; "pad" centres the picture, unscaled, on black.
-      channels: 1 converts to luma, 3 repeats grey; None keeps 1 if every picture is grey, else 3.
-      bits: of folders: how many bits a grey picture of 16 uses, 8 to 16; None as its header says, else 16. Pictures of
-        12 bits in 16 are nearly black without.
-      strict: an unreadable picture is an error, instead of being left out and listed in `skipped`.
-      data_dir: where TFDS keeps its prepared sets. Default: TFDS_DATA_DIR, else ~/tensorflow_datasets.
-      download: let TFDS download and prepare a set that is missing.
-      resident_bytes: train and test are `Arrays` if both together take at most this many bytes once fitted, else each
-        is a `Stream`. Sources that are arrays already (digits, fashion_mnist, npz) stay so at any size.
+        name: `digits` (scikit-learn, 8x8 grey), `fashion_mnist` (28x28 grey), `tfds:NAME` (a prepared TFDS set of
+            images), `folder:PATH` (pictures, a subfolder per class; PATH may be a .zip), `npz:PATH` (arrays, MedMNIST's
+            field names).
+        size: height and width of every picture; None keeps the stored size, which must then be the same for all.
+        fit: "resize" stretches to size x size by bicubic interpolation; "pad" centres the picture, unscaled, on black.
+        channels: 1 converts to luma, 3 repeats grey; None keeps 1 if every picture is grey, else 3.
+        bits: number of bits used in 16-bit grey pictures of a folder, 8 to 16; None takes it from the header, else 16.
+            Pictures that use 12 bits look nearly black without it.
+        strict: raise an error for an unreadable picture, instead of leaving it out and listing it in `skipped`.
+        data_dir: folder of TFDS's prepared sets. Default: TFDS_DATA_DIR, else ~/tensorflow_datasets.
+        download: let TFDS download and prepare a set that is missing.
+        resident_bytes: both splits become `Arrays` if together they take at most this many bytes once fitted, else each
+            is a `Stream`. Sources that are arrays already (digits, fashion_mnist, npz) stay arrays at any size.
 
     Returns:
-      A Dataset: images uint8 [n, h, w, c] in [0, 255], labels int32 in [0, num_classes). A set without labels has one
-      class, and labels 0.
+        A Dataset: images uint8 [n, h, w, c] in [0, 255], labels int32 [n] in [0, num_classes). A set without labels has
+        one class, and all its labels are 0.
 
     Raises:
-      UserError: an unknown name, a set that is missing or malformed, pictures that do not fit `size`.
+        UserError: the name is unknown, the set is missing or malformed, or pictures do not fit `size`.
     """
-    if size is not None and size < 1:
-        raise UserError(f"size is {size}: give the height and width in pixels, for example 64")
-    if fit not in ("resize", "pad"):
-        raise UserError(f"fit is {fit!r}: choose 'resize' or 'pad'")
-    if channels not in (None, 1, 3):
-        raise UserError(f"channels is {channels}: choose 1 (grey) or 3 (RGB), or leave it out")
-    if bits is not None and not 8 <= bits <= 16:
-        raise UserError(f"bits is {bits}: choose 8 to 16, or leave it out")
-
+    _check_options(size, fit, channels, bits)
     source = _open(name, data_dir=data_dir, download=download, bits=bits)
     shape = _fitted_shape(name, source.shape, size, channels)
     _require_fit(name, source, size, fit)
@@ -99,27 +91,29 @@ def load(
             "Fix or remove them, or leave out strict to go on without them"
         )
     _require_every_class(name, parts[0], source.class_names, skipped)
-    splits = [part.split for part in parts]
-    if source.test is None:
-        is_test = np.array(held_out(parts[0].names), bool)
-        splits = [_take(splits[0], np.flatnonzero(rows)) for rows in (~is_test, is_test)]
-    train, test = (_fit_stream(split, fitting) if isinstance(split, Stream) else split for split in splits)
+    train, test = _train_and_test(parts, fitting)
     if not num_rows(train) or not num_rows(test):
         first = f"; the first that cannot be read: {skipped[0]}" if skipped else ""
         raise UserError(
             f"{name} has {num_rows(train)} readable pictures for train and {num_rows(test)} for test; each needs one"
             + first
         )
-    spec = DataSpec(
-        name=shown(name),
-        shape=shape,
-        num_classes=len(source.class_names),
-        class_names=source.class_names,
-        num_train=num_rows(train),
-        num_test=num_rows(test),
-        hash=data_hash(train, test),
-    )
+    counts = (num_rows(train), num_rows(test))
+    classes = source.class_names
+    spec = DataSpec(shown(name), shape, len(classes), classes, *counts, hash=data_hash(train, test))
     return Dataset(spec, train, test, tuple(skipped), source.notes)
+
+
+def _check_options(size: int | None, fit: str, channels: int | None, bits: int | None) -> None:
+    """Raises UserError for values that no picture can be fitted to."""
+    if size is not None and size < 1:
+        raise UserError(f"size is {size}: give the height and width in pixels, for example 64")
+    if fit not in ("resize", "pad"):
+        raise UserError(f"fit is {fit!r}: choose 'resize' or 'pad'")
+    if channels not in (None, 1, 3):
+        raise UserError(f"channels is {channels}: choose 1 (grey) or 3 (RGB), or leave it out")
+    if bits is not None and not 8 <= bits <= 16:
+        raise UserError(f"bits is {bits}: choose 8 to 16, or leave it out")
 
 
 def _open(name: str, *, data_dir: str | None, download: bool, bits: int | None) -> Source:
@@ -169,7 +163,7 @@ def _fitted_shape(
 
 
 class _Fitting(NamedTuple):
-    """How pictures are brought to one shape."""
+    """A way to bring pictures to one shape."""
 
     shape: tuple[int, int, int]
     fit: str
@@ -178,20 +172,29 @@ class _Fitting(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """The readable rows of what a source holds."""
+    """The readable rows of one split of a source."""
 
-    split: Arrays | Stream  # fitted, if it is arrays
-    names: list[str]  # of picture files
-    labels: np.ndarray | None  # of picture files
-    faults: list[str]  # of those left out
+    split: Arrays | Stream  # fitted only if it is Arrays
+    names: list[str]  # names of picture files
+    labels: np.ndarray | None  # int [n], labels of picture files
+    faults: list[str]  # reasons for the rows left out
+
+
+def _train_and_test(parts: list[_Part], fitting: _Fitting) -> list[Arrays | Stream]:
+    """Both splits, fitted; a source of one part is split by `held_out`."""
+    splits = [part.split for part in parts]
+    if len(parts) == 1:
+        is_test = np.array(held_out(parts[0].names), bool)
+        splits = [_take(splits[0], np.flatnonzero(rows)) for rows in (~is_test, is_test)]
+    return [_fit_stream(split, fitting) if isinstance(split, Stream) else split for split in splits]
 
 
 def _require_fit(name: str, source: Source, size: int | None, fit: Literal["resize", "pad"]) -> None:
-    """Raises UserError where pictures cannot be brought to the size, as their headers tell: no batch may find out."""
+    """Raises UserError if headers show pictures that cannot be brought to the size, before training begins."""
     faults, count = [], 0
     for split, where in ((source.train, "train"), (source.test, "test")):
         if not isinstance(split, Stream) or split.rows is None and split.size is None:
-            continue  # of one size, which arrays have; fitting them tells
+            continue  # all rows have one size: fitting the first one tells
         for row, stored in enumerate(_sizes(split)):
             if reason := pictures.misfit(*stored, size, fit):
                 faults.append(f"{split.rows[row].where if split.rows else f'row {row} of {where}'}: {reason}")
@@ -204,7 +207,7 @@ def _require_fit(name: str, source: Source, size: int | None, fit: Literal["resi
 
 
 def _sizes(stream: Stream) -> list[tuple[int, int]]:
-    """The sizes of all rows by their headers; remembered where that takes long."""
+    """The (height, width) of all rows by their headers; cached where reading them takes long."""
     if stream.rows is not None:
         return [row.size for row in stream.rows]
     assert stream.size is not None
@@ -212,7 +215,7 @@ def _sizes(stream: Stream) -> list[tuple[int, int]]:
     try:
         return [(int(height), int(width)) for height, width in read_arrays(memory, ["sizes"])["sizes"]]
     except (UserError, KeyError, ValueError):
-        pass  # not there, or damaged: read again
+        pass  # missing or damaged: read the headers again
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = [list(pool.map(stream.size, rows)) for rows in runs(range(len(stream)), 2048)]
     sizes = [size for part in parts for size in part]
@@ -221,7 +224,7 @@ def _sizes(stream: Stream) -> list[tuple[int, int]]:
 
 
 def _require_every_class(name: str, train: _Part, class_names: tuple[str, ...], skipped: list[str]) -> None:
-    """Raises UserError where all picture files of a class were left out: it would stay a class without pictures."""
+    """Raises UserError if all picture files of a class were left out."""
     if train.labels is None or not len(train.labels):
         return
     counts = np.bincount(train.labels, minlength=len(class_names))
@@ -250,9 +253,9 @@ def _fit_stream(stream: Stream, fitting: _Fitting) -> Stream:
 
 
 def _readable(split: Arrays | Stream, fitting: _Fitting, resident: bool) -> _Part:
-    """What can be read of a split: fitted arrays if it is to be `resident` or is arrays already, else the stream."""
+    """The readable rows of a split: as fitted Arrays if `resident` or stored as arrays, else as a Stream."""
     if isinstance(split, Arrays):
-        parts = runs(range(len(split.images)), 2048)  # resizing works in float32: not on all at once
+        parts = runs(range(len(split.images)), 2048)  # in parts, as resizing takes four times the memory: float32
         images = np.concatenate([fitting.apply(split.images[run.start : run.stop]) for run in parts])
         return _Part(Arrays(images, split.labels.astype(np.int32)), [], None, [])
     if resident:
@@ -270,12 +273,12 @@ def _take(split: Arrays | Stream, rows: np.ndarray) -> Arrays | Stream:
 
 
 def _unreadable_rows(stream: Stream) -> dict[int, str]:
-    """Reads every row of a stream of files once. That takes as long as an epoch, so the faults are remembered."""
+    """Reads every row of a stream of files once. That takes as long as an epoch, so the faults are cached."""
     if not stream.rows:
         return {}
     files = "\n".join(row.stamp for row in stream.rows)
     memory = cache_dir() / f"unreadable-{hashlib.sha256(files.encode(errors='surrogateescape')).hexdigest()}.json"
-    with contextlib.suppress(UserError, ValueError):  # damaged: read again
+    with contextlib.suppress(UserError, ValueError):  # damaged: read the files again
         remembered = read_json(memory, fix="remove it")
         if remembered is not None and all(0 <= int(row) < len(stream) for row in remembered):
             return {int(row): str(fault) for row, fault in remembered.items()}

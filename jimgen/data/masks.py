@@ -1,4 +1,4 @@
-"""Masks of pictures: which pixels are known, and which are to be filled in."""
+"""Masks of pictures: which pixels are known, and which are filled in."""
 
 import contextlib
 from pathlib import Path
@@ -11,19 +11,18 @@ from PIL import Image, ImageOps
 from jimgen.data.images import decode, fit_images
 from jimgen.errors import UserError
 
-FULL = (1, 255, 65535)  # what white may be stored as
+FULL = (1, 255, 65535)  # possible values of white
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
-    """A mask file as bool [h, w], True where the pixel is known.
+    """Reads a mask file as bool [h, w], True where the pixel is known.
 
-    White is known and black is missing; in between, a pixel is known if it is brighter than half the range, so that the
-    soft edges of a painted mask fall on one side or the other. The range is the smallest of 0 to 1, 255 and 65535 that
-    holds all values: masks of 0 and 1 are understood at any depth. Colours count by their luma, a palette by its
-    colours; what is transparent is missing.
+    White is known and black is missing. In between, as at the soft edges of a painted mask, a pixel is known if it is
+    brighter than half the range. The range is the smallest of 0 to 1, 255 and 65535 that contains all values, so masks
+    of 0 and 1 work at any bit depth. Colours count by their luma, palettes by their colours; transparent is missing.
 
     Raises:
-      UserError: not a picture, values outside those ranges, or a mask that marks all pixels as known, or none.
+        UserError: the file is not a picture, has values outside those ranges, or marks all pixels as known, or none.
     """
     levels = _levels(path)
     lowest, highest = levels.min(), levels.max()
@@ -39,12 +38,12 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
 
 
 def fit_mask(known: NDArray[np.bool_], *, size: int | None, fit: Literal["resize", "pad"]) -> NDArray[np.bool_]:
-    """A mask bool [h, w] brought to the size of its picture, as `fit_images` brings that one: bool [size, size].
+    """Fits a mask bool [h, w] as `fit_images` fits its picture: bool [size, size].
 
-    A pixel is known if all that it was made of is. What `pad` adds around the picture is known.
+    A pixel is known if all pixels that it was computed from are. Background that `pad` adds is known.
 
     Raises:
-      UserError: no known or no missing pixel is left; or see `fit_images`.
+        UserError: no known or no missing pixel is left; or see `fit_images`.
     """
     missing = fit_images((~known)[..., None] * np.uint8(255), size=size, fit=fit, channels=1)[..., 0]
     fitted = missing == 0
@@ -55,8 +54,8 @@ def fit_mask(known: NDArray[np.bool_], *, size: int | None, fit: Literal["resize
 
 
 def _levels(path: Path) -> NDArray[np.number]:
-    """The grey levels of a picture [h, w], as stored where that is in more than 8 bits."""
-    # A broken file can raise nearly anything; `decode` says what is wrong with it.
+    """The grey levels [h, w] of a picture, as stored if that takes more than 8 bits."""
+    # A damaged file can raise nearly anything; `decode` then raises the right error.
     with contextlib.suppress(Exception), Image.open(path) as image:
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
             return np.asarray(ImageOps.exif_transpose(image))

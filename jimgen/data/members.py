@@ -1,4 +1,4 @@
-"""The files of a data set by their relative names, whether they lie in a folder or in a zip archive."""
+"""The files of a data set by their relative names, in a folder or a zip archive."""
 
 import errno
 import io
@@ -17,29 +17,29 @@ from jimgen.files import read_errors, shown
 
 
 class Member(NamedTuple):
-    """A file that is not opened yet."""
+    """A file that has not been opened yet."""
 
     name: str  # relative, with forward slashes
-    where: str  # what messages call it
+    where: str  # its name in messages
     num_bytes: int
-    stamp: str  # differs where the content may differ: path, size and time
-    content: Path | Callable[[], BinaryIO]  # for images.decode
+    stamp: str  # path, size and time: differs if the content may differ
+    content: Path | Callable[[], BinaryIO]  # argument of images.decode
 
 
 def list_members(path: Path) -> list[Member]:
-    """All files below a folder or in a zip archive, sorted by name; what `is_hidden` is left out.
+    """All files below a folder or in a zip archive, sorted by name, without those that are hidden.
 
-    Links are followed, except those to a folder that they lie in. Nothing is unpacked.
+    Links are followed, except those to a folder that contains them. Nothing is unpacked.
 
     Raises:
-      UserError: a folder that may not be read, a damaged or encrypted archive.
+        UserError: a folder may not be read, or an archive is damaged or encrypted.
     """
     found = _in_folder(path) if path.is_dir() else _in_zip(path)
     return sorted(found, key=lambda member: member.name)
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is of the system and not of the data: .DS_Store, ._x.png, __MACOSX, @eaDir."""
+    """Whether a file or folder belongs to the system, not to the data: .DS_Store, ._x.png, __MACOSX, @eaDir."""
     return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
@@ -51,7 +51,7 @@ def _in_folder(root: Path) -> list[Member]:
         with read_errors(folder):
             own, real = os.stat(folder), os.path.realpath(folder)
             here = (own.st_dev, own.st_ino)
-            if here in above:  # a link to a folder that it lies in would never end
+            if here in above:  # a link to a folder that contains it would never end
                 continue
             for entry in list(os.scandir(folder)):
                 if is_hidden(entry.name):
@@ -65,11 +65,11 @@ def _in_folder(root: Path) -> list[Member]:
 
 
 def _exists(entry: os.DirEntry) -> bool:
-    """Whether an entry is more than a link to nothing.
+    """Whether an entry is anything but a broken link.
 
     Raises:
-      OSError: what a link leads to may not be read.
-      UserError: a link to nothing that may have been a folder: a class must not vanish.
+        OSError: the target of a link may not be read.
+        UserError: a broken link may have been a folder: a class must not vanish.
     """
     if not entry.is_symlink():
         return True
@@ -88,7 +88,7 @@ def _exists(entry: os.DirEntry) -> bool:
 
 
 def _file(entry: os.DirEntry, prefix: str, folder: str) -> Member | None:
-    """A regular file, or a link to nowhere, which opening will tell. Pipes and devices would never end."""
+    """A regular file, or a broken link, which fails when it is opened. Pipes and devices would never end."""
     status = entry.stat() if _exists(entry) else entry.stat(follow_symlinks=False)
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
         return None
@@ -105,7 +105,7 @@ def _in_zip(path: Path) -> list[Member]:
     for info in archive.infolist():
         name = _name(info)
         if PurePosixPath(name).suffix.lower() not in picture_suffixes() and info.file_size:
-            check_names(archive, [info], path)  # nobody will unpack it: a damaged name would hide a picture
+            check_names(archive, [info], path)  # never unpacked: a damaged name would hide a picture
         if info.filename.endswith(("/", "\\")) or any(is_hidden(part) for part in name.split("/")):
             continue
         stamp = f"{path.resolve()}\t{name}\t{info.CRC}\t{info.file_size}\t{status.st_mtime_ns}"
@@ -115,7 +115,7 @@ def _in_zip(path: Path) -> list[Member]:
 
 
 def _name(info: zipfile.ZipInfo) -> str:
-    """The name of a member with forward slashes, whatever the program that packed it wrote: cat\\1.png, ./cat/1.png."""
+    """The name of a member with forward slashes, also if a program packed it as cat\\1.png or ./cat/1.png."""
     parts = info.filename.replace("\\", "/").split("/")
     return "/".join(part for part in parts if part not in ("", "."))
 

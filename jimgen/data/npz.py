@@ -22,23 +22,22 @@ FIELDS = (
 
 class Split(NamedTuple):
     images: np.ndarray  # uint8 [n, h, w, c]
-    stored: np.ndarray | None  # labels as the file has them
-    field: str  # what the labels are called
+    stored: np.ndarray | None  # labels as stored
+    field: str  # name of the labels
 
 
 def open_npz(path: str) -> Source:
     """The splits of an .npz file, in memory.
 
-    Either `train_images` and `test_images` (else `val_images`), or one of `images` and `train_images` alone, of which
-    every tenth row, counted back from the last, is test. Images are uint8 [n, h, w] or [n, h, w, 1 or 3]. Labels
-    (`train_labels`, ...) are integers [n] or [n, 1], counted from 0, or one-hot rows [n, k]; `class_names`, else the
-    labels of train, which then leave no gap, say how many classes there are. With no labels at all, or several to a row
-    ([n, k]), the set is taken as unlabelled; `notes` says so in the latter case, and names what is not read. Pickles
-    never are.
+    The file has `train_images` and `test_images` (else `val_images`), or only `images` or `train_images`, of which
+    every tenth row, counted from the last, is test. Images are uint8 [n, h, w] or [n, h, w, 1 or 3]. Labels
+    (`train_labels`, ...) are integers [n] or [n, 1], counted from 0, or one-hot rows [n, k]. The number of classes is
+    that of `class_names`, else of the training labels, which must then have no gap. Without labels, or with several per
+    row, the set is unlabelled; `notes` says so in the latter case, and names unread fields. Pickles are never read.
 
     Raises:
-      UserError: no such file, not an .npz, a field missing or of a wrong dtype or shape, a label out of range, a class
-        without a training image.
+        UserError: the file is missing or not an .npz, a field is missing or has a wrong dtype or shape, a label is out
+            of range, or a class has no training image.
     """
     fields = _read_fields(path)
     held_out = next((split for split in ("test", "val") if f"{split}_images" in fields), None)
@@ -89,12 +88,12 @@ def _labels(
     if named is not None:
         try:
             class_names = tuple(shown(os.fsdecode(name) if isinstance(name, bytes) else name) for name in named.ravel())
-        except ValueError as error:  # of numbers that are no characters
-            raise UserError(f"npz:{path}: class_names holds what is no text ({error})") from error
-    elif train.stored.ndim == 2 and train.stored.shape[1] > 1:  # a one-hot row tells all classes
+        except ValueError as error:  # numbers that are not characters
+            raise UserError(f"npz:{path}: class_names is not text ({error})") from error
+    elif train.stored.ndim == 2 and train.stored.shape[1] > 1:  # the length of a one-hot row is the number of classes
         class_names = tuple(str(label) for label in range(train.stored.shape[1]))
     else:
-        ours = train.field == test.field  # one field, split here
+        ours = train.field == test.field  # one field that is split here
         class_names = numbers.class_names(np.concatenate([of_train, of_test]) if ours else of_train, where)
     of_train = numbers.checked(of_train, where, len(class_names))
     return of_train, numbers.checked(of_test, f"npz:{path}: {test.field}", len(class_names)), class_names, ()
@@ -135,7 +134,7 @@ def checked_images(stored: np.ndarray, where: str) -> np.ndarray:
     """Images uint8 [n, h, w] or [n, h, w, 1 or 3] as [n, h, w, c].
 
     Raises:
-      UserError: another dtype or shape, or no images.
+        UserError: the dtype or shape differs, or there are no images.
     """
     if stored.dtype != np.uint8:
         raise UserError(f"{where} is {stored.dtype}, expected uint8: scale it to 0..255 and round")

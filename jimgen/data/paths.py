@@ -1,4 +1,4 @@
-"""Paths in the names of data sets: folder:PATH, npz:PATH."""
+"""Paths in names of data sets: folder:PATH, npz:PATH."""
 
 import difflib
 import os
@@ -7,24 +7,24 @@ from pathlib import Path
 from jimgen.errors import UserError
 from jimgen.files import expanded, shown, status
 
-PATH_KINDS = ("folder", "npz")  # of data sets whose name holds a path
+PATH_KINDS = ("folder", "npz")  # of data sets whose name contains a path
 
 
 def find(path: str) -> Path | None:
-    """The file or folder of a data set's name, `~` expanded; None where there is nothing.
+    """The file or folder in a data set's name, with `~` expanded; None if it does not exist.
 
     Raises:
-      UserError: it cannot be told; see `status` and `expanded`.
+        UserError: see `status` and `expanded`.
     """
     found = expanded(path)
     return None if status(found) is None else found
 
 
 def not_there(path: str, kind: str) -> UserError:
-    """The error for a path where nothing is, with the nearest name beside it."""
+    """The error for a missing path, with the nearest name in its folder."""
     wanted = expanded(path)
     try:
-        siblings = set(os.listdir(wanted.parent)) - {wanted.name}  # itself, where it is a link to nothing
+        siblings = set(os.listdir(wanted.parent)) - {wanted.name}  # a broken link is listed too
     except (OSError, ValueError):
         siblings = set()
     nearest = difflib.get_close_matches(wanted.name, siblings, n=1)
@@ -33,9 +33,9 @@ def not_there(path: str, kind: str) -> UserError:
 
 
 def canonical(name: str) -> str:
-    """A data set's name with its path in one way of writing: no `~`, no `/` at the end, relative where it can be.
+    """A data set's name with its path in canonical form: no `~`, no `/` at the end, relative if possible.
 
-    Other names stay as they are.
+    Names without a path do not change.
     """
     kind, colon, path = name.partition(":")
     if kind not in PATH_KINDS or not path:

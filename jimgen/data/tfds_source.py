@@ -1,4 +1,4 @@
-"""Any TFDS set of images, prepared on disk, by random access: TensorFlow is not needed to read it."""
+"""Any prepared TFDS set of images, read by random access and without TensorFlow."""
 
 import contextlib
 import difflib
@@ -16,13 +16,14 @@ from jimgen.errors import UserError
 def open_tfds(name: str, *, data_dir: str | None, download: bool) -> Source:
     """A prepared set by its TFDS name (`cifar10`, `name/config`, `name:1.0.0`), as streams.
 
-    Train is the split `train`. Test is `test`, else `validation`, else the last tenth of train (TFDS shuffles as it
+    Train is the split `train`. Test is `test`, else `validation`, else the last tenth of train (TFDS shuffles when it
     prepares). Without a ClassLabel feature the set is unlabelled.
 
     Raises:
-      UserError: no such set; not prepared, and `download` is false; prepared without random access; no images.
+        UserError: the set does not exist, is not prepared and `download` is false, is prepared without random access,
+            or has no images.
     """
-    if ":" in name and not name.rpartition(":")[2][:1].isdigit():  # looking one up would use the network
+    if ":" in name and not name.rpartition(":")[2][:1].isdigit():  # a look-up would use the network
         raise UserError(f"tfds:{name}: sets of other namespaces are not supported; what follows a colon is a version")
     with quiet():
         import tensorflow_datasets as tfds
@@ -50,14 +51,14 @@ def prepare(builder: Any, config: Any) -> None:
     """Prepares a TFDS builder as ArrayRecord files, which can be read row by row.
 
     Raises:
-      UserError: the download fails, or the set's own code needs TensorFlow.
+        UserError: the download fails, or the set's own code needs TensorFlow.
     """
     try:
         builder.download_and_prepare(download_config=config, file_format="array_record")
     except ImportError as error:
         raise UserError(
             f"TFDS cannot prepare {builder.name} here ({str(error).splitlines()[0]}).\n"
-            "Some sets need TensorFlow to be prepared, never to be read: pip install tensorflow, and try again"
+            "Some sets need TensorFlow for preparation, but not for reading: pip install tensorflow, and try again"
         ) from error
     except Exception as error:  # network, disk, checksums: each set raises its own
         raise UserError(f"TFDS could not prepare {builder.name}: {str(error) or type(error).__name__}") from error
@@ -67,7 +68,7 @@ def source_of(builder: Any) -> Source:
     """The streams of a prepared TFDS builder.
 
     Raises:
-      UserError: prepared in a format without random access, no train split, no image feature.
+        UserError: the format has no random access, or there is no train split or no image feature.
     """
     import tensorflow_datasets as tfds
 
@@ -86,7 +87,7 @@ def source_of(builder: Any) -> Source:
 
     def stream(split: str) -> Stream:
         try:
-            # The bytes come as they were stored, to be decoded as every other picture is.
+            # The bytes come as stored, and are decoded like all other pictures.
             rows = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
         except NotImplementedError as error:
             raise UserError(
@@ -120,7 +121,7 @@ def source_of(builder: Any) -> Source:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """TFDS without progress bars, printed notices, and the warnings it logs on every prepared set."""
+    """Within the block, TFDS shows no progress bars, prints no notices, and logs no warnings on prepared sets."""
     import tensorflow_datasets as tfds
     from absl import logging
 

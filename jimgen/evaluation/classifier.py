@@ -3,9 +3,9 @@
     python -m jimgen.evaluation.classifier --data fashion_mnist --out weights/fashion_mnist.npz
     python -m jimgen.evaluation.classifier --data digits --size 16 --fit resize --steps 400 --out weights/digits.npz
 
-made the weights that `jimgen.evaluation.extractors` reads, seed 0, in 200 and 37 CPU seconds of one core of an AMD
-EPYC. Their accuracy on the test splits is .9156 and .9933. A metric means something only beside metrics of the very
-same weights, so they are trained once and kept.
+These commands made the weights that `jimgen.evaluation.extractors` reads, seed 0, in 200 and 37 CPU seconds of one core
+of an AMD EPYC. Their accuracy on the test splits is .9156 and .9933. Metrics can be compared only if the weights are
+the same, so these are part of the package.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ from jimgen.train_step import Aux, Batch, Phase, Variables, compile_step, init_s
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 5e-3
-NET = "classifier"  # its name among the variables of the train step
+NET = "classifier"  # name of the net in the variables of the train step
 
 
 def train_classifier(
@@ -46,20 +46,21 @@ def train_classifier(
     """Trains `Classifier` by cross-entropy -log p(label|image), with AdamW and a learning rate that falls to zero.
 
     Args:
-      images: uint8 [n, h, w, c]; h and w multiples of 8.
-      labels: int [n] in [0, num_classes).
-      num_classes: of the logits.
-      steps: updates.
-      seed: of the initial weights and of the order of the images. The same seed gives the same weights.
-      batch_size: images a step.
+        images: uint8 [n, h, w, c]; h and w multiples of 8.
+        labels: int [n] in [0, num_classes).
+        num_classes: number of logits.
+        steps: number of train steps.
+        seed: random seed for initial weights and order of images. The same seed gives the same weights.
+        batch_size: images per step.
 
     Returns:
-      The variables that `Classifier.apply` takes: params and batch_stats, numpy float32.
+        The variables that `Classifier.apply` takes: params and batch_stats, numpy float32.
 
     Raises:
-      UserError: arrays that do not fit each other, or a size that the strides do not divide.
+        UserError: the arrays do not fit each other, or the strides do not divide the size.
 
-    References: Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv 1711.05101.
+    References:
+        Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv:1711.05101.
     """
     _check_images(images)
     labels = _checked_labels(labels, len(images), num_classes)
@@ -96,7 +97,7 @@ def predict(
     """Logits float32 [n, num_classes] and features float32 [n, 128] of images uint8 [n, h, w, c], in batches.
 
     Raises:
-      UserError: images of another kind, or of a size that the strides do not divide.
+        UserError: images have another dtype or shape, or the strides do not divide their size.
     """
     _check_images(images)
     net = Classifier(variables["params"]["logits"]["bias"].shape[0])
@@ -115,7 +116,7 @@ def in_batches(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Runs a compiled function over images [n, ...] in batches of one size; returns both its results, [n, ...] each.
 
-    The last batch is filled up with the first images, over and over, and what comes of these is dropped.
+    The last batch is padded by repeating the first images, and their results are dropped.
     """
     results = []
     for start in range(0, len(images), batch_size):
@@ -126,7 +127,7 @@ def in_batches(
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The share of rows of logits [n, num_classes] whose largest is that of labels int [n]: in [0, 1]."""
+    """The share, in [0, 1], of rows of logits [n, num_classes] whose largest logit is that of labels int [n]."""
     if logits.shape[:1] != np.shape(labels):
         raise ValueError(f"expected logits [n, num_classes] and labels [n], got {logits.shape}, {np.shape(labels)}")
     return float(np.mean(logits.argmax(-1) == labels))
@@ -144,24 +145,25 @@ def classification_accuracy_score(
 ) -> dict[str, Any]:
     """CAS: the accuracy on real test images of a classifier that was trained on generated samples alone.
 
-    It falls when samples miss their label, when a class lacks variety, and when they look unlike the data. Compare with
-    the same classifier trained on as many real images; a value depends on net, steps and the number of samples.
+    It falls if samples do not match their labels, lack variety within a class, or look unlike the data. Compare it with
+    the same classifier trained on as many real images, as it depends on net, steps and number of samples.
 
     Args:
-      sample_images, sample_labels: generated, uint8 [n, h, w, c] and int [n], the labels that they were drawn for.
-      test_images, test_labels: real, uint8 [m, h, w, c] and int [m].
-      num_classes: labels lie in [0, num_classes).
-      steps, seed: as in `train_classifier`.
+        sample_images, sample_labels: generated images, uint8 [n, h, w, c], and the labels they were drawn for, int [n].
+        test_images, test_labels: real images, uint8 [m, h, w, c], and their labels, int [m].
+        num_classes: labels lie in [0, num_classes).
+        steps, seed: as in `train_classifier`.
 
     Returns:
-      accuracy: float in [0, 1]. per_class: list of num_classes floats, the accuracy over the test images of each class;
-      None where there are none. num_samples, num_test, steps, seed.
+        accuracy: float in [0, 1]. per_class: list of num_classes floats, the accuracy over the test images of each
+        class; None where there are none. num_samples, num_test, steps, seed.
 
     Raises:
-      UserError: as `train_classifier`; or samples and test images of different shapes.
+        UserError: as `train_classifier`; or samples and test images have different shapes.
 
-    References: Ravuri and Vinyals, Classification Accuracy Score for Conditional Generative Models, arXiv 1905.10887,
-    section 3. They train a ResNet-50; this is `Classifier`.
+    References:
+        Ravuri and Vinyals, Classification Accuracy Score for Conditional Generative Models, arXiv:1905.10887,
+        section 3. They train a ResNet-50; this trains `Classifier`.
     """
     _check_images(test_images)
     test_labels = _checked_labels(test_labels, len(test_images), num_classes)
@@ -184,24 +186,24 @@ def classification_accuracy_score(
 
 
 def save_weights(path: Path, variables: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-    """Writes an npz: float16 arrays by the path of their names ("params/stem/kernel"), and meta as JSON."""
+    """Writes an .npz of float16 arrays by the paths of their names ("params/stem/kernel"), and meta as JSON."""
     leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
     named = {"/".join(key.key for key in names): np.asarray(leaf, np.float16) for names, leaf in leaves}
     write_npz(path, {"meta": json.dumps(dict(meta)), **named}, compress=True)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """What `save_weights` wrote: variables in float32, meta, and the sha256 of the file in hex.
+    """Reads a file of `save_weights`: variables in float32, meta, and the sha256 of the file in hex.
 
     Raises:
-      UserError: no such file, or not one that `save_weights` wrote.
+        UserError: the file is missing, damaged, or not one of `save_weights`.
     """
     variables: dict[str, Any] = {}
     try:
         arrays = read_arrays(path, array_names(path))
         meta = json.loads(str(arrays["meta"]))
         if not isinstance(meta, dict):
-            raise ValueError("meta is no object")
+            raise ValueError("meta is not an object")
         for name, array in arrays.items():
             *groups, leaf = name.split("/")
             if groups:
@@ -213,7 +215,7 @@ def load_weights(path: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
                     raise ValueError(f"{name} is not finite")
     except (UserError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{path}: cannot read these weights ({error}). Make them anew: "
+            f"{path}: cannot read these weights ({error}). Make them again: "
             "python -m jimgen.evaluation.classifier --help"
         ) from error
     return variables, meta, hashlib.sha256(path.read_bytes()).hexdigest()
@@ -243,27 +245,27 @@ def _checked_labels(labels: np.ndarray, num_images: int, num_classes: int) -> np
 
 @dataclass(frozen=True, kw_only=True)
 class Args:
-    """Trains the classifier of a data set and writes its weights."""
+    """Train the classifier of a data set and write its weights."""
 
     data: str
     """name of the data set"""
     out: Path
-    """the .npz file to write"""
+    """path of the .npz file to write"""
     size: int = 32
-    """height and width that images are brought to"""
+    """height and width of the images after fitting"""
     fit: Literal["resize", "pad"] = "pad"
-    """how: bicubic resizing, or background around a smaller image"""
+    """way to fit images: bicubic resizing, or background around a smaller image"""
     steps: int = 800
-    """updates, of 128 images each"""
+    """number of train steps, with 128 images each"""
     seed: int = 0
-    """of the initial weights and of the order of the images"""
+    """random seed for initial weights and order of images"""
 
 
 def main(args: Args) -> None:
     """Trains, rounds the weights to float16, measures them on the test split and writes them.
 
     Raises:
-      UserError: as `jimgen.data.load` and `train_classifier`.
+        UserError: as `jimgen.data.load` and `train_classifier`.
     """
     keep_freed_memory()
     spec, train, test, *_ = load(args.data, size=args.size, fit=args.fit)

@@ -1,4 +1,4 @@
-"""Runs side by side, from the evaluations that they hold, with confidence intervals over seeds."""
+"""Comparison of evaluated runs, with confidence intervals over seeds."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from jimgen.errors import UserError
 
 
 class Interval(NamedTuple):
-    """Mean of n values and half the width of its 95% confidence interval; nan of one value."""
+    """Mean of n values and half the width of its 95% confidence interval, which is nan for one value."""
 
     mean: float
     half_width: float
@@ -20,7 +20,7 @@ class Interval(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Runs that differ in their seed alone."""
+    """Runs that differ only in their seed."""
 
     name: str
     runs: tuple[Path, ...]
@@ -31,11 +31,11 @@ def confidence_interval(values: Sequence[float]) -> Interval:
     """mean +- t_{.975, n-1} s / sqrt(n), Student's interval for the mean of independent normal values.
 
     Raises:
-      ValueError: no values.
+        ValueError: there are no values.
     """
     if not values:
         raise ValueError("a confidence interval takes at least one value")
-    from scipy.stats import t  # takes a second to import
+    from scipy.stats import t  # slow to import: a second
 
     n, mean = len(values), float(np.mean(values))
     if n == 1:
@@ -46,17 +46,17 @@ def confidence_interval(values: Sequence[float]) -> Interval:
 def compare(
     identities: Mapping[Path, str], evaluations: Mapping[Path, dict[str, Any]]
 ) -> tuple[list[Group], dict[str, dict[str, float]]]:
-    """Groups runs by what they are, seed aside, and averages their metrics.
+    """Groups runs that differ only in their seed, and averages their metrics.
 
     Args:
-      identities: by run: what tells it from others, but for its seed.
-      evaluations: by run: the content of its evaluation.json.
+        identities: run -> text that is equal for runs that differ only in their seed.
+        evaluations: run -> content of its evaluation.json.
 
     Returns:
-      The groups in the order given, and what the metrics stand beside: {name: {"real": ..., "gaussian": ...}}.
+        The groups in the order given; and the metrics to compare with, {name: {"real": ..., "gaussian": ...}}.
 
     Raises:
-      UserError: no runs, or evaluations of different data, counts or extractors.
+        UserError: there are no runs, or evaluations have different data, counts or extractors.
     """
     if not evaluations:
         raise UserError("give the folder of at least one run; `jimgen runs` lists them")
@@ -85,7 +85,7 @@ def _require_same_measurement(evaluations: Mapping[Path, dict[str, Any]]) -> Non
             if found[what] != first[what]:
                 raise UserError(
                     f"{run} and {first_run} were evaluated with different {what}: {_short(found[what])} and "
-                    f"{_short(first[what])}. Evaluate both alike: metrics move with it."
+                    f"{_short(first[what])}. Evaluate both alike: metrics depend on it."
                 )
 
 

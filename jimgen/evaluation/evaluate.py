@@ -1,4 +1,4 @@
-"""Evaluation of a set of images: metrics, pictures and what they are compared with, in one folder."""
+"""Evaluation of a set of images: metrics with their comparisons, and pictures, in one folder."""
 
 import json
 import time
@@ -27,21 +27,21 @@ from jimgen.files import some_of, write_atomically
 from jimgen.metrics.neighbours import nearest
 from jimgen.pictures import grid, grid_of_rows, rows_of, save_png
 
-NEAREST_SHOWN, ROWS_SHOWN = 7, 10  # of nearest.png
-EXTREMES_SHOWN = 40  # best ones, and as many worst
+NEAREST_SHOWN, ROWS_SHOWN = 7, 10  # neighbours and rows in nearest.png
+EXTREMES_SHOWN = 40  # best images in extremes.png, and as many worst ones
 
 
 class Subject(NamedTuple):
-    """What is evaluated."""
+    """A set of images to evaluate."""
 
     generated: GeneratedSet
-    about: dict[str, Any]  # where it comes from, for evaluation.json
-    folder: Path  # where the results go
-    test_metrics: dict[str, float] = {}  # of a run: what its method measured on the test split, likelihoods above all
+    about: dict[str, Any]  # the origin of the images, for evaluation.json
+    folder: Path  # folder for the results
+    test_metrics: dict[str, float] = {}  # metrics of a run's method on the test split, such as likelihoods
 
 
 def default_extractors(name: str) -> list[str]:
-    """A small classifier of the data, where one ships with the package, and a net of natural images."""
+    """A small classifier of the data, if one ships with the package, and a net of natural images."""
     return [*([OF_DATA[name]] if name in OF_DATA else []), "efficientnet_lite0@64"]
 
 
@@ -54,23 +54,23 @@ def evaluate(
     references: Sequence[Path] = (),
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Measures, and writes evaluation.json, nearest.png and extremes.png into the subject's folder.
+    """Measures a set and writes evaluation.json, nearest.png and extremes.png into the subject's folder.
 
     Args:
-      subject: images and where the results go.
-      dataset: what they are compared with.
-      extractors: names; default those that suit the data.
-      metrics: names of evaluation.measure.NAMES.
-      references: files of `jimgen reference`, one for each extractor; default made from the data.
-      seed: of subsets, shuffles and classifiers.
+        subject: images, and the folder for the results.
+        dataset: real images to compare with.
+        extractors: names; by default `default_extractors`.
+        metrics: names out of evaluation.measure.NAMES.
+        references: files of `jimgen reference`, one for each extractor; by default made from the data.
+        seed: random seed for subsets, shuffles and classifiers.
 
     Returns:
-      The content of evaluation.json: subject, data, num, seed, extractors (identities), metrics ({name: {"value",
-      "real", "gaussian"}}, and "test/..." of a run's own test metrics), warnings (sentences), per_class (rows),
-      seconds.
+        The content of evaluation.json: subject, data, num, seed, extractors (identities), metrics ({name: {"value",
+        "real", "gaussian"}}, and "test/..." of a run's own test metrics), warnings (sentences), per_class (rows),
+        seconds.
 
     Raises:
-      UserError: see `evaluation.measure.measure`; references that do not match.
+        UserError: references do not match; or see `evaluation.measure.measure`.
     """
     began = time.perf_counter()
     check_metrics(metrics)
@@ -107,7 +107,7 @@ def evaluate(
 
 
 def _require_labels_of_classes(generated: GeneratedSet, labels: np.ndarray | None, dataset: Dataset) -> None:
-    """Raises UserError for labels that are not classes of the data, which CAS would have to guess."""
+    """Raises UserError if the images have labels that are not classes of the data: CAS would have to guess them."""
     if generated.labels is not None and labels is None and dataset.spec.num_classes > 1:
         theirs = generated.class_names or [str(label) for label in np.unique(generated.labels)]
         raise UserError(
@@ -119,7 +119,7 @@ def _require_labels_of_classes(generated: GeneratedSet, labels: np.ndarray | Non
 def _stored_references(
     paths: Sequence[Path], nets: Sequence[Extractor], dataset: Dataset, count: int
 ) -> list[Reference]:
-    """The references in files, one for each extractor or none; UserError where they do not match."""
+    """Reads references, one for each extractor or none. Raises UserError if they do not match."""
     if paths and len(paths) != len(nets):
         raise UserError(f"{len(paths)} references for {len(nets)} extractors: give one for each, in their order")
     stored = [load_reference(path) for path in paths]
@@ -133,11 +133,11 @@ def _renamed(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _draw(subject: Subject, dataset: Dataset, net: Extractor, measured: Measured, count: int) -> None:
-    """nearest.png: the samples that lie closest to a training image, each beside the 7 training images nearest to it.
-    extremes.png: the samples closest to the data on average over 5 neighbours, and below them those farthest away.
+    """Draws nearest.png: the samples closest to a training image, each beside the 7 training images nearest to it.
+    Draws extremes.png: the samples closest to the data, on average over 5 neighbours, above those farthest from it.
 
-    Distances are divided by those that training images have there among themselves, else both would show only the
-    class whose images are most alike."""
+    Distances are divided by those between training images there, or both would show only the class whose images are
+    most alike."""
     reference = cached_reference(dataset, net, split="train", count=count)
     assert reference.features is not None
     images = subject.generated.images
@@ -159,8 +159,8 @@ def _draw(subject: Subject, dataset: Dataset, net: Extractor, measured: Measured
 
 
 def _per_class(labels: np.ndarray | None, dataset: Dataset, measured: Measured) -> list[dict[str, Any]]:
-    """A row a class: its share among the images as a classifier sees them and among training images, the share of
-    images drawn for it that the classifier recognises, and what a classifier trained on the images makes of it."""
+    """One row per class: its share among the images, by a classifier, and among training images; the share of images
+    drawn for it that the classifier recognises; and the accuracy on it of a classifier trained on the images (CAS)."""
     spec = dataset.spec
     seen = next((out for out in measured.outputs.values() if out.logits.shape[1] == spec.num_classes), None)
     if spec.num_classes < 2 or seen is None and measured.per_class is None:

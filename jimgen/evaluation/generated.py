@@ -1,4 +1,4 @@
-"""Generated sets: many images drawn from a method, as arrays, as an npz file or as a folder of PNGs."""
+"""Generated sets: images drawn from a method, as arrays, an .npz file or a folder of PNGs."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -23,27 +23,25 @@ from jimgen.methods.method import Method
 from jimgen.pictures import encode_png, to_uint8
 from jimgen.train_step import Variables
 
-CHUNK = 256  # images drawn at a time by each device
+CHUNK = 256  # images that each device draws at a time
 
 
 class GeneratedSet(NamedTuple):
-    """Images uint8 [n, h, w, c]; labels int32 [n], or None where no one knows them.
+    """Images with labels, if these are known."""
 
-    Of a set that was read from class folders, `class_names` are their names, in the order of their labels."""
-
-    images: np.ndarray
-    labels: np.ndarray | None
-    class_names: tuple[str, ...] | None = None
+    images: np.ndarray  # uint8 [n, h, w, c]
+    labels: np.ndarray | None  # int32 [n]
+    class_names: tuple[str, ...] | None = None  # names of class folders that were read, in the order of labels
 
 
 def class_labels(num: int, weights: Sequence[float]) -> np.ndarray:
-    """Labels int32 [num] whose every beginning has the classes in proportion to `weights`, nearly.
+    """Labels int32 [num] of which every prefix has the classes nearly in proportion to `weights`.
 
     Equal weights give the classes in turn: 0, 1, ..., 0, 1, .... Place i goes to the class that is furthest behind its
     share, so a larger set begins with the smaller one.
 
     Raises:
-        ValueError: weights that are negative, not finite or all zero.
+        ValueError: weights are negative, not finite or all zero.
     """
     share = np.asarray(weights, np.float64)
     if share.ndim != 1 or not np.isfinite(share).all() or (share < 0).any() or not share.sum() > 0:
@@ -59,10 +57,10 @@ def class_labels(num: int, weights: Sequence[float]) -> np.ndarray:
 
 
 def class_frequencies(dataset: Dataset) -> np.ndarray:
-    """How often each class occurs in the training split: [num_classes], summing to 1."""
+    """The frequency of each class in the training split: float64 [num_classes] with sum 1."""
     if isinstance(dataset.train, Arrays):
         labels = dataset.train.labels
-    else:  # a stream decodes to tell its labels: a few thousand say enough
+    else:  # a stream decodes images to read labels: a few thousand suffice
         total = num_rows(dataset.train)
         labels = read_rows(dataset.train, chosen_rows(total, min(total, 5000)))[1]
     return np.bincount(labels, minlength=dataset.spec.num_classes) / len(labels)
@@ -77,20 +75,20 @@ def generate(
     chunk: int = CHUNK,
     devices: Sequence[Any] | None = None,
 ) -> GeneratedSet:
-    """Draws one image for each label, chunk after chunk, one chunk a device at a time.
+    """Draws one image for each label, in chunks, one chunk per device at a time.
 
-    Chunk i draws from fold_in(key, i) and every device runs the same program on whole chunks: the set is the same, bit
-    for bit, on any number of devices, and a larger set begins with the smaller one.
+    Chunk i draws from fold_in(key, i), and every device runs the same program on whole chunks. So the set is the same,
+    bit for bit, on any number of devices, and a larger set begins with the smaller one.
 
     Args:
-        method, variables: what to draw from.
-        key: a PRNG key.
+        method, variables: generative method and its variables.
+        key: PRNG key.
         labels: int32 [n].
-        chunk: images at a time; another size gives another set.
-        devices: default all of this process.
+        chunk: images per chunk; another size gives another set.
+        devices: devices to use; by default all of this process.
     """
     devices = list(devices or jax.local_devices())[: max(1, -(-len(labels) // chunk))]
-    # Not the axis name that nets average over: every chunk stands alone.
+    # Not the axis name that nets average over, as chunks are independent.
     mesh = jax.make_mesh((len(devices),), ("chunks",), axis_types=(AxisType.Auto,), devices=devices)
     split, everywhere = PartitionSpec("chunks"), PartitionSpec()
     specs = (everywhere, everywhere, split, split)
@@ -112,10 +110,10 @@ def generate(
 
 
 def save(path: Path, generated: GeneratedSet) -> Path:
-    """Writes a set: arrays `images`, and `labels` if it has any, for a name that ends in .npz; else a folder of PNGs.
+    """Writes arrays `images` and `labels` (if known) for a name that ends in .npz, else a folder of PNGs.
 
-    A folder has one subfolder a class (0000, 0001, ...) and numbers the files in the order of the set, so that
-    `read_generated` gives back the same arrays. Returns the path.
+    A folder has one subfolder per class (0000, 0001, ...), and file names number the set, so that `read_generated`
+    returns the same arrays. Returns the path.
 
     Raises:
         UserError: the folder is not empty, or cannot be written.
@@ -136,15 +134,15 @@ def save(path: Path, generated: GeneratedSet) -> Path:
 
 
 def read_generated(path: Path, *, bits: int | None = None) -> GeneratedSet:
-    """Reads a set back: an npz with `images` (uint8 [n, h, w, c]) and perhaps `labels`, or pictures in a folder or zip.
+    """Reads a set: an .npz with `images` (uint8 [n, h, w, c]) and perhaps `labels`, or pictures in a folder or zip.
 
-    Pictures are found, decoded and labelled as those of `folder:PATH` are, and nothing is left out. Their order is the
-    natural one of the file names. Classes are in natural order; if all their names are numbers, these are the labels.
-    `bits` is that of `data.load`.
+    Pictures are found, decoded and labelled like those of `folder:PATH`, but all must be readable. They are in the
+    natural order of their file names, and classes in natural order; if all class names are numbers, these are the
+    labels. `bits` is that of `data.load`.
 
     Raises:
-        UserError: nothing there, a damaged file, arrays of another kind, a picture that cannot be read, pictures beside
-            class folders, splits, or pictures of several sizes.
+        UserError: the file is missing or damaged, arrays have the wrong type, a picture cannot be read, or there are
+            pictures beside class folders, splits, or pictures of several sizes.
     """
     if status(path) is None:
         raise UserError(f"there is no {shown(path)}, neither an .npz file nor a folder or .zip of pictures")
@@ -174,11 +172,11 @@ def read_generated(path: Path, *, bits: int | None = None) -> GeneratedSet:
 
 
 def labels_for(generated: GeneratedSet, class_names: Sequence[str]) -> np.ndarray | None:
-    """The labels of a set as classes of a data set: int32 [n], or None where they are none.
+    """The labels of a set as classes of a data set: int32 [n], or None if they are no classes of it.
 
-    Labels of an array are the data's class numbers. Folders that are all called after classes of the data are these
-    classes. Others are the data's classes in their order if there are as many folders as classes; and else, if all are
-    numbers, those of the classes (a saved set may lack some).
+    Labels in arrays are the data's class numbers. Folders that all have names of the data's classes are these classes.
+    Other folders are the data's classes in order, if there are as many. Otherwise, if all their names are numbers,
+    these are class numbers (a saved set may lack some).
     """
     labels, folders = generated.labels, generated.class_names
     if labels is None or len(class_names) < 2:
@@ -188,7 +186,7 @@ def labels_for(generated: GeneratedSet, class_names: Sequence[str]) -> np.ndarra
         if set(folders) <= set(class_names):
             meant = [class_names.index(name) for name in folders]
         elif set(folders) & set(class_names) and not _are_numbers(folders):
-            return None  # the others are no classes of the data
+            return None  # some folders are not classes of the data
         elif len(folders) == len(class_names):
             meant = list(range(len(folders)))
         elif _are_numbers(folders):
@@ -200,12 +198,12 @@ def labels_for(generated: GeneratedSet, class_names: Sequence[str]) -> np.ndarra
 
 
 def label_numbers(names: Sequence[str]) -> tuple[int, ...]:
-    """The labels of class folders in natural order, ascending: the numbers they are called, else 0, 1, 2, ..."""
+    """The labels of class folders in natural order: the numbers that are their names, else 0, 1, 2, ..."""
     return tuple(int(name) for name in names) if _are_numbers(names) else tuple(range(len(names)))
 
 
 def _are_numbers(names: Sequence[str]) -> bool:
-    """Whether names are different numbers that labels can be."""
+    """Whether names are distinct numbers that labels can be."""
     all_decimal = all(name.isascii() and name.isdecimal() and len(name) < 10 for name in names)
     return all_decimal and len({int(name) for name in names}) == len(names)
 
@@ -218,7 +216,7 @@ def _order(name: str) -> tuple[Any, ...]:
 def _read_npz(path: Path) -> GeneratedSet:
     arrays = read_arrays(path, ("images", "labels"))
     if "images" not in arrays:
-        raise UserError(f"{path} has no array `images`: uint8 [n, h, w, 1 or 3] is wanted")
+        raise UserError(f"{path} has no array `images`: expected uint8 [n, h, w, 1 or 3]")
     images, labels = checked_images(arrays["images"], f"{path}: images"), arrays.get("labels")
     if labels is None:
         return GeneratedSet(images, None)

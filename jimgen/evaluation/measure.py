@@ -1,7 +1,7 @@
-"""All metrics of a set of images against a data set, and of what they should be compared with.
+"""All metrics of a set of images against a data set, and the same metrics of real images and of a baseline.
 
-Beside each metric stand two others: that of as many real test images, the best that a model can hope for, and that of
-one Gaussian per class, the baseline that it must beat. A new metric is a function here and a line in METRICS.
+Real test images, as many as there are images, show the best that a model can reach. One Gaussian per class is the
+baseline that it must beat. A new metric is a function here and a line in METRICS.
 """
 
 import contextlib
@@ -24,50 +24,50 @@ from jimgen.metrics import copying, frechet, inception_score, mmd
 from jimgen.metrics.baseline import gaussian_per_class
 from jimgen.metrics.neighbours import nearest, num_duplicates, prdc
 
-CAS = "cas"  # trains a classifier on the images, and takes no extractor
-MOST_COPIED = 60_000  # training images that the copying tests look through
-FLS_ROWS = 2000  # of each set: its cost grows with the product
-CAS_STEPS = 400  # of the classifier that the classification accuracy score trains
-FORMAT = 2  # of what is remembered of real images and of the Gaussians
+CAS = "cas"  # classification accuracy score: trains a classifier on the images, and takes no extractor
+MOST_COPIED = 60_000  # training images that the copying tests search
+FLS_ROWS = 2000  # rows of each set for the feature likelihood score, whose cost grows with their product
+CAS_STEPS = 400  # train steps of the classifier of CAS
+FORMAT = 2  # version of the cached metrics and cells
 
 
 class Measured(NamedTuple):
-    """What was measured of a set of images."""
+    """The metrics of a set of images."""
 
-    metrics: dict[str, float]  # by name, the extractor in brackets: "fd[efficientnet_lite0@64]"
-    outputs: dict[str, Outputs]  # of the images, by the extractor's title
-    per_class: list[float | None] | None  # accuracy on real test images of each class, where CAS was measured
-    warnings: tuple[str, ...] = ()  # what to know before believing a metric
+    metrics: dict[str, float]  # by name, with the extractor in brackets: "fd[efficientnet_lite0@64]"
+    outputs: dict[str, Outputs]  # features and logits of the images, by the extractor's title
+    per_class: list[float | None] | None  # CAS on the test images of each class; None if CAS was not measured
+    warnings: tuple[str, ...] = ()  # reasons to doubt a metric
 
 
 class Seen(NamedTuple):
-    """The images and the data as one extractor sees them."""
+    """The images and the data as seen by one extractor."""
 
-    features: np.ndarray  # of the images, float32 [n, d]
-    logits: np.ndarray  # of the images, float32 [n, k]
-    reference: Reference  # of the training split
+    features: np.ndarray  # float32 [n, d], features of the images
+    logits: np.ndarray  # float32 [n, k], logits of the images
+    reference: Reference  # statistics of the training split
     dataset: Dataset
     extractor: Extractor
     seed: int
 
     @property
     def real(self) -> np.ndarray:
-        """Features of the training images, float32 [m, d]."""
+        """float32 [m, d], features of the training images."""
         assert self.reference.features is not None
         return self.reference.features
 
 
 class Metric(NamedTuple):
-    """One name of --metrics: what it measures, by the names of its values."""
+    """One name of --metrics: a function to values by name, and what it needs."""
 
     measure: Callable[[Seen], dict[str, float]]
-    higher_is_better: tuple[str, ...] = ()
-    needs_features: bool = True  # of the reference, not its moments alone
+    higher_is_better: tuple[str, ...] = ()  # names among its values
+    needs_features: bool = True  # whether moments of the training split are not enough
     first_extractor_only: bool = False
 
 
 def title(extractor: Extractor) -> str:
-    """The extractor as the brackets of a metric's name show it."""
+    """The extractor's name in the brackets of a metric's name."""
     return f"{extractor.name}@{extractor.resolution}"
 
 
@@ -90,25 +90,25 @@ def measure(
     references: Sequence[Reference] = (),
     cas_steps: int = CAS_STEPS,
 ) -> Measured:
-    """Every metric of images against the training split; against the test split where its definition asks for that.
+    """Measures images against the training split, or against the test split where a metric's definition requires it.
 
-    As many training images as there are images stand for the data, or all if there are fewer: distances depend on
-    both counts. The copying tests look through up to 60,000 training images, with the first extractor's features.
-    CAS needs labels; without them, the first extractor that knows the classes gives each image one, and the metric is
-    called cas_pseudo_labels.
+    The images are compared with as many training images, or with all if there are fewer, as distances depend on both
+    counts. The copying tests search up to 60,000 training images, with the first extractor's features. CAS needs
+    labels; without them, the first extractor that knows the classes labels the images, and the metric is called
+    cas_pseudo_labels.
 
     Args:
-      images: uint8 [n, h, w, c], of the data's shape.
-      labels: int [n], or None.
-      dataset: real images, both splits.
-      extractors: at least one, unless `cas` is all that is asked for.
-      metrics: names of NAMES.
-      seed: of subsets, shuffles, cells and the classifier.
-      references: of the training split, one for each extractor in turn; default made from the data, and remembered.
-      cas_steps: updates of the classifier that CAS trains.
+        images: uint8 [n, h, w, c], of the data's shape.
+        labels: int [n], or None.
+        dataset: real images, both splits.
+        extractors: at least one, unless the only metric is `cas`.
+        metrics: names out of NAMES.
+        seed: random seed for subsets, shuffles, cells and the classifier.
+        references: statistics of the training split, one for each extractor; by default made from the data, and cached.
+        cas_steps: train steps of the classifier of CAS.
 
     Raises:
-      UserError: images of another shape than the data's; too few of them; an unknown metric; features that are NaN.
+        UserError: the images are too few or differ in shape from the data, a metric is unknown, or features are NaN.
     """
     check_metrics(metrics)
     if images.shape[1:] != dataset.spec.shape:
@@ -127,9 +127,7 @@ def measure(
             reference = reference or cached_reference(dataset, extractor, split="train", count=count)
             _require_features(reference, metrics)
             seen = Seen(features, logits, reference, dataset, extractor, seed)
-            for name, metric in METRICS.items():
-                if name in metrics and (i == 0 or not metric.first_extractor_only):
-                    found |= {f"{value}[{title(extractor)}]": x for value, x in metric.measure(seen).items()}
+            found |= _by_extractor(seen, metrics, is_first=i == 0)
             if "prdc" in metrics:
                 warnings += _about_duplicates(seen.real, title(extractor))
         per_class = None
@@ -137,28 +135,35 @@ def measure(
             name, labels = _labels_for_cas(labels, dataset, outputs)
             score = _cas(images, labels, dataset, seed, cas_steps)
             found[name], per_class = 100 * score["accuracy"], score["per_class"]
-    except ValueError as error:  # of the metrics: too few samples, NaN, ...
+    except ValueError as error:  # from a metric: too few samples, NaN, ...
         raise UserError(f"cannot evaluate {len(images)} images: {error}") from error
     return Measured(found, outputs, per_class, tuple(warnings))
+
+
+def _by_extractor(seen: Seen, metrics: Sequence[str], is_first: bool) -> dict[str, float]:
+    """The values of the named metrics that use this extractor, which is the first one or not."""
+    asked = [METRICS[name] for name in METRICS if name in metrics]
+    values = [metric.measure(seen) for metric in asked if is_first or not metric.first_extractor_only]
+    return {f"{name}[{title(seen.extractor)}]": x for found in values for name, x in found.items()}
 
 
 def _require_features(reference: Reference, metrics: Sequence[str]) -> None:
     needs = [name for name in metrics if name in METRICS and METRICS[name].needs_features]
     if needs and reference.features is None:
-        raise UserError(f"the reference holds no features, which {', '.join(needs)} need: make it with --features")
+        raise UserError(f"the reference has no features, which {', '.join(needs)} need: make it with --features")
 
 
 def compared_with(
     dataset: Dataset, extractors: Sequence[Extractor], metrics: Sequence[str], *, count: int, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """The metrics of `count` real test images (or all there are) and of one Gaussian per class; they are remembered.
+    """Measures `count` real test images (or all) and samples of one Gaussian per class; the metrics are cached.
 
     Returns:
-      {"real": metrics, "gaussian": metrics}. CAS of "real" is that of `count` training images.
+        {"real": metrics, "gaussian": metrics}. CAS of "real" is that of `count` training images.
     """
     wanted = [FORMAT, dataset.spec.hash, [identity(e) for e in extractors], sorted(metrics), count, seed]
     path = cache_dir() / "baselines" / f"{_hash_of(wanted)}.json"
-    with contextlib.suppress(UserError):  # torn: measured again
+    with contextlib.suppress(UserError):  # damaged: measure again
         remembered = read_json(path, fix="remove it")
         if remembered is not None and _are_metrics(remembered):
             return remembered
@@ -182,13 +187,13 @@ def compared_with(
 
 
 def _are_metrics(found: dict[str, Any]) -> bool:
-    """Whether this is what `compared_with` remembers."""
+    """Whether a JSON object has the form that `compared_with` caches."""
     sets = [found.get("real"), found.get("gaussian")]
     return all(isinstance(metrics, dict) and all(map(is_number, metrics.values())) for metrics in sets)
 
 
 def is_better(name: str, value: float, than: float) -> bool:
-    """Whether a value of a metric is better than another one."""
+    """Whether a value of a metric is better than another value of it."""
     return value > than if name.partition("[")[0] in HIGHER_IS_BETTER else value < than
 
 
@@ -204,7 +209,7 @@ def _frechet_distance_infinity(seen: Seen) -> dict[str, float]:
 def _kid(seen: Seen) -> dict[str, float]:
     size = min(1000, len(seen.features), len(seen.real))
     kid = mmd.kernel_inception_distance(seen.features, seen.real, subset_size=size, seed=seen.seed)
-    # Up to 1000 images there is one subset, the whole, and no standard deviation.
+    # Up to 1000 images the only subset is the whole set, and there is no standard deviation.
     return {"kid": kid.mean} | ({} if math.isnan(kid.std) else {"kid_std": kid.std})
 
 
@@ -255,7 +260,7 @@ HIGHER_IS_BETTER = {CAS, "cas_pseudo_labels"} | {
 
 
 def _unit(features: np.ndarray) -> np.ndarray:
-    """The rows at length 1; those of zeros as they are."""
+    """Scales rows to length 1; rows of zeros do not change."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.where(lengths > 0, lengths, 1)
 
@@ -271,21 +276,21 @@ def _both_splits(seen: Seen) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _about_duplicates(real: np.ndarray, name: str) -> list[str]:
-    """What duplicates among real images do to `prdc`, if there are any."""
+    """Warns that duplicates among real images distort `prdc`, if there are any."""
     found = num_duplicates(real)
     if not found:
         return []
     return [
-        f"{found} of the {len(real)} real images have the same features [{name}] as another one: balls that reach to "
-        "such neighbours are small or empty, so precision, density and coverage come out too low"
+        f"{found} of the {len(real)} real images have the same features [{name}] as another one: their balls are too "
+        "small or empty, so precision, density and coverage are too low"
     ]
 
 
 def _cells(dataset: Dataset, extractor: Extractor, train: np.ndarray, test: np.ndarray, seed: int) -> copying.Cells:
-    """`copying.cut_into_cells`, remembered: it takes longer than all else that a run's own images ask for."""
+    """`copying.cut_into_cells`, cached: it takes longer than all metrics of a run's own images."""
     wanted = [FORMAT, dataset.spec.hash, identity(extractor), len(train), seed]
     path = cache_dir() / "cells" / f"{_hash_of(wanted)}.npz"
-    with contextlib.suppress(UserError, TypeError):  # not there, or torn: made again
+    with contextlib.suppress(UserError, TypeError):  # missing or damaged: make them again
         return copying.Cells(**read_arrays(path, copying.Cells._fields))
     cells = copying.cut_into_cells(train, test, seed=seed)
     write_npz(path, cells._asdict())
@@ -297,7 +302,7 @@ def _hash_of(wanted: Sequence[Any]) -> str:
 
 
 def _labels_for_cas(labels: np.ndarray | None, dataset: Dataset, outputs: dict[str, Outputs]) -> tuple[str, np.ndarray]:
-    """The metric's name and the labels to train on."""
+    """The name of the metric and the labels to train on."""
     classes = dataset.spec.num_classes
     if classes < 2:
         raise UserError(f"cas needs classes, and {dataset.spec.name} has only one: leave it out of --metrics")
@@ -317,6 +322,6 @@ def _cas(images: np.ndarray, labels: np.ndarray, dataset: Dataset, seed: int, st
 
 
 def _padded(images: np.ndarray) -> np.ndarray:
-    """Background below and right, up to multiples of 8: what the classifier's strides divide."""
+    """Pads images below and right with background to multiples of 8, which the classifier's strides divide."""
     below, right = (-side % 8 for side in images.shape[1:3])
     return np.pad(images, ((0, 0), (0, below), (0, right), (0, 0)))

@@ -1,4 +1,4 @@
-"""Sample quality during training: a metric every so many steps, by which the best checkpoint is kept."""
+"""Sample quality during training: a metric at regular steps, by which the best checkpoint is kept."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,7 @@ def extractor_name(asked: str, data: str) -> str:
 
 
 def check_quality(metric: str, num: int, dataset: Dataset) -> None:
-    """Raises UserError before training where measuring would fail later."""
+    """Raises UserError before training if measuring would fail later."""
     if metric not in DECIDING:
         raise UserError(f"--quality-metric {metric}: choose one of {', '.join(DECIDING)}")
     most = num_rows(dataset.train)
@@ -38,7 +38,7 @@ def measure_quality(
     """Draws `num` images, the classes in turn, and measures them against as many training images.
 
     Returns:
-      The deciding metric, and all that were measured, with "seconds": what measuring cost.
+        The deciding metric; and all metrics, with the duration as "seconds".
     """
     assert DECIDING[metric] in METRICS
     began = time.perf_counter()
@@ -51,7 +51,7 @@ def measure_quality(
 
 
 def best_so_far(rows: Iterable[Mapping[str, Any]], metric: str) -> float | None:
-    """The best deciding value among the rows of metrics.jsonl, None if there is none yet."""
+    """The best value of the deciding metric in rows of metrics.jsonl; None if there is none yet."""
     found = [v for row in rows for name, v in row.items() if name.startswith(f"quality/{metric}[")]
     best = None
     for value in found:

@@ -1,7 +1,7 @@
-"""Reference statistics: what an extractor sees in a split of real images, with all that a figure's meaning hangs on.
+"""Reference statistics: an extractor's features of a split of real images, with their source.
 
-A figure compares only with others of the same extractor, data, split and count. A `Reference` carries them, and
-`require_match` refuses to mix.
+Metrics can be compared only if extractor, data, split and count are the same. A `Reference` contains them, and
+`require_match` refuses one that differs.
 """
 
 import hashlib
@@ -18,34 +18,34 @@ from jimgen.evaluation.extractors import Extractor, extract, identity
 from jimgen.files import write_npz
 from jimgen.metrics.frechet import Moments, merge_moments, moments
 
-FORMAT = 1  # of the files
+FORMAT = 1  # version of the files
 ROWS_AT_A_TIME = 5000
 
 
 class Source(NamedTuple):
-    """Which images, seen how. All of it must agree before two figures may stand side by side."""
+    """The images and the extractor of a reference. Metrics can be compared only if all of these agree."""
 
-    data: str  # as in --data
+    data: str  # name as in --data
     data_hash: str
     split: Literal["train", "test"]
     count: int
-    shape: tuple[int, int, int]  # of the images before the extractor brings them to its resolution
-    extractor: dict[str, Any]  # metrics.extractors.identity
+    shape: tuple[int, int, int]  # (h, w, c) of the images before the extractor resizes them
+    extractor: dict[str, Any]  # extractors.identity
 
 
 class Reference(NamedTuple):
     source: Source
     moments: Moments
-    features: np.ndarray | None  # float32 [count, d], where they were kept: KID, neighbours and copying need them
+    features: np.ndarray | None  # float32 [count, d], if kept: KID, neighbours and copying need them
 
 
 def chosen_rows(total: int, count: int) -> np.ndarray:
-    """Which `count` of `total` rows stand for a split: int64 [count], ascending, the same ones every time.
+    """Chooses `count` of `total` rows to represent a split: int64 [count], ascending, always the same.
 
-    They are spread over the whole split, as its beginning may be one class alone.
+    They are spread over the whole split, as it may begin with one class alone.
 
     Raises:
-      UserError: fewer rows than asked for, or less than 2.
+        UserError: there are fewer rows than asked for, or fewer than 2 are asked for.
     """
     if not 2 <= count <= total:
         raise UserError(f"{count} images asked for: the split has {total}, and 2 is the least")
@@ -55,10 +55,10 @@ def chosen_rows(total: int, count: int) -> np.ndarray:
 def make_reference(
     dataset: Dataset, extractor: Extractor, *, split: Literal["train", "test"], count: int, keep_features: bool = True
 ) -> Reference:
-    """Reads `count` images of a split and extracts their features; without `keep_features` in little memory.
+    """Extracts features of `count` images of a split; uses little memory without `keep_features`.
 
     Raises:
-      UserError: fewer images than asked for, or images that the extractor cannot take.
+        UserError: there are fewer images than asked for, or the extractor cannot take them.
     """
     rows_of = dataset.train if split == "train" else dataset.test
     rows = chosen_rows(num_rows(rows_of), count)
@@ -81,7 +81,7 @@ def source_of(dataset: Dataset, extractor: Extractor, split: Literal["train", "t
 def cached_reference(
     dataset: Dataset, extractor: Extractor, *, split: Literal["train", "test"], count: int
 ) -> Reference:
-    """`make_reference` with features, remembered in the cache folder under the hash of all that it depends on."""
+    """`make_reference` with features, cached under a hash of all that it depends on."""
     wanted = source_of(dataset, extractor, split, count)
     name = hashlib.sha256(json.dumps([FORMAT, wanted]).encode()).hexdigest()[:32]
     path = cache_dir() / "references" / f"{name}.npz"
@@ -90,17 +90,17 @@ def cached_reference(
         if found.source == wanted and found.features is not None:
             return found
     except UserError:
-        pass  # not there, or damaged: made again
+        pass  # missing or damaged: make it again
     made = make_reference(dataset, extractor, split=split, count=count)
     save_reference(path, made)
     return made
 
 
 def save_reference(path: Path, reference: Reference) -> None:
-    """Writes an .npz: the source as JSON, mean, the upper half of the covariance in float64, and features if kept.
+    """Writes an .npz: source as JSON, mean and upper half of the covariance in float64, and features if kept.
 
     Raises:
-      UserError: the file cannot be written.
+        UserError: the file cannot be written.
     """
     mean, covariance = reference.moments.mean, reference.moments.covariance
     arrays = {
@@ -112,10 +112,10 @@ def save_reference(path: Path, reference: Reference) -> None:
 
 
 def load_reference(path: Path) -> Reference:
-    """Reads what `save_reference` wrote.
+    """Reads a file of `save_reference`.
 
     Raises:
-      UserError: no such file, a damaged one, or one of another format.
+        UserError: the file is missing, damaged, or of another format.
     """
     if not path.exists():
         raise UserError(f"there is no reference {path}: make it with `jimgen reference DATA --out {path}`")
@@ -133,13 +133,13 @@ def load_reference(path: Path) -> Reference:
         covariance += np.triu(covariance, 1).T
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{path} is damaged or no reference ({error}): make it again with `jimgen reference`"
+            f"{path} is damaged or not a reference ({error}): make it again with `jimgen reference`"
         ) from error
     return Reference(read, Moments(read.count, mean, covariance), features)
 
 
 def _check_parts(source: Source, mean: np.ndarray, half: np.ndarray, features: np.ndarray | None) -> None:
-    """Raises ValueError unless they are of their kinds, and fit together."""
+    """Raises ValueError unless all parts have the right types and fit together."""
     texts = (source.data, source.data_hash, source.split)
     if not (all(isinstance(text, str) for text in texts) and isinstance(source.extractor, dict)):
         raise ValueError("its source is not text")
@@ -158,16 +158,16 @@ def _check_parts(source: Source, mean: np.ndarray, half: np.ndarray, features: n
 
 
 def require_match(reference: Reference, wanted: Source) -> None:
-    """Refuses a reference that stands for other images, another extractor, count or size.
+    """Refuses a reference of other images, another extractor, count or size.
 
     Raises:
-      UserError: names what differs, and why it matters.
+        UserError: the sources differ; the message lists the differences.
     """
     found, asked = _flat(reference.source), _flat(wanted)
     if differing := [name for name in asked if found.get(name) != asked[name]]:
         listed = "; ".join(f"{name} {found.get(name)} there, {asked[name]} here" for name in differing)
         raise UserError(
-            f"the reference does not match: {listed}.\nDistances move with each of these: make one that matches with "
+            f"the reference does not match: {listed}.\nDistances depend on all of these: make one that matches with "
             "`jimgen reference`, or change the command."
         )
 

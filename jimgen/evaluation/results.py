@@ -1,4 +1,4 @@
-"""The folder of an evaluation: the names of its files, and evaluation.json read back."""
+"""The folder of an evaluation: names of its files, and a reader of evaluation.json."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,14 +11,14 @@ RESULTS, NEAREST, EXTREMES = "evaluation.json", "nearest.png", "extremes.png"
 
 
 def read_evaluation(path: Path) -> dict[str, Any] | None:
-    """The evaluation.json that `jimgen evaluate` wrote, None where there is none.
+    """Reads an evaluation.json of `jimgen evaluate`; None if there is no file.
 
     Raises:
-      UserError: it is damaged, or something else.
+        UserError: the file is damaged, or is not an evaluation.
     """
     fix = "run `jimgen evaluate` again"
     found = read_json(path, fix)
-    if found is not None and "figures" in found:  # their name in earlier versions
+    if found is not None and "figures" in found:  # the name of metrics in earlier versions
         found["metrics"] = found.pop("figures")
     if found is not None and not _is_evaluation(found):
         raise UserError(f"{path} is damaged (parts are missing or of another kind): {fix}")
@@ -26,7 +26,7 @@ def read_evaluation(path: Path) -> dict[str, Any] | None:
 
 
 def _is_evaluation(found: Mapping[str, Any]) -> bool:
-    """Whether all that is read from an evaluation is there, and of its kind."""
+    """Whether all parts that readers use are present, with the right types."""
     try:
         counts, rows, classes = found["num_real"], found["metrics"].values(), found.get("per_class") or []
         numbers = [found["num"], counts["train"], counts["test"], *(row["value"] for row in rows)]

@@ -1,7 +1,7 @@
-"""PyTorch weight files as numpy arrays, without PyTorch and without running anything that a file says.
+"""PyTorch weight files as numpy arrays, without PyTorch and without running code from a file.
 
-A checkpoint is a pickle, and a pickle can call any function. This reader knows the few names that tensors are made of
-and refuses every other. It reads both formats of torch.save: the zip archive, and what came before PyTorch 1.6.
+A checkpoint is a pickle, and a pickle can call any function. This reader knows only the few names that tensors need and
+refuses all others. It reads both formats of torch.save: the zip archive, and the format before PyTorch 1.6.
 """
 
 import hashlib
@@ -20,8 +20,8 @@ import numpy as np
 from jimgen.errors import UserError
 from jimgen.files import expanded, read_errors
 
-MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file of the old format
-PROTOCOL = 1001  # the second
+MAGIC = 0x1950A86A20F9469CFC6C  # first pickle of a file in the old format
+PROTOCOL = 1001  # second pickle
 DTYPES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -36,7 +36,7 @@ DTYPES = {
 
 
 class _Storage(NamedTuple):
-    """A run of numbers that tensors are views of."""
+    """A sequence of numbers of which tensors are views."""
 
     key: str
     dtype: np.dtype
@@ -44,7 +44,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A tensor before its numbers are there: offset and strides count elements."""
+    """A tensor whose numbers have not been read. Offset and strides count elements."""
 
     storage: _Storage
     offset: int
@@ -57,26 +57,26 @@ class _Refused(Exception):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows OrderedDict, the kinds of storage and how a tensor is put together. Everything else is refused."""
+    """Knows OrderedDict, the types of storage and the functions that rebuild tensors. It refuses all else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in DTYPES:
             return np.dtype(DTYPES[name])
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        # Functions made afresh, so that a file cannot change those of the next one.
+        # New functions each time, so that a file cannot change those of the next one.
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return lambda storage, offset, shape, strides, *_: _Tensor(storage, offset, shape, strides)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *_: tensor
-        raise _Refused(f"it asks for {module}.{name}, which is no part of a tensor")
+        raise _Refused(f"it asks for {module}.{name}, which is not part of a tensor")
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, length = pid[:5]
         if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(length, int) or length < 0:
             raise _Refused(f"it holds {kind!r} in place of a storage")
         if len(pid) > 5 and pid[5] is not None:
-            raise _Refused("it holds views of storages, a form long given up: save it again with PyTorch")
+            raise _Refused("it holds views of storages, an obsolete form: save it again with PyTorch")
         return _Storage(str(key), dtype, length)
 
 
@@ -84,11 +84,11 @@ def read_torch_weights(path: Path | str) -> tuple[dict[str, np.ndarray], str]:
     """The tensors of a state dict that torch.save wrote, and the identity of the file.
 
     Returns:
-      Arrays by name, in the file's order, in its dtypes; and the sha256 of the file, 64 hex digits.
+        Arrays by name, in the file's order and dtypes; and the sha256 of the file, 64 hex digits.
 
     Raises:
-      UserError: no such file; cut off or damaged; not a state dict of tensors; or it asks for anything else than
-        tensors, which might be an attack.
+        UserError: the file is missing, truncated, damaged, not a state dict of tensors, or asks for anything else than
+            tensors, which might be an attack.
     """
     with read_errors(path):
         content = expanded(path).read_bytes()
@@ -99,29 +99,30 @@ def read_torch_weights(path: Path | str) -> tuple[dict[str, np.ndarray], str]:
         raise UserError(f"{path} is refused: {error}. Use a file of weights alone, from a source you trust") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"{path} is damaged, cut off or no PyTorch file ({reason}): fetch it once more") from error
+        raise UserError(f"{path} is damaged, truncated or not a PyTorch file ({reason}): fetch it again") from error
     return tensors, hashlib.sha256(content).hexdigest()
 
 
 def folded_params(tensors: Mapping[str, np.ndarray], *, epsilon: float) -> dict[str, dict[str, np.ndarray]]:
-    """Weights of an inference net as Flax has them, each BatchNorm folded into the convolution before it.
+    """Weights of an inference net in Flax's layout, with each BatchNorm folded into the convolution before it.
 
     BatchNorm(W * x) = gamma (W * x - mean) / sqrt(var + epsilon) + beta is the convolution with kernel W s and bias
-    beta - mean s, s = gamma / sqrt(var + epsilon), one number an output channel.
+    beta - mean s, where s = gamma / sqrt(var + epsilon) is one number per output channel.
 
     Args:
-      tensors: a state dict in the order in which its modules were defined, hence each BatchNorm right after its
-        convolution: 4-d weights [out, in / groups, height, width], 2-d ones [out, in].
-      epsilon: of the BatchNorms.
+        tensors: state dict in the order in which its modules were defined, so that each BatchNorm follows its
+            convolution: weights [out, in / groups, height, width] or [out, in].
+        epsilon: epsilon of the BatchNorms.
 
     Returns:
-      By the name of the convolution or linear layer: kernel float32 [height, width, in / groups, out] or [in, out], and
-      bias float32 [out] where there is one.
+        Name of the convolution or linear layer -> kernel float32 [height, width, in / groups, out] or [in, out], and
+        bias float32 [out] if there is one.
 
     Raises:
-      UserError: a BatchNorm without a convolution of as many channels before it.
+        UserError: a BatchNorm does not follow a convolution with as many channels.
 
-    References: Ioffe and Szegedy, Batch Normalization, arXiv 1502.03167, algorithm 2.
+    References:
+        Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167, algorithm 2.
     """
     params: dict[str, dict[str, np.ndarray]] = {}
     layer, scale = "", np.ones(())
@@ -138,14 +139,14 @@ def folded_params(tensors: Mapping[str, np.ndarray], *, epsilon: float) -> dict[
                 tensors[f"{module}.{part}"].astype(np.float64) for part in ("weight", "bias", "running_var")
             )
             if not layer or "bias" in params[layer] or params[layer]["kernel"].shape[-1:] != value.shape:
-                raise UserError(f"cannot fold {module}: {layer or 'nothing'} before it is no convolution that fits")
+                raise UserError(f"cannot fold {module}: {layer or 'nothing'} before it is not a convolution that fits")
             scale = gamma / np.sqrt(variance + epsilon)
             params[layer] = {"kernel": params[layer]["kernel"] * scale, "bias": beta - value * scale}
     return {name: {leaf: x.astype(np.float32) for leaf, x in layer.items()} for name, layer in params.items()}
 
 
 def _read_legacy(file: io.BytesIO) -> dict[str, np.ndarray]:
-    """Five pickles (magic number, version, machine, the object, the keys of storages), then the storages in turn."""
+    """Reads five pickles (magic number, version, machine, the object, keys of storages), and then the storages."""
     if (_unpickled(file), _unpickled(file)) != (MAGIC, PROTOCOL):
         raise ValueError("unknown format")
     machine, state, keys = (_unpickled(file) for _ in range(3))
@@ -167,7 +168,7 @@ def _read_legacy(file: io.BytesIO) -> dict[str, np.ndarray]:
 
 
 def _read_zip(file: io.BytesIO) -> dict[str, np.ndarray]:
-    """FOLDER/data.pkl, the object, and FOLDER/data/KEY, the storages."""
+    """Reads FOLDER/data.pkl, the object, and FOLDER/data/KEY, the storages."""
     with zipfile.ZipFile(file) as archive:
         (pickled,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
         folder = pickled.removesuffix("data.pkl")
@@ -177,7 +178,7 @@ def _read_zip(file: io.BytesIO) -> dict[str, np.ndarray]:
 
         def read_storage(storage: _Storage) -> np.ndarray:
             entry = archive.getinfo(f"{folder}data/{storage.key}")
-            if entry.file_size != storage.length * storage.dtype.itemsize:  # before unpacking it
+            if entry.file_size != storage.length * storage.dtype.itemsize:  # check before unpacking
                 raise ValueError(f"storage {storage.key} has {entry.file_size} bytes")
             return np.frombuffer(archive.read(entry), storage.dtype)
 
@@ -185,11 +186,11 @@ def _read_zip(file: io.BytesIO) -> dict[str, np.ndarray]:
 
 
 def _unpickled(file: io.BytesIO) -> Any:
-    """The next object of a file."""
+    """The next object in a file."""
     start = file.tell()
-    for opcode, index, _ in pickletools.genops(file):  # the unpickler makes a list as long as the largest index
+    for opcode, index, _ in pickletools.genops(file):  # the unpickler allocates the largest index
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(index or 0) > file.getbuffer().nbytes:
-            raise ValueError(f"an object is remembered at place {index}")
+            raise ValueError(f"an object is stored at index {index}")
     file.seek(start)
     return _Unpickler(file).load()
 
@@ -201,7 +202,7 @@ def _named_tensors(state: Any) -> dict[str, _Tensor]:
 
 
 def _materialised(state: Any, read_storage: Callable[[_Storage], np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays of a state dict, copied out of their storages."""
+    """The arrays of a state dict, copied from their storages."""
     storages: dict[str, np.ndarray] = {}
     arrays = {}
     for name, (storage, offset, shape, strides) in _named_tensors(state).items():
@@ -211,7 +212,7 @@ def _materialised(state: Any, read_storage: Callable[[_Storage], np.ndarray]) ->
         last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
         if min(offset, *shape, *strides, 0) < 0 or (0 not in shape and last >= len(numbers)):
             raise ValueError(f"{name} lies outside its storage")  # as_strided would read foreign memory
-        if math.prod(shape) > len(numbers):  # strides of zero make any number of elements out of one
+        if math.prod(shape) > len(numbers):  # strides of zero can repeat an element any number of times
             raise ValueError(f"{name} has more elements than its storage")
         steps = [stride * numbers.itemsize for stride in strides]
         arrays[name] = np.lib.stride_tricks.as_strided(numbers[offset:], shape, steps).copy()

@@ -25,6 +25,7 @@ HOW = {"free": True, "compared": False}  # says how a run is carried out, not wh
 LENGTH = {"free": True}  # may change on resume, but `jimgen compare` tells runs apart by it
 CHOOSES_BEST = {"free": True, "compared": "best"}  # likewise, where their best checkpoints are compared
 REPETITION = {"compared": False}  # `jimgen compare` averages over it
+DRAWING = {"drawing": True}  # sampling depends on it, the weights do not: --change may change it
 CONTAINED_RUN = {"contained_run": True}  # names a run; this run keeps a copy of it in its own folder
 
 FIX = "restore it from a copy, or use another --workdir"
@@ -160,20 +161,31 @@ def contained_runs(config: Any) -> dict[str, str]:
     return {name: value for name in names if (value := getattr(config, name))}
 
 
+def drawing_fields(config: RunConfig) -> list[str]:
+    """The names of the fields that --change may change; those of earlier versions where no field is marked."""
+    from jimgen.runs import earlier  # which imports this module
+
+    marked = [each.name for each in dataclasses.fields(config) if each.metadata.get("drawing")]
+    return marked or earlier.drawing_fields(config)
+
+
 def changed(config: Config, changes: Sequence[str]) -> Config:
     """The config with "field=value" in place of some of its fields; a tuple's values are separated by commas.
 
     Raises:
-        UserError: a change of another form, or of a field that the config does not have.
+        UserError: a change of another form, of an unknown field, or of one that sampling does not depend on.
     """
-    fields = [each.name for each in dataclasses.fields(config)]
+    fields, allowed = [each.name for each in dataclasses.fields(config)], drawing_fields(config)
     flags: list[str] = []
     for change in changes:
         name, equals, value = change.partition("=")
         name = name.strip().lstrip("-").replace("-", "_")
         if not equals or name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
+            near = difflib.get_close_matches(name, allowed or fields, n=1, cutoff=0.0)
             raise UserError(f"--change {change}: expected field=value with a field of the run's config, as {near[0]}")
+        if name not in allowed:
+            listed = ", ".join(allowed) or "none"
+            raise UserError(f"--change {change}: only these fields may change after training: {listed}")
         flags += [f"--{name.replace('_', '-')}", *value.split(",")]
     return tyro.cli(type(config), args=flags, default=config, prog="--change") if flags else config
 

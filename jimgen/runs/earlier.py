@@ -19,6 +19,10 @@ MOVED = {  # modules that experiments import
 }
 KEYWORDS = {"same_time": "r_equals_t", "randomness": "choice_temperature"}  # of methods, and fields of configs
 SAMPLERS = {"dpm_solver": "dpmpp_2m"}
+DRAWING_FIELDS = {  # names that stand for DRAWING in configs without metadata
+    *("guidance", "guidance_interval", "guidance_schedule", "sampler", "num_steps", "choice_temperature", "randomness"),
+    *("temperature", "top_k", "top_p", "tokenizer", "attention", "dtype"),
+}
 
 
 @contextlib.contextmanager
@@ -67,6 +71,13 @@ def renamed(values: Mapping[str, Any], config_class: type | None = None) -> dict
     if sampler in SAMPLERS and (hints is None or sampler not in get_args(hints.get("sampler"))):
         found["sampler"] = SAMPLERS[sampler]
     return found
+
+
+def drawing_fields(config: Any) -> list[str]:
+    """The names of the fields that only sampling depends on, of a config without metadata."""
+    names = list(get_type_hints(type(config)))
+    learned = {"guidance"} if {"r_equals_t", "same_time"} & {*names} else set()  # mean flows are trained with it
+    return [name for name in names if name in DRAWING_FIELDS - learned]
 
 
 def _with(module: ModuleType, **names: Any) -> ModuleType:

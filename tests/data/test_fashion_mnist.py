@@ -69,7 +69,7 @@ def test_tfds_prepares_the_files_once_and_the_cache_serves_the_rest(tiny, cache,
     assert os.listdir(cache.parent) == [cache.name]
 
 
-def test_a_corrupt_cache_is_made_anew(tiny, cache):
+def test_a_corrupt_cache_is_made_again(tiny, cache):
     spec = load("fashion_mnist").spec
     whole = cache.read_bytes()
     with np.load(cache) as file:

@@ -294,8 +294,8 @@ def test_every_kind_of_picture_is_read_and_the_others_are_named(tmp_path):
     data = load(f"folder:{tmp_path}")
     assert data.spec.num_train + data.spec.num_test == len(kinds)
     assert sorted(fault.rpartition("/")[2] for fault in data.skipped) == [
-        "x.CR2: .cr2 is not read here; convert it to PNG or JPEG",
-        "x.heic: .heic is not read here; convert it to PNG or JPEG",
+        "x.CR2: .cr2 is not supported; convert it to PNG or JPEG",
+        "x.heic: .heic is not supported; convert it to PNG or JPEG",
     ]
 
 

@@ -138,7 +138,7 @@ def test_weights_come_back_in_half_precision(tmp_path, trained):
 @pytest.mark.parametrize(
     ("members", "what"),
     [
-        ({"meta": "[1]"}, "no object"),
+        ({"meta": "[1]"}, "not an object"),
         ({"meta": "[" * 100_000}, "recursion"),
         ({"meta": "{}", "params/a": np.array([np.nan], np.float16)}, "not finite"),
         ({"meta": "{}", "params/a": np.zeros(1), "params/a/b": np.zeros(1)}, ""),  # an array where a group should be

@@ -97,7 +97,7 @@ def test_the_digits_classifier_knows_its_digits():
     assert extractor.weights_hash == sha256
 
 
-def test_identity_is_what_figures_are_compared_by():
+def test_metrics_are_compared_by_identity():
     extractor = load_extractor("fashion_mnist_classifier")
     found = identity(extractor)
     assert json.loads(json.dumps(found)) == found
@@ -212,5 +212,5 @@ def test_efficientnet_without_its_package_names_the_command(monkeypatch):
 def test_efficientnet_of_another_content_is_refused(monkeypatch):
     monkeypatch.setattr(extractors, "efficientnet_weights", lambda: "weights.pth")
     monkeypatch.setattr(extractors, "read_torch_weights", lambda path: ({}, "0" * 64))
-    with pytest.raises(UserError, match="weights.pth is not the file that it should be"):
+    with pytest.raises(UserError, match="weights.pth is not the expected file"):
         load_extractor("efficientnet_lite0@96")

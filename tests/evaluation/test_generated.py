@@ -214,7 +214,7 @@ def test_generated_folders_are_read_as_training_folders_are(tmp_path, images):
                 archive.write(path, path.name)
     np.testing.assert_array_equal(read_generated(tmp_path / "set.zip").images, read.images)
     (tmp_path / "5.heic").touch()
-    with pytest.raises(UserError, match=r"5\.heic: \.heic is not read here"):
+    with pytest.raises(UserError, match=r"5\.heic: \.heic is not supported"):
         read_generated(tmp_path)
     (tmp_path / "5.heic").unlink()
     (tmp_path / "class").mkdir()

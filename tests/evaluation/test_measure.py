@@ -1,4 +1,4 @@
-"""Evaluation on real digits: every figure answers to the faults that it is there to find."""
+"""Evaluation on real digits: every metric gets worse with the faults that it measures."""
 
 import json
 
@@ -73,17 +73,17 @@ DISTANCES = ("fd", "kid", "cmmd")
         (junked, (*DISTANCES, "precision", "density", "coverage")),
     ],
 )
-def test_figures_get_worse_as_a_fault_grows(digits, fault, worse):
+def test_metrics_get_worse_as_a_fault_grows(digits, fault, worse):
     """None, a quarter, a half, all of the fault, on the test digits, as the shipped classifier sees them."""
     extractor = load_extractor("digits_classifier")
     found = []
     for amount in (0.0, 0.25, 0.5, 1.0):
         rng = np.random.default_rng(0)
         images, labels = fault(digits.test.images, digits.test.labels, amount, rng)
-        figures = measure(np.rint(images).astype(np.uint8), labels, digits, [extractor], PLAIN).metrics
-        found.append({name.partition("[")[0]: value for name, value in figures.items()})
+        metrics = measure(np.rint(images).astype(np.uint8), labels, digits, [extractor], PLAIN).metrics
+        found.append({name.partition("[")[0]: value for name, value in metrics.items()})
     for name in worse:
-        values = [figures[name] for figures in found]
+        values = [metrics[name] for metrics in found]
         assert all(is_better(name, a, b) for a, b in zip(values, values[1:], strict=False)), (name, values)
 
 
@@ -95,10 +95,10 @@ def test_copies_are_found_by_the_copying_tests_and_not_by_distances(digits):
         copies = np.arange(len(digits.test.labels)) % 4 < 4 * share
         copied = digits.train.images[: len(copies)]
         images = np.where(copies[:, None, None, None], copied, digits.test.images)
-        figures = measure(images, None, digits, [extractor], ("fd", "copying", "fls")).metrics
-        found.append({name.partition("[")[0]: value for name, value in figures.items()})
+        metrics = measure(images, None, digits, [extractor], ("fd", "copying", "fls")).metrics
+        found.append({name.partition("[")[0]: value for name, value in metrics.items()})
     for name, sign in {"authenticity": -1, "c_t": -1, "fls_overfit": 1}.items():
-        values = [sign * figures[name] for figures in found]
+        values = [sign * metrics[name] for metrics in found]
         assert (np.diff(values) > 0).all(), (name, values)
     assert found[-1]["authenticity"] == 0 and found[-1]["fd"] < 1.3 * found[0]["fd"]
 
@@ -115,7 +115,7 @@ def test_the_classification_accuracy_score_falls_with_wrong_labels(digits, optim
 
 
 def test_labels_that_no_one_gave_are_the_classifiers(digits, optimised):
-    """The figure says so in its name."""
+    """The name of the metric tells."""
     extractor = load_extractor("digits_classifier")
     found = measure(digits.train.images, None, digits, [extractor], ("cas",), cas_steps=40)
     assert list(found.metrics) == ["cas_pseudo_labels"] and found.metrics["cas_pseudo_labels"] > 80
@@ -125,7 +125,7 @@ def test_labels_that_no_one_gave_are_the_classifiers(digits, optimised):
 
 
 def test_real_images_stand_beside_and_are_remembered(digits, monkeypatch):
-    """The real figures are those of test images, the Gaussian's are worse; a second call measures nothing."""
+    """The real metrics are those of test images, the Gaussian's are worse; a second call measures nothing."""
     extractor, metrics = tiny_extractor(), ("fd", "prdc", "copying")
     first = compared_with(digits, [extractor], metrics, count=300)
     assert set(first["real"]) == set(first["gaussian"]) >= {"fd[tiny@8]", "precision[tiny@8]", "c_t[tiny@8]"}
@@ -184,8 +184,8 @@ def test_cmmd_of_features_that_are_all_zero_is_a_number(digits):
     dead = tiny_extractor(
         forward=lambda levels: (0 * levels.reshape(len(levels), -1)[:, :6], jnp.zeros((len(levels), 10)))
     )
-    figures = measure(digits.test.images[:20], None, digits, [dead], ("cmmd",)).metrics
-    assert figures["cmmd[tiny@8]"] == 0
+    metrics = measure(digits.test.images[:20], None, digits, [dead], ("cmmd",)).metrics
+    assert metrics["cmmd[tiny@8]"] == 0
 
 
 def test_bad_input_is_told_before_anything_is_measured(digits, tmp_path):

@@ -1,4 +1,4 @@
-"""Measuring while training: the figures are logged, and the best checkpoint stays."""
+"""Measuring while training: the metrics are logged, and the best checkpoint is kept."""
 
 import json
 
@@ -22,7 +22,7 @@ def options(tmp_path, **changed):
     return asked | changed
 
 
-def test_the_best_checkpoint_is_kept_and_its_figure_logged(tmp_path):
+def test_the_best_checkpoint_is_kept_and_its_metric_logged(tmp_path):
     """Also across a resume: the record to beat is that of the whole run."""
     run = tmp_path / "run"
     for steps in (4, 6):
@@ -30,15 +30,15 @@ def test_the_best_checkpoint_is_kept_and_its_figure_logged(tmp_path):
         train.run(config, load_experiment("vae").build)
     measured = {row["step"]: row for row in rows_of(run) if "quality/seconds" in row}
     assert sorted(measured) == [2, 4, 6]
-    figures = {step: row["quality/fd[tiny@8]"] for step, row in measured.items()}
+    values = {step: row["quality/fd[tiny@8]"] for step, row in measured.items()}
     kept = [int(path.name) for path in (run / "best").iterdir() if path.name.isdecimal()]
-    assert kept == [min(figures, key=figures.get)]
+    assert kept == [min(values, key=values.get)]
     best = load_run(run, best=True)
     assert int(best.state.step) == kept[0] and int(load_run(run).state.step) == 6
-    assert best_so_far(rows_of(run), "fd") == min(figures.values())
+    assert best_so_far(rows_of(run), "fd") == min(values.values())
 
 
-def test_the_record_of_a_figure_that_should_be_high():
+def test_the_best_value_of_a_metric_that_should_be_high():
     rows = [{"quality/recall[x]": 0.1}, {"quality/recall[x]": 0.4}, {"quality/precision[x]": 0.9}, {"loss": 1}]
     assert best_so_far(rows, "recall") == 0.4 and best_so_far(rows, "fd") is None
 

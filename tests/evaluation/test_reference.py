@@ -108,7 +108,7 @@ def test_files_that_are_no_references(digits, tmp_path):
     with pytest.raises(UserError, match="damaged"):
         load_reference(path)
     np.savez(path, images=np.zeros(3))
-    with pytest.raises(UserError, match="no reference"):
+    with pytest.raises(UserError, match="not a reference"):
         load_reference(path)
 
 
@@ -138,5 +138,5 @@ def test_a_reference_whose_parts_are_damaged_is_refused(digits, tmp_path, change
     if "source" in changed:
         changed = {"source": json.dumps(json.loads(str(arrays["source"])) | changed["source"])}
     np.savez(path, **{**arrays, **changed})
-    with pytest.raises(UserError, match="damaged or no reference"):
+    with pytest.raises(UserError, match="damaged or not a reference"):
         load_reference(path)
