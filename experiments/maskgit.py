@@ -71,6 +71,10 @@ class Config(ScheduledConfig):
     dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
     """precision of matrix products; all else stays float32"""
 
+    def check(self) -> None:
+        super().check()
+        num_heads(self.width, self.head_dim)
+
 
 def build(config: Config, data: DataSpec) -> Method:
     tokenizer, frozen = load_tokenizer(config.tokenizer, data)

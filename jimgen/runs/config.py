@@ -106,6 +106,18 @@ class RunConfig:
     def __post_init__(self) -> None:
         for each in dataclasses.fields(self):
             _check_number(each, getattr(self, each.name))
+        try:
+            self.check()
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+    def check(self) -> None:
+        """Raises ValueError for fields that contradict each other; experiments extend it."""
+        if self.batch_size % self.accumulate:
+            fits = max(1, round(self.batch_size / self.accumulate)) * self.accumulate
+            raise ValueError(
+                f"--batch-size {self.batch_size} cannot be cut into {self.accumulate} equal microbatches: use {fits}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,20 +174,17 @@ def contained_runs(config: Any) -> dict[str, str]:
 
 
 def drawing_fields(config: RunConfig) -> list[str]:
-    """The names of the fields that --change may change; those of earlier versions where no field is marked."""
-    from jimgen.runs import earlier  # which imports this module
-
-    marked = [each.name for each in dataclasses.fields(config) if each.metadata.get("drawing")]
-    return marked or earlier.drawing_fields(config)
+    """The names of the fields that sampling depends on, but not the weights."""
+    return [each.name for each in dataclasses.fields(config) if each.metadata.get("drawing")]
 
 
-def changed(config: Config, changes: Sequence[str]) -> Config:
+def changed(config: Config, changes: Sequence[str], allowed: Sequence[str]) -> Config:
     """The config with "field=value" in place of some of its fields; a tuple's values are separated by commas.
 
     Raises:
         UserError: a change of another form, of an unknown field, or of one that sampling does not depend on.
     """
-    fields, allowed = [each.name for each in dataclasses.fields(config)], drawing_fields(config)
+    fields = [each.name for each in dataclasses.fields(config)]
     flags: list[str] = []
     for change in changes:
         name, equals, value = change.partition("=")

@@ -14,7 +14,7 @@ from jimgen.errors import UserError
 from jimgen.files import disk_errors
 from jimgen.methods.method import Method
 from jimgen.runs import checkpoint, earlier
-from jimgen.runs.config import Config, RunConfig, changed, contained_runs, from_values
+from jimgen.runs.config import Config, RunConfig, changed, contained_runs, drawing_fields, from_values
 from jimgen.runs.folder import (
     BEST,
     CHECKPOINTS,
@@ -79,7 +79,8 @@ def load_run(folder: Path, best: bool = False, changes: Sequence[str] = ()) -> R
 def _built(folder: Path, saved: Saved, changes: Sequence[str]) -> tuple[RunConfig, Built]:
     """The config of a run, and what its copy of the experiment builds of it."""
     module = load_experiment(folder)
-    config = changed(with_contained_runs(saved_config(module.Config, saved, folder), folder), changes)
+    config = with_contained_runs(saved_config(module.Config, saved, folder), folder)
+    config = changed(config, changes, drawing_fields(config) or earlier.drawing_fields(config))
     try:
         return config, build_method(config, earlier.build_of(module), saved.data)
     except UserError:
