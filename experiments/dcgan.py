@@ -15,7 +15,7 @@ also had other work (AMD EPYC, 2026-11-23). Without other work they trained on 6
 images/s. The third command has not run yet.
 """
 
-from jimgen.experiment import COUNT, DRAWING, RunConfig, main  # first, so that Ctrl-C works while JAX loads
+from jimgen.experiment import COUNT, DRAWING, RunConfig, main, one_of  # first, so that Ctrl-C works while JAX loads
 
 # isort: split
 from dataclasses import dataclass, field
@@ -49,9 +49,7 @@ class Config(RunConfig):
     """channels of the largest feature maps; they double at every halving of the image"""
     conditional: bool = False
     """give the label to both nets"""
-    loss: Literal[
-        "non_saturating", "minimax", "hinge", "least_squares", "wasserstein", "relativistic", "relativistic_average"
-    ] = "non_saturating"
+    loss: one_of(LOSSES) = "non_saturating"  # pyright: ignore[reportInvalidTypeForm]
     """adversarial loss"""
     r1: float = 0.0
     """gamma of the gradient penalty on real images; removes BatchNorm from the discriminator"""

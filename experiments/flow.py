@@ -16,7 +16,13 @@ one core that also had other work (AMD EPYC, 2026-11-23). 50 sampling steps give
 The other commands have not run to the end yet.
 """
 
-from jimgen.experiment import COUNT, DRAWING, ScheduledConfig, main  # first, so that Ctrl-C works while JAX loads
+from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads
+    COUNT,
+    DRAWING,
+    ScheduledConfig,
+    main,
+    one_of,
+)
 
 # isort: split
 import math
@@ -30,15 +36,9 @@ from jimgen.methods.flow import flow
 from jimgen.methods.method import Method
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
 from jimgen.nets.transformer import Backbone, cudnn_attention, einsum_attention, num_heads, xla_attention
-from jimgen.sampling import solvers
 from jimgen.sampling.guidance import Guidance
+from jimgen.sampling.solvers import SOLVERS
 
-SAMPLERS = {
-    "euler": solvers.euler,
-    "heun": solvers.heun,
-    "dpmpp_2m": solvers.dpmpp_2m,
-    "ancestral": solvers.ancestral,
-}
 ATTENTIONS = {"einsum": einsum_attention, "xla": xla_attention, "cudnn": cudnn_attention}
 
 
@@ -66,7 +66,7 @@ class Config(ScheduledConfig):
     """output of the net: velocity, data (the image without noise), noise, or edm (a preconditioned denoiser)"""
     loss: Literal["velocity", "data", "noise"] = "velocity"
     """quantity whose squared error is the loss; edm has a loss of its own"""
-    sampler: Literal["euler", "heun", "dpmpp_2m", "ancestral"] = field(default="heun", metadata=DRAWING)
+    sampler: one_of(SOLVERS) = field(default="heun", metadata=DRAWING)  # pyright: ignore[reportInvalidTypeForm]
     """solver that walks from noise to image"""
     num_steps: int = field(default=20, metadata=DRAWING)
     """number of sampling steps"""
@@ -115,7 +115,7 @@ def build(config: Config, data: DataSpec) -> Method:
         loss=config.loss,
         label_drop=config.label_drop,
         guidance=Guidance(config.guidance if num_classes else 1.0, config.guidance_interval, config.guidance_schedule),
-        sampler=SAMPLERS[config.sampler],
+        sampler=SOLVERS[config.sampler],
         num_steps=config.num_steps,
     )
 

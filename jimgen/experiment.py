@@ -3,7 +3,7 @@
 import jimgen.libraries  # noqa: F401
 
 # isort: split
-from jimgen.runs.config import CONTAINED_RUN, COUNT, DRAWING, HOW, LENGTH, RunConfig, ScheduledConfig
+from jimgen.runs.config import CONTAINED_RUN, COUNT, DRAWING, HOW, LENGTH, RunConfig, ScheduledConfig, one_of
 from jimgen.runs.train import main
 
-__all__ = ["CONTAINED_RUN", "COUNT", "DRAWING", "HOW", "LENGTH", "RunConfig", "ScheduledConfig", "main"]
+__all__ = ["CONTAINED_RUN", "COUNT", "DRAWING", "HOW", "LENGTH", "RunConfig", "ScheduledConfig", "main", "one_of"]

@@ -28,6 +28,8 @@ REPETITION = {"compared": False}  # `jimgen compare` averages over it
 DRAWING = {"drawing": True}  # sampling depends on it, the weights do not: --change may change it
 CONTAINED_RUN = {"contained_run": True}  # names a run; this run keeps a copy of it in its own folder
 
+one_of = tyro.extras.literal_type_from_choices  # the type of a field that names an entry of a table
+
 FIX = "restore it from a copy, or use another --workdir"
 Class = TypeVar("Class")
 Config = TypeVar("Config", bound="RunConfig")

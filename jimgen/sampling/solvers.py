@@ -111,6 +111,9 @@ def ancestral_step(velocity: Velocity, x: Array, t: Array, t_next: Array, fresh:
     return (1 - t_next) * data_of(x, v, t) + t_next * mixed
 
 
+SOLVERS: dict[str, Sampler] = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2m, "ancestral": ancestral}
+
+
 def steps_of(times: Array | np.ndarray, x: Array) -> tuple[Array, Array]:
     """Where each step starts and ends, [steps] each, in the dtype of x."""
     points = jnp.asarray(times, x.dtype)
