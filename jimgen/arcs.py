@@ -63,9 +63,11 @@ def slerp(start: Array, end: Array, t: Array) -> Array:
     Args:
         start, end: [..., d] float.
         t: [...] from 0 to 1, of the same rank; the leading axes of all three broadcast.
-    Returns: [..., d].
-    References: Shoemake, Animating Rotation with Quaternion Curves, 1985, whose formula this is for ends of one length;
-        White, Sampling Generative Networks, arXiv:1609.04468.
+    Returns:
+        [..., d].
+    References:
+        Shoemake, Animating Rotation with Quaternion Curves, 1985, whose formula this is for ends of one length; White,
+        Sampling Generative Networks, arXiv:1609.04468.
     """
     t = t[..., None]
     if start.shape[-1] == 1:

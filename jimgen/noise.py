@@ -21,7 +21,7 @@ def key_of(seed: int) -> Array:
     key as there; of larger ones the high bits are folded into the key of the low ones, in 64 bits as well.
 
     Raises:
-      UserError: see `require_seed`.
+        UserError: see `require_seed`.
     """
     require_seed(seed)
     high, low = divmod(seed, 2**32)

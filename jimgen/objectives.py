@@ -71,10 +71,12 @@ class AdversarialLoss(NamedTuple):
     Both functions take both arrays, whether or not the formula reads them, so that a method can hold any pair; under
     jit the logits that nobody reads are never computed.
 
-    Args of either function:
+    Args:
         real_logits, fake_logits: [b] float, any range: D(x), D(G(z)). Patch discriminators pass [b, h, w] twice.
-    Returns: the losses, in the shape of the logits and the unit that the function names.
-    Raises: ValueError where the two shapes differ.
+    Returns:
+        the losses, in the shape of the logits and the unit that the function names.
+    Raises:
+        ValueError: if the two shapes differ.
     """
 
     discriminator: Callable[[Array, Array], Array]
@@ -86,7 +88,8 @@ def minimax_discriminator(real_logits: Array, fake_logits: Array) -> Array:
 
     At the optimum D = log p_data / p_G its expectation is log 4 - 2 JSD(p_data, p_G).
 
-    References: Goodfellow et al., Generative Adversarial Networks, arXiv:1406.2661, equation 1.
+    References:
+        Goodfellow et al., Generative Adversarial Networks, arXiv:1406.2661, equation 1.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return softplus(-real_logits) + softplus(fake_logits)
@@ -119,7 +122,8 @@ def non_saturating_generator(real_logits: Array, fake_logits: Array) -> Array:
 def hinge_discriminator(real_logits: Array, fake_logits: Array) -> Array:
     """relu(1 - D(x)) + relu(1 + D(G(z))): [b] in units of the logits, >= 0.
 
-    References: Lim and Ye, Geometric GAN, arXiv:1705.02894; Miyato et al., Spectral Normalization, arXiv:1802.05957.
+    References:
+        Lim and Ye, Geometric GAN, arXiv:1705.02894; Miyato et al., Spectral Normalization, arXiv:1802.05957.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return relu(1 - real_logits) + relu(1 + fake_logits)
@@ -134,7 +138,8 @@ def hinge_generator(real_logits: Array, fake_logits: Array) -> Array:
 def least_squares_discriminator(real_logits: Array, fake_logits: Array) -> Array:
     """(D(x) - 1)^2 / 2 + D(G(z))^2 / 2: [b] in squared units of D, >= 0. Here D is a plain score: 1 real, 0 fake.
 
-    References: Mao et al., Least Squares GAN, arXiv:1611.04076, equation 2 with a = 0 and b = c = 1.
+    References:
+        Mao et al., Least Squares GAN, arXiv:1611.04076, equation 2 with a = 0 and b = c = 1.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return (jnp.square(real_logits - 1) + jnp.square(fake_logits)) / 2
@@ -149,7 +154,8 @@ def least_squares_generator(real_logits: Array, fake_logits: Array) -> Array:
 def wasserstein_discriminator(real_logits: Array, fake_logits: Array) -> Array:
     """D(G(z)) - D(x): [b] in units of D, unbounded unless D is Lipschitz, so use it with `wgan_gp`.
 
-    References: Arjovsky et al., Wasserstein GAN, arXiv:1701.07875. They maximise the negative of it and clip weights.
+    References:
+        Arjovsky et al., Wasserstein GAN, arXiv:1701.07875. They maximise the negative of it and clip weights.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return fake_logits - real_logits
@@ -167,7 +173,8 @@ def relativistic_discriminator(real_logits: Array, fake_logits: Array) -> Array:
     Where images have classes, both images of a pair must share one: generate with the labels of the real batch. Only
     the difference counts, so D is free to drift by a constant and sign(D(x)) alone says nothing about overfitting.
 
-    References: Jolicoeur-Martineau, The relativistic discriminator, arXiv:1807.00734; Huang et al., The GAN is dead;
+    References:
+        Jolicoeur-Martineau, The relativistic discriminator, arXiv:1807.00734; Huang et al., The GAN is dead;
     long live the GAN! A Modern GAN Baseline (R3GAN), arXiv:2501.05441.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
@@ -185,7 +192,8 @@ def relativistic_average_discriminator(real_logits: Array, fake_logits: Array) -
 
     The means couple the batch: they are over the global batch in every mode, and over a microbatch of accumulation.
 
-    References: Jolicoeur-Martineau, arXiv:1807.00734 (RaSGAN). The half is ours, to keep the scale of the paired loss.
+    References:
+        Jolicoeur-Martineau, arXiv:1807.00734 (RaSGAN). The half is ours, to keep the scale of the paired loss.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     real_mean, fake_mean = mean_over_devices((jnp.mean(real_logits), jnp.mean(fake_logits)))
@@ -220,8 +228,10 @@ def squared_gradient_norm(discriminator: Callable[[Array], Array], images: Array
     Args:
         discriminator: images to logits, [b, ...] -> [b].
         images: [b, ...] float.
-    Returns: The logits [b], and the squared norms [b], >= 0, in (logit / pixel unit)^2.
-    Raises: ValueError where the logits are not [b].
+    Returns:
+        The logits [b], and the squared norms [b], >= 0, in (logit / pixel unit)^2.
+    Raises:
+        ValueError: if the logits are not [b].
     """
     logits, pull_back = jax.vjp(discriminator, images)
     if logits.shape != images.shape[:1]:
@@ -236,9 +246,12 @@ def zero_centred_penalty(squared_norm: Array, gamma: Scalar) -> Array:
     Args:
         squared_norm: [b] float, >= 0, from `squared_gradient_norm`.
         gamma: scalar, >= 0.
-    Returns: [b], >= 0.
-    Raises: ValueError where squared_norm is not [b], or gamma not a scalar.
-    References: Mescheder et al., Which Training Methods for GANs do actually Converge?, arXiv:1801.04406.
+    Returns:
+        [b], >= 0.
+    Raises:
+        ValueError: if squared_norm is not [b], or gamma not a scalar.
+    References:
+        Mescheder et al., Which Training Methods for GANs do actually Converge?, arXiv:1801.04406.
     """
     (squared_norm,) = _one_an_example(squared_norm=squared_norm)
     _require_scalar(gamma=gamma)
@@ -251,9 +264,12 @@ def interpolate_pairs(real: Array, fake: Array, alpha: Array) -> Array:
     Args:
         real, fake: [b, ...] float.
         alpha: [b] float in [0, 1], uniform in the paper.
-    Returns: [b, ...], as `real`.
-    Raises: ValueError where the shapes of the images differ, or alpha is not [b].
-    References: Gulrajani et al., Improved Training of Wasserstein GANs, arXiv:1704.00028, section 4.
+    Returns:
+        [b, ...], as `real`.
+    Raises:
+        ValueError: if the shapes of the images differ, or alpha is not [b].
+    References:
+        Gulrajani et al., Improved Training of Wasserstein GANs, arXiv:1704.00028, section 4.
     """
     real, fake = _of_one_shape(real=real, fake=fake)
     if jnp.shape(alpha) != real.shape[:1]:
@@ -270,9 +286,12 @@ def wgan_gp(squared_norm: Array, weight: Scalar = 10.0) -> Array:
     Args:
         squared_norm: [b] float, >= 0, from `squared_gradient_norm` at `interpolate_pairs`.
         weight: scalar, >= 0.
-    Returns: [b], >= 0.
-    Raises: ValueError where squared_norm is not [b], or weight not a scalar.
-    References: Gulrajani et al., Improved Training of Wasserstein GANs, arXiv:1704.00028, equation 3.
+    Returns:
+        [b], >= 0.
+    Raises:
+        ValueError: if squared_norm is not [b], or weight not a scalar.
+    References:
+        Gulrajani et al., Improved Training of Wasserstein GANs, arXiv:1704.00028, equation 3.
     """
     (squared_norm,) = _one_an_example(squared_norm=squared_norm)
     _require_scalar(weight=weight)
@@ -290,8 +309,10 @@ def squared_error(x: Array, reconstruction: Array) -> Array:
 
     Args:
         x, reconstruction: [b, ...] float, or integers.
-    Returns: [b], >= 0, in squared units of x.
-    Raises: ValueError where the shapes differ.
+    Returns:
+        [b], >= 0, in squared units of x.
+    Raises:
+        ValueError: if the shapes differ.
     """
     x, reconstruction = _of_one_shape(x=x, reconstruction=reconstruction)
     return _sum_per_example(jnp.square(x - reconstruction))
@@ -302,8 +323,10 @@ def absolute_error(x: Array, reconstruction: Array) -> Array:
 
     Args:
         x, reconstruction: [b, ...] float, or integers.
-    Returns: [b], >= 0, in units of x.
-    Raises: ValueError where the shapes differ.
+    Returns:
+        [b], >= 0, in units of x.
+    Raises:
+        ValueError: if the shapes differ.
     """
     x, reconstruction = _of_one_shape(x=x, reconstruction=reconstruction)
     return _sum_per_example(jnp.abs(x - reconstruction))
@@ -318,8 +341,10 @@ def bernoulli_nll(logits: Array, x: Array) -> Array:
     Args:
         logits: [b, ...] float, any range.
         x: [b, ...] float in [0, 1].
-    Returns: [b] nats, >= 0.
-    Raises: ValueError where the shapes differ.
+    Returns:
+        [b] nats, >= 0.
+    Raises:
+        ValueError: if the shapes differ.
     """
     logits, x = _of_one_shape(logits=logits, x=x)
     # The two-term form: softplus(l) - l x loses every digit where the decoder is right with confidence.
@@ -336,8 +361,10 @@ def gaussian_nll(x: Array, mean: Array, log_sigma: Scalar) -> Array:
         x, mean: [b, ...] float.
         log_sigma: log of the deviation, any value, in units of x: one scalar (fixed, learned or `optimal_log_sigma`),
             or one for each pixel, in the shape of x. Anything between does not broadcast. See `soft_lower_bound`.
-    Returns: [b] nats, unbounded below as sigma -> 0. Exact for log_sigma >= -30; below, 1 / sigma goes on linearly.
-    Raises: ValueError where the shapes differ, or log_sigma is neither a scalar nor of the shape of x.
+    Returns:
+        [b] nats, unbounded below as sigma -> 0. Exact for log_sigma >= -30; below, 1 / sigma goes on linearly.
+    Raises:
+        ValueError: if the shapes differ, or log_sigma is neither a scalar nor of the shape of x.
     """
     x, mean = _of_one_shape(x=x, mean=mean)
     if jnp.shape(log_sigma) not in ((), x.shape):
@@ -355,9 +382,12 @@ def optimal_log_sigma(x: Array, reconstruction: Array) -> Array:
 
     Args:
         x, reconstruction: [b, ...] float, or integers.
-    Returns: [], in log units of x.
-    Raises: ValueError where the shapes differ.
-    References: Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, arXiv:2006.13202.
+    Returns:
+        [], in log units of x.
+    Raises:
+        ValueError: if the shapes differ.
+    References:
+        Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, arXiv:2006.13202.
     """
     x, reconstruction = _of_one_shape(x=x, reconstruction=reconstruction)
     variance = mean_over_devices(jnp.mean(jnp.square(x - reconstruction)))
@@ -372,9 +402,12 @@ def soft_lower_bound(log_sigma: Array, bound: Scalar = -6.0) -> Array:
     Args:
         log_sigma: float, any shape and range.
         bound: scalar, the least log deviation.
-    Returns: As log_sigma, >= bound.
-    Raises: ValueError where bound is not a scalar.
-    References: Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, arXiv:2006.13202.
+    Returns:
+        As log_sigma, >= bound.
+    Raises:
+        ValueError: if bound is not a scalar.
+    References:
+        Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, arXiv:2006.13202.
     """
     log_sigma = _at_least_float32(log_sigma)
     _require_scalar(bound=bound)
@@ -395,7 +428,8 @@ def _exp_then_linear(x: Array, limit: float = _LARGEST_EXPONENT) -> Array:
     Args:
         x: float, any shape and range.
         limit: where the tangent begins.
-    Returns: As x, > 0 (0 where e^x underflows).
+    Returns:
+        As x, > 0 (0 where e^x underflows).
     """
     return jnp.exp(_at_most(x, limit)) + _beyond(x, limit)
 
@@ -421,7 +455,8 @@ def bounded_logvar(logvar: Array) -> Array:
 
     Args:
         logvar: float, any shape and range.
-    Returns: As logvar, < 50, with a gradient > 0 everywhere.
+    Returns:
+        As logvar, < 50, with a gradient > 0 everywhere.
     """
     logvar = _at_least_float32(logvar)
     excess = relu(logvar - 40)
@@ -436,9 +471,12 @@ def gaussian_kl_per_dimension(mean: Array, logvar: Array) -> Array:
 
     Args:
         mean, logvar: [b, ...] float; logvar = log sigma^2 of any value.
-    Returns: [b, ...] nats, >= 0. Exact for logvar <= 60; above, exp logvar goes on linearly.
-    Raises: ValueError where the shapes differ.
-    References: Kingma and Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, appendix B.
+    Returns:
+        [b, ...] nats, >= 0. Exact for logvar <= 60; above, exp logvar goes on linearly.
+    Raises:
+        ValueError: if the shapes differ.
+    References:
+        Kingma and Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, appendix B.
     """
     mean, logvar = _of_one_shape(mean=mean, logvar=logvar)
     return (jnp.square(mean) + _expm1_then_linear(logvar) - logvar) / 2
@@ -455,9 +493,11 @@ def gaussian_kl_between(mean: Array, logvar: Array, prior_mean: Array, prior_log
     Args:
         mean, logvar: [b, ...] float, of the posterior.
         prior_mean, prior_logvar: [b, ...] float, of the prior. Log variances may have any value.
-    Returns: [b] nats, >= 0; exactly 0 for equal Gaussians. Exact for v - v' <= 60 and v' >= -60; outside, exponentials
-        go on linearly.
-    Raises: ValueError where the shapes differ.
+    Returns:
+        [b] nats, >= 0; exactly 0 for equal Gaussians. Exact for v - v' <= 60 and v' >= -60; outside, exponentials go on
+        linearly.
+    Raises:
+        ValueError: if the shapes differ.
     """
     mean, logvar, prior_mean, prior_logvar = _of_one_shape(
         mean=mean, logvar=logvar, prior_mean=prior_mean, prior_logvar=prior_logvar
@@ -477,9 +517,12 @@ def free_bits(kl_per_dimension: Array, floor: Scalar) -> Array:
     Args:
         kl_per_dimension: [b, g] nats, >= 0; g latent dimensions, or groups of them.
         floor: nats, a scalar or [g], >= 0.
-    Returns: [b] nats, >= 0.
-    Raises: ValueError where kl_per_dimension is not [b, g], or floor neither a scalar nor [g].
-    References: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, arXiv:1606.04934.
+    Returns:
+        [b] nats, >= 0.
+    Raises:
+        ValueError: if kl_per_dimension is not [b, g], or floor neither a scalar nor [g].
+    References:
+        Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, arXiv:1606.04934.
     """
     shape, floor_shape = jnp.shape(kl_per_dimension), jnp.shape(floor)
     if len(shape) != 2 or floor_shape not in ((), shape[1:]):
@@ -498,9 +541,12 @@ def negative_elbo(nll: Array, kl: Array) -> Array:
 
     Args:
         nll, kl: [b] nats; the first such as `bernoulli_nll` or `gaussian_nll` at one z ~ q(z|x).
-    Returns: [b] nats.
-    Raises: ValueError where the two are not [b].
-    References: Kingma and Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, equation 3.
+    Returns:
+        [b] nats.
+    Raises:
+        ValueError: if the two are not [b].
+    References:
+        Kingma and Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, equation 3.
     """
     nll, kl = _one_an_example(nll=nll, kl=kl)
     return nll + kl
@@ -522,10 +568,13 @@ def beta_vae_loss(reconstruction: Array, kl: Array, kl_weight: Scalar) -> Array:
         reconstruction: [b], a likelihood in nats, or `squared_error` in squared units of x.
         kl: [b] nats, from `gaussian_kl` or `free_bits`.
         kl_weight: lambda, a scalar > 0, in nats or squared units of x a nat.
-    Returns: [b] in units of the reconstruction.
-    Raises: ValueError where the two are not [b], or kl_weight not a scalar.
-    References: Higgins et al., beta-VAE, ICLR 2017. Their beta weighs the KL against a likelihood in nats: over a
-        Gaussian decoder of standard deviation s it is lambda = 2 s^2 beta.
+    Returns:
+        [b] in units of the reconstruction.
+    Raises:
+        ValueError: if the two are not [b], or kl_weight not a scalar.
+    References:
+        Higgins et al., beta-VAE, ICLR 2017. Their beta weighs the KL against a likelihood in nats: over a Gaussian
+        decoder of standard deviation s it is lambda = 2 s^2 beta.
     """
     reconstruction, kl = _one_an_example(reconstruction=reconstruction, kl=kl)
     _require_scalar(kl_weight=kl_weight)
@@ -548,8 +597,10 @@ def bits_per_dim(nats: Array, num_dims: int) -> Array:
     Args:
         nats: [b] nats an image, of a *discrete* likelihood if it is to be compared (see `gaussian_nll`).
         num_dims: h w c, >= 1.
-    Returns: [b] bits a dimension.
-    Raises: ValueError where num_dims is not a scalar, or < 1.
+    Returns:
+        [b] bits a dimension.
+    Raises:
+        ValueError: if num_dims is not a scalar, or < 1.
     """
     _require_scalar(num_dims=num_dims)
     if num_dims < 1:
@@ -566,9 +617,12 @@ def flow_matching_loss(output: Array, target: Array, weight: Array) -> Array:
     Args:
         output, target: [b, ...] float.
         weight: [b], such as `sampling.diffusion.loss_weight`.
-    Returns: [b], >= 0, a mean over dimensions.
-    Raises: ValueError where the shapes differ, or weight is not [b].
-    References: Lipman et al., Flow Matching for Generative Modeling, arXiv:2210.02747, equation 23.
+    Returns:
+        [b], >= 0, a mean over dimensions.
+    Raises:
+        ValueError: if the shapes differ, or weight is not [b].
+    References:
+        Lipman et al., Flow Matching for Generative Modeling, arXiv:2210.02747, equation 23.
     """
     output, target = _of_one_shape(output=output, target=target)
     if jnp.shape(weight) != output.shape[:1]:
@@ -585,9 +639,12 @@ def adaptive_loss(squared: Array, power: Scalar = 1.0, constant: Scalar = 0.01) 
     Args:
         squared: [b] float, ||e||^2 >= 0, summed over dimensions.
         power, constant: p >= 0 and c > 0.
-    Returns: [b], >= 0.
-    Raises: ValueError where squared is not [b], or power or constant not a scalar.
-    References: Geng et al., Mean Flows for One-step Generative Modeling, arXiv:2505.13447, equation 22.
+    Returns:
+        [b], >= 0.
+    Raises:
+        ValueError: if squared is not [b], or power or constant not a scalar.
+    References:
+        Geng et al., Mean Flows for One-step Generative Modeling, arXiv:2505.13447, equation 22.
     """
     (squared,) = _one_an_example(squared=squared)
     _require_scalar(power=power, constant=constant)
@@ -604,9 +661,12 @@ def cross_entropy(logits: Array, targets: Array, smoothing: float = 0.0) -> Arra
         logits: [..., K] float.
         targets: int [...] in 0..K-1.
         smoothing: eps in [0, 1]; 0 gives the negative log likelihood.
-    Returns: nats [...], >= 0.
-    Raises: ValueError where the shapes do not fit.
-    References: Szegedy et al., Rethinking the Inception Architecture, arXiv:1512.00567, section 7.
+    Returns:
+        nats [...], >= 0.
+    Raises:
+        ValueError: if the shapes do not fit.
+    References:
+        Szegedy et al., Rethinking the Inception Architecture, arXiv:1512.00567, section 7.
     """
     if jnp.shape(targets) != jnp.shape(logits)[:-1]:
         raise ValueError(f"expected targets {list(jnp.shape(logits)[:-1])}, got {list(jnp.shape(targets))}")
@@ -626,9 +686,12 @@ def masked_cross_entropy(logits: Array, targets: Array, masked: Array, smoothing
         targets: int [b, t].
         masked: bool [b, t], at least one in each row.
         smoothing: as of `cross_entropy`.
-    Returns: [b] nats a token, >= 0.
-    Raises: ValueError where the shapes do not fit.
-    References: Chang et al., MaskGIT: Masked Generative Image Transformer, arXiv:2202.04200, equation 2.
+    Returns:
+        [b] nats a token, >= 0.
+    Raises:
+        ValueError: if the shapes do not fit.
+    References:
+        Chang et al., MaskGIT: Masked Generative Image Transformer, arXiv:2202.04200, equation 2.
     """
     nats = cross_entropy(logits, targets, smoothing)
     if jnp.shape(masked) != nats.shape:
@@ -641,9 +704,12 @@ def commitment_loss(z: Array, e: Array) -> Array:
 
     Args:
         z, e: [b, ...] float.
-    Returns: [b], >= 0, summed.
-    Raises: ValueError where the shapes differ.
-    References: van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937, equation 3.
+    Returns:
+        [b], >= 0, summed.
+    Raises:
+        ValueError: if the shapes differ.
+    References:
+        van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937, equation 3.
     """
     z, e = _of_one_shape(z=z, e=e)
     return _sum_per_example(jnp.square(z - lax.stop_gradient(e)))
@@ -660,10 +726,13 @@ def adaptive_weight(reconstruction_norm: Scalar, adversarial_norm: Scalar) -> Ar
 
     Args:
         reconstruction_norm, adversarial_norm: scalars >= 0, norms of the two gradients in the layer's kernel.
-    Returns: [].
-    Raises: ValueError where they are no scalars.
-    References: Esser et al., Taming Transformers, arXiv:2012.09841, equation 7 (1e-6 there; the constant and the clip
-        are those of the authors' code).
+    Returns:
+        [].
+    Raises:
+        ValueError: if they are no scalars.
+    References:
+        Esser et al., Taming Transformers, arXiv:2012.09841, equation 7 (1e-6 there; the constant and the clip are those
+        of the authors' code).
     """
     _require_scalar(reconstruction_norm=reconstruction_norm, adversarial_norm=adversarial_norm)
     return jnp.clip(reconstruction_norm / (adversarial_norm + 1e-4), 0.0, 1e4)
@@ -691,12 +760,14 @@ def lfq_entropy(z: Array, temperature: float = 1.0, diversity: float = 1.0) -> A
     Args:
         z: [b, ..., d] float.
         temperature: tau > 0. diversity: gamma >= 0.
-    Returns: [b] nats, summed over the n places of an example; the mean over the batch is n (E[H(p)] - gamma H(E[p])).
-        E couples the batch: it is over all places of the global batch in every mode. Value and gradient are finite for
+    Returns:
+        [b] nats, summed over the n places of an example; the mean over the batch is n (E[H(p)] - gamma H(E[p])). E
+        couples the batch: it is over all places of the global batch in every mode. Value and gradient are finite for
         all finite z, however low the temperature.
-    Raises: ValueError where tau <= 0, or tau or gamma is no scalar.
-    References: Yu et al., Language Model Beats Diffusion: Tokenizer is Key to Visual Generation, arXiv:2310.05737,
-        equation 5.
+    Raises:
+        ValueError: if tau <= 0, or tau or gamma is no scalar.
+    References:
+        Yu et al., Language Model Beats Diffusion: Tokenizer is Key to Visual Generation, arXiv:2310.05737, equation 5.
     """
     _require_scalar(temperature=temperature, diversity=diversity)
     if not temperature > 0:

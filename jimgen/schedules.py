@@ -15,7 +15,6 @@ def warmup_cosine(peak: float, warmup_steps: int, steps: int) -> optax.Schedule:
         warmup_steps: steps of the rise; half the run where that is shorter, so that short trials reach the peak too.
         steps: of the whole curve, >= 1: config.schedule_steps or config.steps. A run that resumes with another number
             jumps from one curve to another, and says so.
-
     Returns:
         A function of the step, 0 .. steps.
     """

@@ -109,19 +109,19 @@ def make_train_step(
     computes them once); a phase that is named again draws anew.
 
     Args:
-      phases: in the order in which they run. A later phase sees what an earlier one has learnt.
-      prepare: runs first, inside the compiled step; for example scales uint8 images to [-1, 1].
-      ema_half_life: images after which an average has forgotten half; 0 copies the nets. beta = .5^(batch / half-life).
-      ema_ramp: the half-life is at most this times the images seen, so that the average forgets the random start
-        (Karras et al., arXiv 2006.06676, official settings); 0 for no ramp.
-      accumulate: microbatches whose gradients are averaged before one update. It divides the batch. All start from the
-        same variables, and their `Aux.updates` are averaged as well: running statistics decay once a step. Terms that
-        couple the batch (BatchNorm, means of relativistic average losses, free bits, the entropy of codes) see a
-        microbatch at a time; `Phase.follow` sees the whole batch.
-
+        phases: in the order in which they run. A later phase sees what an earlier one has learnt.
+        prepare: runs first, inside the compiled step; for example scales uint8 images to [-1, 1].
+        ema_half_life: images after which an average has forgotten half; 0 copies the nets. beta = .5^(batch /
+            half-life).
+        ema_ramp: the half-life is at most this times the images seen, so that the average forgets the random start
+            (Karras et al., arXiv:2006.06676, official settings); 0 for no ramp.
+        accumulate: microbatches whose gradients are averaged before one update. It divides the batch. All start from
+            the same variables, and their `Aux.updates` are averaged as well: running statistics decay once a step.
+            Terms that couple the batch (BatchNorm, means of relativistic average losses, free bits, the entropy of
+            codes) see a microbatch at a time; `Phase.follow` sees the whole batch.
     Returns:
-      The step. Metrics are float32 scalars named `phase/metric`; each phase adds loss, grad_norm, skipped (total) and
-      skipped_in_a_row. An update whose loss or gradient is not finite is left out and counted.
+        The step. Metrics are float32 scalars named `phase/metric`; each phase adds loss, grad_norm, skipped (total) and
+        skipped_in_a_row. An update whose loss or gradient is not finite is left out and counted.
     """
     names = [phase.name for phase in phases]
     rounds = [names[:i].count(name) for i, name in enumerate(names)]
@@ -246,13 +246,12 @@ def compile_step(
     """Compiles a step for one device or many. In no mode does the state carry a device axis, so checkpoints fit all.
 
     Args:
-      step: from `make_train_step`.
-      mode: "jit": the first device. "sharded": one program over all devices, the batch cut along its leading axis.
-        "pmap": a program a device with explicit averages. "auto": sharded on several of the devices, else jit.
-      state_sharding: for mode sharded, a TrainState of shardings (FSDP, say); default replicated, data parallel.
-
+        step: from `make_train_step`.
+        mode: "jit": the first device. "sharded": one program over all devices, the batch cut along its leading axis.
+            "pmap": a program a device with explicit averages. "auto": sharded on several of the devices, else jit.
+        state_sharding: for mode sharded, a TrainState of shardings (FSDP, say); default replicated, data parallel.
     Raises:
-      UserError: an unknown mode, or pmap in a run of several processes (use sharded).
+        UserError: an unknown mode, or pmap in a run of several processes (use sharded).
     """
     devices = list(devices or jax.devices())
     if mode == "auto":

@@ -32,10 +32,10 @@ def discriminator_loss(
     """The mean loss of the net "discriminator", and its metrics.
 
     Args:
-      loss: the pair whose discriminator's half counts.
-      real_logits, fake_logits: [b], or [b, h, w] of patches.
-      penalty: [b], added to the loss of each example; None for none.
-      stats: changed running statistics.
+        loss: the pair whose discriminator's half counts.
+        real_logits, fake_logits: [b], or [b, h, w] of patches.
+        penalty: [b], added to the loss of each example; None for none.
+        stats: changed running statistics.
     """
     metrics = {
         "real_logits": real_logits.mean(),

@@ -79,15 +79,14 @@ def pixel_autoregressive(
     In inpainting known pixels stay what they are, and unknown ones are drawn given the pixels before them alone.
 
     Args:
-      net: with num_classes > 0 the model is p(x | label).
-      tx: the optimiser.
-      flips: whether training mirrors every other image; likelihoods are of images as they are.
-      label_drop: how often training hides the label, where the net has labels.
-      guidance: weight of classifier-free guidance; 1 for none.
-      filter: of the logits in sampling.
-
+        net: with num_classes > 0 the model is p(x | label).
+        tx: the optimiser.
+        flips: whether training mirrors every other image; likelihoods are of images as they are.
+        label_drop: how often training hides the label, where the net has labels.
+        guidance: weight of classifier-free guidance; 1 for none.
+        filter: of the logits in sampling.
     Raises:
-      ValueError: options outside their ranges, or guidance without labels or without hiding them.
+        ValueError: options outside their ranges, or guidance without labels or without hiding them.
     """
     check_filter(filter)
     check_guidance(guidance, net.num_classes, label_drop)
@@ -215,16 +214,15 @@ def token_autoregressive(
     In inpainting a token is known if its whole cell of the image is; known pixels stay what they are.
 
     Args:
-      net: over the tokenizer's codes and grid; with num_classes > 0 the model is p(tokens | label).
-      tokenizer, frozen: as `load_tokenizer` gives them; no phase trains these variables.
-      tx: the optimiser.
-      label_drop: how often training hides the label, where the net has labels.
-      guidance: weight of classifier-free guidance; 1 for none.
-      filter: of the logits in sampling.
-      random_order: whether tokens are read in random orders, or row by row.
-
+        net: over the tokenizer's codes and grid; with num_classes > 0 the model is p(tokens | label).
+        tokenizer, frozen: as `load_tokenizer` gives them; no phase trains these variables.
+        tx: the optimiser.
+        label_drop: how often training hides the label, where the net has labels.
+        guidance: weight of classifier-free guidance; 1 for none.
+        filter: of the logits in sampling.
+        random_order: whether tokens are read in random orders, or row by row.
     Raises:
-      ValueError: as `pixel_autoregressive`; or a net of another grid or number of codes than the tokenizer.
+        ValueError: as `pixel_autoregressive`; or a net of another grid or number of codes than the tokenizer.
     """
     check_filter(filter)
     check_guidance(guidance, net.num_classes, label_drop)

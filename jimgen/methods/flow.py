@@ -86,24 +86,23 @@ def flow(
     """Flow matching: one phase; sampler, held-out loss, inpainting.
 
     Args:
-      net: (x_t [b, h, w, c], times [b], labels int32 [b], dropout_keys=keys [b]) -> [b, h, w, c] float32; the label
-        num_classes stands for none.
-      image_shape: (h, w, c).
-      num_classes: 0 to learn and sample without labels.
-      tx: the optimiser.
-      prediction: what the net predicts; edm for the denoiser of Karras et al. (arXiv:2206.00364), preconditioned, whose
-        loss is its own, and whose net is told ln(sigma) / 4 as time.
-      loss: the space in which the squared error is measured: any prediction goes with any loss.
-      times: mean and standard deviation of the logit-normal training times; (0, 1), or EDM's.
-      label_drop: how often training hides a label, for guidance.
-      guidance: of sampling; weight 1 for none.
-      sampler: a solver of jimgen/sampling/solvers.py.
-      num_steps: of the sampler: its times are evenly spaced, or EDM's.
-      inpaint_rounds: times that each step of inpainting is taken.
-      sigma_data: edm: standard deviation of the pixels.
-
+        net: (x_t [b, h, w, c], times [b], labels int32 [b], dropout_keys=keys [b]) -> [b, h, w, c] float32; the label
+            num_classes stands for none.
+        image_shape: (h, w, c).
+        num_classes: 0 to learn and sample without labels.
+        tx: the optimiser.
+        prediction: what the net predicts; edm for the denoiser of Karras et al. (arXiv:2206.00364), preconditioned,
+            whose loss is its own, and whose net is told ln(sigma) / 4 as time.
+        loss: the space in which the squared error is measured: any prediction goes with any loss.
+        times: mean and standard deviation of the logit-normal training times; (0, 1), or EDM's.
+        label_drop: how often training hides a label, for guidance.
+        guidance: of sampling; weight 1 for none.
+        sampler: a solver of jimgen/sampling/solvers.py.
+        num_steps: of the sampler: its times are evenly spaced, or EDM's.
+        inpaint_rounds: times that each step of inpainting is taken.
+        sigma_data: edm: standard deviation of the pixels.
     Raises:
-      ValueError: guidance without classes, or a label_drop outside [0, 1].
+        ValueError: guidance without classes, or a label_drop outside [0, 1].
     """
     check_guidance(guidance.weight, num_classes, label_drop)
     predictor = _Net(net, prediction, num_classes, sigma_data)

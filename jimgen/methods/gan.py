@@ -38,21 +38,20 @@ def gan(
     """A GAN: the phases (discriminator, generator), and the samplers.
 
     Args:
-      generator: net (z [b, latent_dim], labels [b], train=...) -> images [b, h, w, c] in [-1, 1].
-      discriminator: net (images, labels, train=...) -> logits [b]. Both nets may keep a `batch_stats` collection.
-      latent_dim: of z ~ N(0, I).
-      generator_tx, discriminator_tx: optimisers.
-      num_classes: labels that the nets know; 0 where they ignore labels.
-      loss: a pair of functions of (real_logits, fake_logits).
-      r1, r2: weights gamma of the penalties gamma/2 ||grad D||^2 on real and on fake images (Mescheder et al.,
-        arXiv:1801.04406). They are about one example alone: give them a discriminator without BatchNorm.
-      gradient_penalty: weight of (||grad D|| - 1)^2 between real and fake images (WGAN-GP, Gulrajani et al.,
-        arXiv:1704.00028), with the same demand.
-      discriminator_steps: updates of the discriminator before each one of the generator, on the same real images and
-        fresh fake ones.
-
+        generator: net (z [b, latent_dim], labels [b], train=...) -> images [b, h, w, c] in [-1, 1].
+        discriminator: net (images, labels, train=...) -> logits [b]. Both nets may keep a `batch_stats` collection.
+        latent_dim: of z ~ N(0, I).
+        generator_tx, discriminator_tx: optimisers.
+        num_classes: labels that the nets know; 0 where they ignore labels.
+        loss: a pair of functions of (real_logits, fake_logits).
+        r1, r2: weights gamma of the penalties gamma/2 ||grad D||^2 on real and on fake images (Mescheder et al.,
+            arXiv:1801.04406). They are about one example alone: give them a discriminator without BatchNorm.
+        gradient_penalty: weight of (||grad D|| - 1)^2 between real and fake images (WGAN-GP, Gulrajani et al.,
+            arXiv:1704.00028), with the same demand.
+        discriminator_steps: updates of the discriminator before each one of the generator, on the same real images and
+            fresh fake ones.
     Raises:
-      ValueError: fewer than one discriminator step.
+        ValueError: fewer than one discriminator step.
     """
     if discriminator_steps < 1:
         raise ValueError(f"discriminator_steps must be at least 1, got {discriminator_steps}")

@@ -38,20 +38,19 @@ def masked(
     The tokenizer's nets are part of the variables and of every checkpoint; no phase trains them.
 
     Args:
-      net: (tokens int32 [b, t] with num_codes for MASK, labels int32 [b], dropout_keys=keys [b]) -> logits
-        [b, t, num_codes]; the label num_classes stands for none.
-      tokenizer, frozen: the functions, and the nets' variables by name, of `runs.tokenizer.load_tokenizer`.
-      num_classes: 0 to learn and sample without labels.
-      tx: the optimiser.
-      label_drop: how often training hides a label, for guidance.
-      label_smoothing: epsilon of the cross-entropy, spread over all codes.
-      num_steps: of decoding.
-      choice_temperature: tau of decoding, by which noise takes part in choosing the tokens that are kept; it falls to 0
-        with the steps.
-      guidance: weight w of u + w (c - u) on the logits; 1 for none.
-
+        net: (tokens int32 [b, t] with num_codes for MASK, labels int32 [b], dropout_keys=keys [b]) -> logits [b, t,
+            num_codes]; the label num_classes stands for none.
+        tokenizer, frozen: the functions, and the nets' variables by name, of `runs.tokenizer.load_tokenizer`.
+        num_classes: 0 to learn and sample without labels.
+        tx: the optimiser.
+        label_drop: how often training hides a label, for guidance.
+        label_smoothing: epsilon of the cross-entropy, spread over all codes.
+        num_steps: of decoding.
+        choice_temperature: tau of decoding, by which noise takes part in choosing the tokens that are kept; it falls to
+            0 with the steps.
+        guidance: weight w of u + w (c - u) on the logits; 1 for none.
     Raises:
-      ValueError: guidance without classes, fewer than 1 step, or label_drop or label_smoothing outside [0, 1].
+        ValueError: guidance without classes, fewer than 1 step, or label_drop or label_smoothing outside [0, 1].
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing is a share, got {label_smoothing}")

@@ -35,20 +35,19 @@ def mean_flow(
     that, du/dt being its own, by one forward derivative: a net without custom reverse rules (einsum attention).
 
     Args:
-      net: (z_t [b, h, w, c], times [b, 2] = (t, t - r), labels int32 [b], dropout_keys=keys [b]) -> [b, h, w, c]
-        float32; the label num_classes stands for none.
-      image_shape: (h, w, c).
-      num_classes: 0 to learn and sample without labels.
-      tx: the optimiser.
-      times: mean and standard deviation of the logit-normal draws, of which t is the larger and r the smaller.
-      r_equals_t: share of the examples with r = t, whose loss is that of flow matching.
-      norm_power, norm_constant: p and c of the adaptive loss ||e||^2 / (||e||^2 + c)^p.
-      label_drop: how often training hides a label.
-      guidance: w of classifier-free guidance, which is learned, not sampled: v = w v + (1 - w) u(z, t, t | no label).
-      num_steps: of the sampler.
-
+        net: (z_t [b, h, w, c], times [b, 2] = (t, t - r), labels int32 [b], dropout_keys=keys [b]) -> [b, h, w, c]
+            float32; the label num_classes stands for none.
+        image_shape: (h, w, c).
+        num_classes: 0 to learn and sample without labels.
+        tx: the optimiser.
+        times: mean and standard deviation of the logit-normal draws, of which t is the larger and r the smaller.
+        r_equals_t: share of the examples with r = t, whose loss is that of flow matching.
+        norm_power, norm_constant: p and c of the adaptive loss ||e||^2 / (||e||^2 + c)^p.
+        label_drop: how often training hides a label.
+        guidance: w of classifier-free guidance, which is learned, not sampled: v = w v + (1 - w) u(z, t, t | no label).
+        num_steps: of the sampler.
     Raises:
-      ValueError: guidance without classes, or a share outside [0, 1].
+        ValueError: guidance without classes, or a share outside [0, 1].
     """
     if not 0 <= r_equals_t <= 1:
         raise ValueError(f"r_equals_t is a share, got {r_equals_t}")

@@ -144,18 +144,17 @@ def tokenizer(
     takes a second method over the tokens.
 
     Args:
-      encoder: net (images [b, h, w, c] in [-1, 1]) -> z [b, *grid, quantiser.dim].
-      decoder: net (codes [b, *grid, dim]) -> what `reconstruction` reads, [b, h, w, c].
-      quantiser: of nets/vq.py.
-      image_shape: (h, w, c).
-      tx: the optimiser of encoder, decoder and codes, where codes are parameters.
-      reconstruction: L1, L2 or CROSS_ENTROPY.
-      commitment_weight, entropy_weight: beta and alpha of the terms that the quantiser has; see `Quantised`.
-      adversary: for the adversarial loss of VQGAN (Esser et al., arXiv:2012.09841), without its perceptual one.
-      usage_half_life: in images.
-
+        encoder: net (images [b, h, w, c] in [-1, 1]) -> z [b, *grid, quantiser.dim].
+        decoder: net (codes [b, *grid, dim]) -> what `reconstruction` reads, [b, h, w, c].
+        quantiser: of nets/vq.py.
+        image_shape: (h, w, c).
+        tx: the optimiser of encoder, decoder and codes, where codes are parameters.
+        reconstruction: L1, L2 or CROSS_ENTROPY.
+        commitment_weight, entropy_weight: beta and alpha of the terms that the quantiser has; see `Quantised`.
+        adversary: for the adversarial loss of VQGAN (Esser et al., arXiv:2012.09841), without its perceptual one.
+        usage_half_life: in images.
     Raises:
-      ValueError: encoder and quantiser, or decoder and image_shape, do not fit each other.
+        ValueError: encoder and quantiser, or decoder and image_shape, do not fit each other.
     """
     grid, collections = _fitted(encoder, decoder, quantiser, image_shape)
     nets = _Nets(encoder, quantiser, decoder, reconstruction, image_shape, grid)
@@ -342,12 +341,11 @@ def tokenize_known(tokenizer: Tokenizer, variables: Variables, images: Array, kn
     The encoder of a cell looks over its edge: there it meets the mean of what is known, not what is hidden.
 
     Args:
-      tokenizer, variables: as of `Tokenizer.tokenize`.
-      images: [n, h, w, c] in [-1, 1].
-      known: bool [n, h, w, 1].
-
+        tokenizer, variables: as of `Tokenizer.tokenize`.
+        images: [n, h, w, c] in [-1, 1].
+        known: bool [n, h, w, 1].
     Returns:
-      Tokens int32 [n, rows * columns], and which of them are known, bool of that shape.
+        Tokens int32 [n, rows * columns], and which of them are known, bool of that shape.
     """
     count = jnp.maximum(known.sum((1, 2), keepdims=True), 1)
     mean = jnp.where(known, images, 0.0).sum((1, 2), keepdims=True) / count
@@ -359,7 +357,7 @@ def known_tokens(known: Array, grid: tuple[int, int]) -> Array:
     """A token is known if all pixels of its cell are: bool [n, h, w, 1] -> bool [n, rows * columns].
 
     Raises:
-      ValueError: a grid that does not divide the image.
+        ValueError: a grid that does not divide the image.
     """
     n, h, w, _ = known.shape
     if h % grid[0] or w % grid[1]:

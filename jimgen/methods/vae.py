@@ -65,7 +65,7 @@ def gaussian(sigma: float | None = None) -> Likelihood:
     learnt one is softly bounded from below (Rybkin et al., arXiv:2006.13202).
 
     Raises:
-      ValueError: a sigma that is not above 0.
+        ValueError: a sigma that is not above 0.
     """
     if sigma is not None and not 0 < sigma < math.inf:
         raise ValueError(f"--sigma {sigma}: must be above 0; --likelihood learned_gaussian learns it")
@@ -145,21 +145,22 @@ def vae(
     """A VAE: one phase that trains encoder, decoder and the likelihood's parameters; sampler, reconstructions, ELBO.
 
     Args:
-      encoder: net (images [b, h, w, c] in [-1, 1], labels [b]) -> mean, logvar of q(z|x), [b, latent_dim] each. Log
-        variances above 40 are bent to less than 50 (`bounded_logvar`), for draws and losses alike.
-      decoder: net (z [b, latent_dim], labels [b]) -> what the likelihood reads, [b, h, w, c].
-      latent_dim: of z, whose prior is N(0, I).
-      tx: the optimiser.
-      likelihood: `bernoulli(...)` or `gaussian(...)`.
-      num_classes: labels that the nets know; 0 where they ignore labels.
-      kl_weight: beta of the beta-VAE; 1 gives the ELBO.
-      importance_samples: k of a tighter bound that `evaluate` adds, IWAE-k; 0 for none. It decodes each image k times.
+        encoder: net (images [b, h, w, c] in [-1, 1], labels [b]) -> mean, logvar of q(z|x), [b, latent_dim] each. Log
+            variances above 40 are bent to less than 50 (`bounded_logvar`), for draws and losses alike.
+        decoder: net (z [b, latent_dim], labels [b]) -> what the likelihood reads, [b, h, w, c].
+        latent_dim: of z, whose prior is N(0, I).
+        tx: the optimiser.
+        likelihood: `bernoulli(...)` or `gaussian(...)`.
+        num_classes: labels that the nets know; 0 where they ignore labels.
+        kl_weight: beta of the beta-VAE; 1 gives the ELBO.
+        importance_samples: k of a tighter bound that `evaluate` adds, IWAE-k; 0 for none. It decodes each image k
+            times.
 
     Metrics of `evaluate`, where x is discrete, say what is measured and by which bound: nats[binarised,ELBO],
     bits_per_dim[binarised,IWAE-64]; "_given_label" before the bracket where the nets know the label.
 
     Raises:
-      ValueError: a negative number of importance samples.
+        ValueError: a negative number of importance samples.
     """
     if importance_samples < 0:
         raise ValueError(f"importance_samples {importance_samples}: must not be negative")

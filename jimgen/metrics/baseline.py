@@ -13,16 +13,14 @@ def gaussian_per_class(images: np.ndarray, labels: np.ndarray, wanted: np.ndarra
     covariance matrix is needed, however large the image.
 
     Args:
-      images: uint8 [n, h, w, c], real ones.
-      labels: int [n], their classes; of a class the first 2000 rows are used.
-      wanted: int [m], the classes to draw.
-      seed: of the draws.
-
+        images: uint8 [n, h, w, c], real ones.
+        labels: int [n], their classes; of a class the first 2000 rows are used.
+        wanted: int [m], the classes to draw.
+        seed: of the draws.
     Returns:
-      uint8 [m, h, w, c], rounded and clipped.
-
+        uint8 [m, h, w, c], rounded and clipped.
     Raises:
-      ValueError: a class is wanted of which fewer than 2 images are given.
+        ValueError: a class is wanted of which fewer than 2 images are given.
     """
     rng = np.random.default_rng(seed)
     drawn = np.empty((len(wanted), *images.shape[1:]), np.uint8)

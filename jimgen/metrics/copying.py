@@ -29,11 +29,14 @@ def authenticity(train: ArrayLike, fake: ArrayLike, *, neighbours: Neighbours | 
         fake: [m, d].
         neighbours: `nearest(fake, train, k)` of any k, where it is known already. With more of them fewer searches are
             left, as most often one of y's neighbours is close enough to x to show that y is authentic.
-    Returns: percent, 0 for copies of the training set. A perfect model does *not* score 100, but what test samples
-        score in place of the fakes: 60 to 67 on features of pictures, and 35, 58, 79 for Gaussians of 2, 8, 64
-        dimensions (1000 training samples). More means fakes that lie away from the data.
-    Raises: ValueError for fewer than 2 training samples, NaN, or different dimensions.
-    References: Alaa et al., How Faithful is your Synthetic Data?, arXiv:2102.08921, section 3.3.
+    Returns:
+        percent, 0 for copies of the training set. A perfect model does *not* score 100, but what test samples score in
+        place of the fakes: 60 to 67 on features of pictures, and 35, 58, 79 for Gaussians of 2, 8, 64 dimensions (1000
+        training samples). More means fakes that lie away from the data.
+    Raises:
+        ValueError: for fewer than 2 training samples, NaN, or different dimensions.
+    References:
+        Alaa et al., How Faithful is your Synthetic Data?, arXiv:2102.08921, section 3.3.
     """
     train = as_features(train, "train", at_least=2)
     if neighbours is None:
@@ -65,7 +68,8 @@ def cut_into_cells(train: ArrayLike, test: ArrayLike, *, num_cells: int = 10, se
         test: [t, d].
         num_cells: >= 1; 1 for a global test.
         seed: of k-means.
-    Raises: ValueError for num_cells < 1, fewer training samples than cells, NaN, or different dimensions.
+    Raises:
+        ValueError: for num_cells < 1, fewer training samples than cells, NaN, or different dimensions.
     """
     from sklearn.cluster import KMeans  # takes a second to import
 
@@ -96,11 +100,14 @@ def c_t(
         fake: [m, d].
         min_fakes: cells with fewer fakes are left out; >= 1.
         neighbours: `nearest(fake, train, k)` of any k, where it is known already.
-    Returns: z-score. 0 in expectation, and mostly within +-1, for a perfect model; far below 0 copies (below -3, say),
-        far above 0 underfits.
-    Raises: ValueError where no cell holds both test samples and enough fakes, for NaN, or different dimensions.
-    References: Meehan et al., A Non-Parametric Test to Detect Data-Copying in Generative Models, arXiv:2004.05675,
-        section 4. No continuity correction; distances are to the whole training set, not to the cell's.
+    Returns:
+        z-score. 0 in expectation, and mostly within +-1, for a perfect model; far below 0 copies (below -3, say), far
+        above 0 underfits.
+    Raises:
+        ValueError: if no cell holds both test samples and enough fakes, for NaN, or different dimensions.
+    References:
+        Meehan et al., A Non-Parametric Test to Detect Data-Copying in Generative Models, arXiv:2004.05675, section 4.
+        No continuity correction; distances are to the whole training set, not to the cell's.
     """
     from scipy.stats import rankdata  # takes a second to import
 
@@ -160,13 +167,16 @@ def feature_likelihood_score(
         iterations: of expectation maximisation for the widths, >= 1. The likelihood never falls.
         seed: of the halves, and of the subsets of equal size behind percent_overfit.
         block_size: rows compared with all fakes at once; bounds memory.
-    Returns: FeatureLikelihoodScore; score and gap in hundredths of a nat a dimension. The baseline has as many
-        Gaussians as there are fakes, or half of the training samples if that is less. percent_overfit compares equal
-        numbers of training and test samples, so copies of other training samples do not count in it.
-    Raises: ValueError for too few samples, NaN, or different dimensions.
-    References: Jiralerspong et al., Feature Likelihood Score, arXiv:2302.04440, section 3; the later versions' sign and
-        scale. They climb by Adam; each width here moves to its optimum given the others' shares. Deviations stay above
-        1e-3 of the test set's, so that the scores of copies are large but finite.
+    Returns:
+        FeatureLikelihoodScore; score and gap in hundredths of a nat a dimension. The baseline has as many Gaussians as
+        there are fakes, or half of the training samples if that is less. percent_overfit compares equal numbers of
+        training and test samples, so copies of other training samples do not count in it.
+    Raises:
+        ValueError: for too few samples, NaN, or different dimensions.
+    References:
+        Jiralerspong et al., Feature Likelihood Score, arXiv:2302.04440, section 3; the later versions' sign and scale.
+        They climb by Adam; each width here moves to its optimum given the others' shares. Deviations stay above 1e-3 of
+        the test set's, so that the scores of copies are large but finite.
     """
     if iterations < 1:
         raise ValueError(f"expected iterations >= 1, got {iterations}")

@@ -25,8 +25,10 @@ def moments(features: ArrayLike) -> Moments:
 
     Args:
         features: [n, d], n >= 1, finite.
-    Returns: Moments in float64, of the features' unit and its square.
-    Raises: ValueError for other shapes, NaN or infinity.
+    Returns:
+        Moments in float64, of the features' unit and its square.
+    Raises:
+        ValueError: for other shapes, NaN or infinity.
     """
     checked = as_features(features, "features")
     mean = checked.mean(axis=0)
@@ -42,10 +44,13 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
 
     Args:
         a, b: Moments of d-dimensional features.
-    Returns: Moments.
-    Raises: ValueError where d differs.
-    References: Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances,
-        1979, equation 2.1.
+    Returns:
+        Moments.
+    Raises:
+        ValueError: if d differs.
+    References:
+        Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979,
+        equation 2.1.
     """
     require_same_dims(a=a.mean, b=b.mean)
     count, delta = a.count + b.count, b.mean - a.mean
@@ -63,11 +68,14 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
     Args:
         a, b: Moments of at least 2 samples each.
-    Returns: the *squared* distance, as usual for FID, in squared units of the features; rounding may leave a 0
-        slightly negative.
-    Raises: ValueError for fewer than 2 samples, NaN, or different dimensions.
-    References: Dowson and Landau, The Frechet Distance between Multivariate Normal Distributions, 1982; Heusel et al.,
-        GANs Trained by a Two Time-Scale Update Rule, arXiv:1706.08500, equation 6.
+    Returns:
+        the *squared* distance, as usual for FID, in squared units of the features; rounding may leave a 0 slightly
+        negative.
+    Raises:
+        ValueError: for fewer than 2 samples, NaN, or different dimensions.
+    References:
+        Dowson and Landau, The Frechet Distance between Multivariate Normal Distributions, 1982; Heusel et al., GANs
+        Trained by a Two Time-Scale Update Rule, arXiv:1706.08500, equation 6.
     """
     _require_distance_exists(a, b)
     return _distance(a, b, _square_root(a.covariance))
@@ -83,8 +91,10 @@ def frechet_distance_svd(features_a: ArrayLike, features_b: ArrayLike) -> float:
     Args:
         features_a: [n_a, d], n_a >= 2.
         features_b: [n_b, d], n_b >= 2.
-    Returns: as `frechet_distance`.
-    Raises: ValueError for fewer than 2 samples, NaN, or different dimensions.
+    Returns:
+        as `frechet_distance`.
+    Raises:
+        ValueError: for fewer than 2 samples, NaN, or different dimensions.
     """
     a = as_features(features_a, "features_a", at_least=2)
     b = as_features(features_b, "features_b", at_least=2)
@@ -106,10 +116,13 @@ def frechet_distance_infinity(features: ArrayLike, reference: Moments, *, num_po
         reference: Moments of at least 2 samples.
         num_points: subset sizes, >= 2.
         seed: of the subsets.
-    Returns: FD_inf in squared units of the features. For a perfect model it scatters about the reference's own bias.
-    Raises: ValueError for fewer than 20 samples, fewer than 2 points, NaN, or different dimensions.
-    References: Chong and Forsyth, Effectively Unbiased FID and Inception Score, arXiv:1911.07023, section 4; with
-        random subsets, as there for a given pool of samples.
+    Returns:
+        FD_inf in squared units of the features. For a perfect model it scatters about the reference's own bias.
+    Raises:
+        ValueError: for fewer than 20 samples, fewer than 2 points, NaN, or different dimensions.
+    References:
+        Chong and Forsyth, Effectively Unbiased FID and Inception Score, arXiv:1911.07023, section 4; with random
+        subsets, as there for a given pool of samples.
     """
     if num_points < 2:
         raise ValueError(f"a line needs at least 2 points, got num_points = {num_points}")

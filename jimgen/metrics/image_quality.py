@@ -24,8 +24,10 @@ def psnr(x: Array, y: Array, *, data_range: float) -> Array:
     Args:
         x, y: [n, h, w, c] float.
         data_range: > 0.
-    Returns: [n] decibel; infinite for equal images.
-    Raises: ValueError for different shapes, dtypes that are not floating point, or data_range <= 0.
+    Returns:
+        [n] decibel; infinite for equal images.
+    Raises:
+        ValueError: for different shapes, dtypes that are not floating point, or data_range <= 0.
     """
     x, y = _checked(x, y, data_range)
     error = jnp.mean(jnp.square(x - y), axis=(1, 2, 3))
@@ -44,10 +46,13 @@ def ssim(x: Array, y: Array, *, data_range: float) -> Array:
     Args:
         x, y: [n, h, w, c] float, h and w at least 11.
         data_range: R > 0.
-    Returns: [n], from -1 to 1; 1 for equal images.
-    Raises: as `psnr`, and for smaller images.
-    References: Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, 2004, equation
-        13. Channels are averaged, not turned grey.
+    Returns:
+        [n], from -1 to 1; 1 for equal images.
+    Raises:
+        as `psnr`, and for smaller images.
+    References:
+        Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, 2004, equation 13.
+        Channels are averaged, not turned grey.
     """
     x, y = _checked(x, y, data_range)
     if min(x.shape[1:3]) < _WINDOW:
@@ -66,10 +71,12 @@ def ms_ssim(x: Array, y: Array, *, data_range: float) -> Array:
     Args:
         x, y: [n, h, w, c] float, h and w more than 160, so that the window fits the coarsest scale.
         data_range: > 0.
-    Returns: [n], from 0 to 1; 1 for equal images.
-    Raises: as `psnr`, and for images of 160 pixels or fewer either way.
-    References: Wang, Simoncelli and Bovik, Multi-scale Structural Similarity for Image Quality Assessment, 2003,
-        equation 7.
+    Returns:
+        [n], from 0 to 1; 1 for equal images.
+    Raises:
+        as `psnr`, and for images of 160 pixels or fewer either way.
+    References:
+        Wang, Simoncelli and Bovik, Multi-scale Structural Similarity for Image Quality Assessment, 2003, equation 7.
     """
     x, y = _checked(x, y, data_range)
     if min(x.shape[1:3]) <= 160:

@@ -25,9 +25,12 @@ def inception_score(logits: ArrayLike, *, num_splits: int = 10, seed: int) -> In
         logits: [n, classes], finite. For probabilities pass their logarithms (a 0 as, say, 1e-300).
         num_splits: 1 to n.
         seed: of the shuffle.
-    Returns: mean and standard deviation over splits, from 1 to the number of classes; higher is better.
-    Raises: ValueError for other shapes, NaN or infinity, or more splits than samples.
-    References: Salimans et al., Improved Techniques for Training GANs, arXiv:1606.03498, section 4.
+    Returns:
+        mean and standard deviation over splits, from 1 to the number of classes; higher is better.
+    Raises:
+        ValueError: for other shapes, NaN or infinity, or more splits than samples.
+    References:
+        Salimans et al., Improved Techniques for Training GANs, arXiv:1606.03498, section 4.
     """
     checked = as_features(logits, "logits", at_least=max(num_splits, 1))
     if num_splits < 1:

@@ -18,7 +18,8 @@ class LikelihoodProtocol(NamedTuple):
     def name(self, figure: str) -> str:
         """The figure's name with the protocol: "bits_per_dim" -> "bits_per_dim[8-bit,exact]".
 
-        Raises: ValueError for other data or bounds.
+        Raises:
+            ValueError: for other data or bounds.
         """
         if self.data not in ("binarised", "8-bit"):
             raise ValueError(f"expected data binarised or 8-bit, got {self.data!r}")
@@ -34,9 +35,12 @@ def importance_weighted_bound(log_weights: Array) -> Array:
 
     Args:
         log_weights: log w, [k, n] float, k >= 1; k samples of z for each of n images.
-    Returns: [n] nats, of log p(x), not of its negative.
-    Raises: ValueError for another shape.
-    References: Burda et al., Importance Weighted Autoencoders, arXiv:1509.00519, equation 8.
+    Returns:
+        [n] nats, of log p(x), not of its negative.
+    Raises:
+        ValueError: for another shape.
+    References:
+        Burda et al., Importance Weighted Autoencoders, arXiv:1509.00519, equation 8.
     """
     if log_weights.ndim != 2 or log_weights.shape[0] < 1:
         raise ValueError(f"expected log_weights [k, n] with k >= 1, got {list(jnp.shape(log_weights))}")

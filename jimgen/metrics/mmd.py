@@ -36,10 +36,13 @@ def kernel_inception_distance(
         num_subsets: >= 1.
         subset_size: >= 2. Drawn without replacement. Where it is the size of both sets, they are compared once, whole.
         seed: of the subsets.
-    Returns: mean and standard deviation over subsets, in units of the kernel; 0 in expectation for a perfect model,
-        and then negative half of the time. Often printed times 1000.
-    Raises: ValueError for too few samples, NaN, or different dimensions.
-    References: Binkowski et al., Demystifying MMD GANs, arXiv:1801.01401, section 4.
+    Returns:
+        mean and standard deviation over subsets, in units of the kernel; 0 in expectation for a perfect model, and then
+        negative half of the time. Often printed times 1000.
+    Raises:
+        ValueError: for too few samples, NaN, or different dimensions.
+    References:
+        Binkowski et al., Demystifying MMD GANs, arXiv:1801.01401, section 4.
     """
     if num_subsets < 1 or subset_size < 2:
         raise ValueError(f"expected num_subsets >= 1 and subset_size >= 2, got {num_subsets} and {subset_size}")
@@ -70,10 +73,13 @@ def cmmd(features_a: ArrayLike, features_b: ArrayLike, sigma: float = 10.0, *, b
         features_a, features_b: [n, d], n >= 2; sigma = 10 is meant for embeddings of length 1.
         sigma: > 0, in units of the features.
         block_size: rows compared at once; bounds memory, does not change the value.
-    Returns: thousandths of the kernel; 0 in expectation for a perfect model.
-    Raises: ValueError for fewer than 2 samples, NaN, different dimensions or sigma <= 0.
-    References: Jayasumana et al., Rethinking FID, arXiv:2401.09603, section 4; Gretton et al., A Kernel Two-Sample
-        Test, 2012, equation 3.
+    Returns:
+        thousandths of the kernel; 0 in expectation for a perfect model.
+    Raises:
+        ValueError: for fewer than 2 samples, NaN, different dimensions or sigma <= 0.
+    References:
+        Jayasumana et al., Rethinking FID, arXiv:2401.09603, section 4; Gretton et al., A Kernel Two-Sample Test, 2012,
+        equation 3.
     """
     if not sigma > 0:
         raise ValueError(f"expected sigma > 0, got {sigma}")

@@ -28,7 +28,8 @@ def nearest(queries: ArrayLike, references: ArrayLike, k: int = 1, *, block_size
         references: [n, d].
         k: 1 to n.
         block_size: rows compared at once; bounds memory, does not change the result.
-    Raises: ValueError for k outside 1 to n, NaN, or different dimensions.
+    Raises:
+        ValueError: for k outside 1 to n, NaN, or different dimensions.
     """
     found, references = as_features(queries, "queries"), as_features(references, "references")
     require_same_dims(queries=found, references=references)
@@ -67,10 +68,13 @@ def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5, *, block_size: int = BLOC
         fake: [m, d], m > k.
         k: neighbours, >= 1, self not counted.
         block_size: rows compared at once; bounds memory.
-    Returns: Prdc, unitless. Values depend on n and m: compare equal ones only.
-    Raises: ValueError for k < 1, sets of k samples or fewer, NaN, or different dimensions.
-    References: Kynkaanniemi et al., Improved Precision and Recall Metric, arXiv:1904.06991, equations 1 and 2; Naeem
-        et al., Reliable Fidelity and Diversity Metrics, arXiv:2002.09797, equations 5 to 8.
+    Returns:
+        Prdc, unitless. Values depend on n and m: compare equal ones only.
+    Raises:
+        ValueError: for k < 1, sets of k samples or fewer, NaN, or different dimensions.
+    References:
+        Kynkaanniemi et al., Improved Precision and Recall Metric, arXiv:1904.06991, equations 1 and 2; Naeem et al.,
+        Reliable Fidelity and Diversity Metrics, arXiv:2002.09797, equations 5 to 8.
     """
     if k < 1:
         raise ValueError(f"expected k >= 1, got {k}")

@@ -21,9 +21,12 @@ def slerp(z_start: Array, z_end: Array, t: Array) -> Array:
     Args:
         z_start, z_end: [n, d] float.
         t: [n], 0 to 1.
-    Returns: [n, d]. Between vectors of one length, of that length (but for d = 1).
-    Raises: ValueError for other shapes.
-    References: Shoemake, Animating Rotation with Quaternion Curves, 1985; White, Sampling Generative Networks,
+    Returns:
+        [n, d]. Between vectors of one length, of that length (but for d = 1).
+    Raises:
+        ValueError: for other shapes.
+    References:
+        Shoemake, Animating Rotation with Quaternion Curves, 1985; White, Sampling Generative Networks,
         arXiv:1609.04468.
     """
     if z_start.ndim != 2 or z_start.shape != z_end.shape or t.shape != z_start.shape[:1]:
@@ -61,9 +64,12 @@ def path_length(
         z_start, z_end: [n, d] float, independent draws from the prior.
         t: [n], uniform in [0, 1].
         epsilon: > 0.
-    Returns: [n], >= 0, in squared units of the features. Report the mean after `discard_outliers`.
-    Raises: ValueError for other shapes, or epsilon <= 0.
-    References: Karras et al., A Style-Based Generator Architecture, arXiv:1812.04948, section 4.1.
+    Returns:
+        [n], >= 0, in squared units of the features. Report the mean after `discard_outliers`.
+    Raises:
+        ValueError: for other shapes, or epsilon <= 0.
+    References:
+        Karras et al., A Style-Based Generator Architecture, arXiv:1812.04948, section 4.1.
     """
     if not epsilon > 0:
         raise ValueError(f"expected epsilon > 0, got {epsilon}")
@@ -78,8 +84,10 @@ def discard_outliers(lengths: ArrayLike, lower: float = 0.01, upper: float = 0.9
     Args:
         lengths: [n], n >= 1.
         lower, upper: 0 <= lower < upper <= 1. Quantiles are samples: the next one outwards.
-    Returns: float64 [at most n], in the order they came.
-    Raises: ValueError for another shape, no lengths, NaN, or quantiles out of order.
+    Returns:
+        float64 [at most n], in the order they came.
+    Raises:
+        ValueError: for another shape, no lengths, NaN, or quantiles out of order.
     """
     checked = np.asarray(lengths, np.float64)
     if checked.ndim != 1 or not len(checked) or np.isnan(checked).any():

@@ -8,18 +8,18 @@ from jax import Array
 
 from jimgen.nets.layers import BatchNorm, Conv, base_size
 
-he_normal = nn.initializers.he_normal()  # keeps the variance through ReLU (He et al., arXiv 1502.01852, eq. 10)
+he_normal = nn.initializers.he_normal()  # keeps the variance through ReLU (He et al., arXiv:1502.01852, eq. 10)
 
 
 class Classifier(nn.Module):
     """Images float32 [b, h, w, c] in [-1, 1] -> features float32 [b, widths[-1]] >= 0, logits float32 [b, num_classes].
 
-    3x3 convolutions, each with BatchNorm (Ioffe and Szegedy, arXiv 1502.03167) and ReLU. Every width but the first
+    3x3 convolutions, each with BatchNorm (Ioffe and Szegedy, arXiv:1502.03167) and ReLU. Every width but the first
     begins with a stride of 2, so any size that those strides divide will do; the features are the mean over the last
     feature map. 427,000 parameters with these defaults.
 
     Raises:
-      ValueError: the image's sides are not divisible by 2^(len(widths) - 1).
+        ValueError: the image's sides are not divisible by 2^(len(widths) - 1).
     """
 
     num_classes: int

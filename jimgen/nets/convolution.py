@@ -52,10 +52,8 @@ def conv(x: Array, kernel: Array, *, stride: int | Pair = 1, padding: Padding = 
         kernel: [i, j, c, o], same dtype.
         stride: of both axes, or of each.
         padding: "SAME" (h = ceil(H / stride)), "VALID", one number for all sides, or ((top, bottom), (left, right)).
-
     Returns:
         [b, h, w, o] with h = (H + top + bottom - i) // stride + 1.
-
     Raises:
         ValueError: if the ranks or channels do not fit, or the kernel is larger than the padded picture.
     """
@@ -83,10 +81,8 @@ def conv_transpose(
         padding: as in `conv`.
         output_size: (H, W), any size that `conv` maps to (h, w). By default h * stride for "SAME", and for "VALID" with
             a kernel smaller than the stride; else (h - 1) * stride + i - top - bottom.
-
     Returns:
         [b, H, W, c].
-
     Raises:
         ValueError: if the ranks or channels do not fit, or `conv` does not map the output size to that of y.
     """

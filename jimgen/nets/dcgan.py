@@ -1,4 +1,4 @@
-"""DCGAN: strided convolutions and BatchNorm (Radford, Metz and Chintala, arXiv 1511.06434).
+"""DCGAN: strided convolutions and BatchNorm (Radford, Metz and Chintala, arXiv:1511.06434).
 
 The layers are those of the common 32x32 and 64x64 implementations: the generator's first layer is a transposed
 convolution on a 1x1 image, which is a dense layer; the discriminator's last is a convolution over all of its input.
@@ -28,7 +28,7 @@ class Generator(nn.Module):
     the last doubles them into the image. Where num_classes > 0 the one-hot label joins z.
 
     Raises:
-      ValueError: the image's sides are not divisible by 2^len(widths).
+        ValueError: the image's sides are not divisible by 2^len(widths).
     """
 
     image_shape: tuple[int, int, int]
@@ -58,10 +58,10 @@ class Discriminator(nn.Module):
 
     `widths` are the channels after each halving. Without BatchNorm the convolutions have biases, and the logit of an
     example depends on that example alone: what gradient penalties ask for. Where num_classes > 0 the label enters by
-    projection, <embedding, pooled features> added to the logit (Miyato and Koyama, arXiv 1802.05637, eq. 3).
+    projection, <embedding, pooled features> added to the logit (Miyato and Koyama, arXiv:1802.05637, eq. 3).
 
     Raises:
-      ValueError: the image's sides are not divisible by 2^len(widths).
+        ValueError: the image's sides are not divisible by 2^len(widths).
     """
 
     widths: Sequence[int] = (64, 128, 256)

@@ -1,4 +1,4 @@
-"""DiT (Peebles and Xie, arXiv 2212.09748): patches of a noisy image through a transformer told time and label."""
+"""DiT (Peebles and Xie, arXiv:2212.09748): patches of a noisy image through a transformer told time and label."""
 
 import flax.linen as nn
 from jax import Array
@@ -12,16 +12,15 @@ class DiffusionTransformer(nn.Module):
     """Noisy images [b, h, w, c], times, labels -> a prediction of the same shape, float32, zero at the start.
 
     Patches of the image with fixed absolute and rotary relative positions; the backbone's condition is time + label
-    (DiT; Peebles and Xie, arXiv 2212.09748).
+    (DiT; Peebles and Xie, arXiv:2212.09748).
 
-    Args of a call:
-      x: [b, h, w, c] float.
-      times: [b] float, or [b, num_times], each with an embedding of its own.
-      labels: int32 [b] in [0, num_classes]; num_classes stands for no label.
-      dropout_keys: as of Backbone.
-
+    Args:
+        x: [b, h, w, c] float.
+        times: [b] float, or [b, num_times], each with an embedding of its own.
+        labels: int32 [b] in [0, num_classes]; num_classes stands for no label.
+        dropout_keys: as of Backbone.
     Raises:
-      ValueError: patches that do not divide the image, and what Backbone refuses.
+        ValueError: patches that do not divide the image, and what Backbone refuses.
     """
 
     patch: int

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 for inference: features of natural images (Tan and Le, EfficientNet, arXiv 1905.11946).
+"""EfficientNet-Lite0 for inference: features of natural images (Tan and Le, EfficientNet, arXiv:1905.11946).
 
 The Lite variant has ReLU6 in place of swish, and no squeeze-and-excitation. Its blocks are inverted residuals (Sandler
-et al., MobileNetV2, arXiv 1801.04381, section 3.3). Each BatchNorm (epsilon .001) is folded into the convolution before
+et al., MobileNetV2, arXiv:1801.04381, section 3.3). Each BatchNorm (epsilon .001) is folded into the convolution before
 it: what is left are kernels and biases, and layers bear the names that they have in PyTorch's weights.
 """
 
@@ -15,7 +15,7 @@ from jax import Array, lax
 NUM_FEATURES = 1280
 NUM_CLASSES = 1000
 EPSILON = 1e-3  # of the folded BatchNorms
-# (blocks, kernel, stride of the first block, expansion, channels): arXiv 1905.11946, table 1
+# (blocks, kernel, stride of the first block, expansion, channels): arXiv:1905.11946, table 1
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),

@@ -56,7 +56,7 @@ class TokenEmbedding(nn.Module):
     """Tokens int32 [b, t] in [0, vocab_size] -> float32 [b, t, width]; the token vocab_size is MASK, or the start.
 
     Raises:
-      ValueError: tokens that are no integers, or (outside jit) out of range.
+        ValueError: tokens that are no integers, or (outside jit) out of range.
     """
 
     vocab_size: int

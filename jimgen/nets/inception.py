@@ -1,7 +1,7 @@
 """The Inception network of the Frechet Inception distance, with its quirks, for inference.
 
 This is the network of TensorFlow's file inception-2015-12-05 (Szegedy et al., Rethinking the Inception Architecture for
-Computer Vision, arXiv 1512.00567), which Heusel et al. (arXiv 1706.08500) and all after them measure with. It differs
+Computer Vision, arXiv:1512.00567), which Heusel et al. (arXiv:1706.08500) and all after them measure with. It differs
 from the paper's: average pooling leaves the padding out of its count, the last block pools by maximum, and there are
 1008 logits. BatchNorm (epsilon .001) is folded into the convolutions; layers bear the names of PyTorch's weights.
 """
@@ -20,11 +20,11 @@ class Inception(nn.Module):
     """Images float32 [n, h, w, 3] in about [-1, 1] -> features [n, 2048] >= 0, logits without bias [n, 1008].
 
     The features are the mean over the last feature map ("pool3"). The inception score is defined on these logits
-    without bias (Salimans et al., arXiv 1606.03498, by the authors' code). 23.9 million parameters. Two conventions
+    without bias (Salimans et al., arXiv:1606.03498, by the authors' code). 23.9 million parameters. Two conventions
     scale the levels 0..255 at 299x299: (x - 128) / 128 in the original graph, 2 x / 255 - 1 in pytorch-fid.
 
     Raises:
-      ValueError: images of fewer than 75 pixels a side.
+        ValueError: images of fewer than 75 pixels a side.
     """
 
     @nn.compact

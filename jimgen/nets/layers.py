@@ -67,7 +67,7 @@ def _add_bias(layer: Conv | ConvTranspose, y: Array) -> Array:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) of [b, ..., c] over all axes but the last.
+    """Batch normalisation (Ioffe and Szegedy, arXiv:1502.03167) of [b, ..., c] over all axes but the last.
 
     The statistics are those of the whole global batch in every mode. They, scale and bias stay in float32, and the mean
     is subtracted before anything is multiplied; only the result is in `dtype`. No bias belongs before it: its gradient
@@ -139,7 +139,7 @@ def base_size(image_shape: Sequence[int], num_stages: int, net: str) -> tuple[in
     """Height and width after `num_stages` halvings.
 
     Raises:
-      ValueError: they do not divide evenly; names sizes that do.
+        ValueError: they do not divide evenly; names sizes that do.
     """
     height, width = image_shape[:2]
     factor = 2**num_stages

@@ -1,4 +1,4 @@
-"""A bidirectional transformer over tokens, some of them masked (MaskGIT; Chang et al., arXiv 2202.04200)."""
+"""A bidirectional transformer over tokens, some of them masked (MaskGIT; Chang et al., arXiv:2202.04200)."""
 
 import math
 
@@ -15,13 +15,12 @@ class MaskedTransformer(nn.Module):
 
     Every token sees every other; the label is the backbone's condition.
 
-    Args of a call:
-      tokens: int32 [b, t] in [0, num_codes].
-      labels: int32 [b] in [0, num_classes]; num_classes stands for no label.
-      dropout_keys: as of Backbone.
-
+    Args:
+        tokens: int32 [b, t] in [0, num_codes].
+        labels: int32 [b] in [0, num_classes]; num_classes stands for no label.
+        dropout_keys: as of Backbone.
     Raises:
-      ValueError: tokens that do not fill the grid, or are out of range.
+        ValueError: tokens that do not fill the grid, or are out of range.
     """
 
     num_codes: int

@@ -2,7 +2,7 @@
 
 Sub-pixels are read in one order: patches row by row; in a patch pixels row by row; in a pixel its channels. A causal
 trunk of a token a patch sees all patches before it. The head sees, for each sub-pixel, what the trunk says to it and
-the window of pixels around it, as far as they come before it (PixelCNN; van den Oord et al., arXiv 1601.06759). So an
+the window of pixels around it, as far as they come before it (PixelCNN; van den Oord et al., arXiv:1601.06759). So an
 attention over all pixels becomes one over patches and a few dense layers.
 """
 
@@ -85,15 +85,13 @@ class PixelTransformer(nn.Module):
         """All places at once.
 
         Args:
-          levels: int32 [b, n].
-          labels: int32 [b] in 0..num_classes.
-          dropout_keys: as of Backbone.
-
+            levels: int32 [b, n].
+            labels: int32 [b] in 0..num_classes.
+            dropout_keys: as of Backbone.
         Returns:
-          Logits [b, n, levels], float32 at least.
-
+            Logits [b, n, levels], float32 at least.
         Raises:
-          ValueError: another number of places, or patches that do not divide the image.
+            ValueError: another number of places, or patches that do not divide the image.
         """
         b, (rows, columns) = levels.shape[0], self.grid
         if levels.shape != (b, self.num_places):
@@ -120,13 +118,12 @@ class PixelTransformer(nn.Module):
         """The logits of place i alone, for i = 0, 1, .. in turn.
 
         Args:
-          decoding: from `empty`, or of place i - 1.
-          levels: int32 [b, n], of which only those before i are looked at.
-          i: int32 [].
-          labels: int32 [b].
-
+            decoding: from `empty`, or of place i - 1.
+            levels: int32 [b, n], of which only those before i are looked at.
+            i: int32 [].
+            labels: int32 [b].
         Returns:
-          Logits [b, levels], and what decoding place i + 1 takes.
+            Logits [b, levels], and what decoding place i + 1 takes.
         """
         patch, place = i // self.places_per_patch, i % self.places_per_patch
         # Not lax.cond: flax's own keeps the parameters in sight. The decoding is an operand, so that the branch that is

@@ -1,4 +1,4 @@
-"""A transformer over the tokens of an image, in any order (GPT; with target places as in RAR, arXiv 2411.00776)."""
+"""A transformer over the tokens of an image, in any order (GPT; with target places as in RAR, arXiv:2411.00776)."""
 
 import math
 
@@ -40,16 +40,14 @@ class TokenTransformer(nn.Module):
         """All places at once.
 
         Args:
-          tokens: int32 [b, t] in 0..num_codes-1, in reading order.
-          labels: int32 [b] in 0..num_classes.
-          order: int32 [b, t], the place of each token on the grid, read row by row.
-          dropout_keys: as of Backbone.
-
+            tokens: int32 [b, t] in 0..num_codes-1, in reading order.
+            labels: int32 [b] in 0..num_classes.
+            order: int32 [b, t], the place of each token on the grid, read row by row.
+            dropout_keys: as of Backbone.
         Returns:
-          Logits [b, t, num_codes], float32 at least.
-
+            Logits [b, t, num_codes], float32 at least.
         Raises:
-          ValueError: tokens or order of another shape.
+            ValueError: tokens or order of another shape.
         """
         shape = (labels.shape[0], self.num_places)
         if tokens.shape != shape or order.shape != shape:
@@ -70,14 +68,13 @@ class TokenTransformer(nn.Module):
         """The logits of the i-th token alone, for i = 0, 1, .. in turn.
 
         Args:
-          cache: from `empty`, or of i - 1.
-          tokens: int32 [b, t] in reading order, of which only those before i are looked at.
-          i: int32 [].
-          labels: int32 [b].
-          order: int32 [b, t].
-
+            cache: from `empty`, or of i - 1.
+            tokens: int32 [b, t] in reading order, of which only those before i are looked at.
+            i: int32 [].
+            labels: int32 [b].
+            order: int32 [b, t].
         Returns:
-          Logits [b, num_codes], and the cache for i + 1.
+            Logits [b, num_codes], and the cache for i + 1.
         """
         place = lax.dynamic_slice_in_dim(order, jnp.maximum(i - 1, 0), 1, axis=1)
         token = lax.dynamic_slice_in_dim(tokens, jnp.maximum(i - 1, 0), 1, axis=1)

@@ -12,7 +12,7 @@ Activation = Callable[[Array], Array]
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean x^2) times a learnt scale, over the channels of each place (Zhang and Sennrich, arXiv 1910.07467).
+    """x / sqrt(mean x^2) times a learnt scale, over the channels of each place (Zhang and Sennrich, arXiv:1910.07467).
 
     No sum leaves the place: the vector of a token is normalised alike whatever else is in the image.
     """
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
     Strided convolutions of the given `widths`, each halving both sides, then `depth` residual blocks.
 
     Raises:
-      ValueError: the image's sides are not divisible by 2^n.
+        ValueError: the image's sides are not divisible by 2^n.
     """
 
     dim: int

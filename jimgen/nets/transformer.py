@@ -46,7 +46,7 @@ def cudnn_attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     """cuDNN's fused attention, on NVIDIA GPUs only. No forward mode. Every query must be allowed some key.
 
     Raises:
-      ValueError: it takes float16 or bfloat16, and head sizes that are multiples of 8 up to 128.
+        ValueError: it takes float16 or bfloat16, and head sizes that are multiples of 8 up to 128.
     """
     if q.dtype.itemsize != 2 or q.shape[-1] % 8 or q.shape[-1] > 128:
         raise ValueError(
@@ -73,7 +73,7 @@ def rotary_angles(positions: Array, head_dim: int, base: float) -> tuple[Array, 
     """Cosines and sines of the rotations of each token: positions [..., t, 2] -> [..., t, 1, head_dim / 2] each.
 
     The first half of the pairs turns with the row, the second with the column: position * base^(-i / n), i < n =
-    head_dim / 4 (Su et al., RoFormer, arXiv 2104.09864, eq. 15, on each axis).
+    head_dim / 4 (Su et al., RoFormer, arXiv:2104.09864, eq. 15, on each axis).
     """
     frequencies = base ** (-np.arange(head_dim // 4) / (head_dim // 4))
     angles = positions[..., None] * jnp.asarray(frequencies, positions.dtype).reshape((1,) * positions.ndim + (-1,))
@@ -92,7 +92,7 @@ def num_heads(width: int, head_dim: int) -> int:
     """How many attention heads of a given width make up the width of the tokens, exactly.
 
     Raises:
-      ValueError: head_dim is no multiple of 4, which rotary positions need, or does not divide the width.
+        ValueError: head_dim is no multiple of 4, which rotary positions need, or does not divide the width.
     """
     if head_dim >= 4 and head_dim % 4 == 0 and width % head_dim == 0:
         return width // head_dim
@@ -102,7 +102,7 @@ def num_heads(width: int, head_dim: int) -> int:
 
 
 class Norm(nn.Module):
-    """x / rms(x) (Zhang and Sennrich, arXiv 1910.07467), or layer normalisation, over the last axis; in float32."""
+    """x / rms(x) (Zhang and Sennrich, arXiv:1910.07467), or layer normalisation, over the last axis; in float32."""
 
     kind: Literal["rms", "layer"] = "rms"
     affine: bool = True  # learnt scale, and bias for layer normalisation
@@ -189,7 +189,7 @@ class Block(nn.Module):
         x = x + _scaled(self._drop(y, layer, 0, dropout_keys), gate[0])
 
         y = _modulate(Norm(self.norm, cond is None, name="norm1")(x), shift[1], scale[1]).astype(self.dtype)
-        if self.mlp == "swiglu":  # Shazeer, arXiv 2002.05202
+        if self.mlp == "swiglu":  # Shazeer, arXiv:2002.05202
             opened, y = jnp.split(dense(2 * self.hidden, name="up")(y), 2, axis=-1)
             y = nn.silu(opened) * y
         else:
@@ -226,7 +226,7 @@ class Backbone(nn.Module):
     """A pre-norm transformer, tokens [b, t, width] -> [b, t, width] float32, ending in a norm: a head is a linear map.
 
     With a condition, shift, scale and gate of each block and of the last norm are linear in silu(cond) and start at
-    zero (adaLN-zero; Peebles and Xie, arXiv 2212.09748): at the start each block is the identity. Only matrix products
+    zero (adaLN-zero; Peebles and Xie, arXiv:2212.09748): at the start each block is the identity. Only matrix products
     run in `dtype`; parameters, norms, softmax, modulation and the residual stream are float32. A prefix condition needs
     nothing here: it is more tokens.
     """
@@ -239,7 +239,7 @@ class Backbone(nn.Module):
     )
     mlp: Literal["swiglu", "gelu"] = "swiglu"
     norm: Literal["rms", "layer"] = "rms"
-    qk_norm: bool = True  # RMS norm of queries and keys (Henry et al., arXiv 2010.04245)
+    qk_norm: bool = True  # RMS norm of queries and keys (Henry et al., arXiv:2010.04245)
     use_bias: bool = False
     dropout: float = 0.0  # after attention and MLP
     rotary_base: float = 100.0
@@ -320,17 +320,15 @@ class Backbone(nn.Module):
         """All tokens at once.
 
         Args:
-          x: [b, t, width] float.
-          positions: float [t, 2] or [b, t, 2], row and column of each token, for rotary embedding; None for none.
-          cond: [b, width] or [b, t, width] float, what modulates all tokens or each; None for plain pre-norm blocks.
-          mask: bool [t, t] or [b, t, t], True where query (first axis) may attend to key; None for everywhere.
-          dropout_keys: keys [b], one an example (noise.example_keys); None for no dropout.
-
+            x: [b, t, width] float.
+            positions: float [t, 2] or [b, t, 2], row and column of each token, for rotary embedding; None for none.
+            cond: [b, width] or [b, t, width] float, what modulates all tokens or each; None for plain pre-norm blocks.
+            mask: bool [t, t] or [b, t, t], True where query (first axis) may attend to key; None for everywhere.
+            dropout_keys: keys [b], one an example (noise.example_keys); None for no dropout.
         Returns:
-          [b, t, width], float32 at least.
-
+            [b, t, width], float32 at least.
         Raises:
-          ValueError: heads that do not divide the width or that rotary embedding cannot turn, wrong shapes.
+            ValueError: heads that do not divide the width or that rotary embedding cannot turn, wrong shapes.
         """
         return self._run(x, positions, cond, mask, dropout_keys, None)[0]
 
@@ -345,14 +343,13 @@ class Backbone(nn.Module):
     ) -> tuple[Array, Cache]:
         """The next tokens x [b, n, width], n >= 1, after those in the cache; what they are is added to it.
 
-        Args: as of a call, for the new tokens alone; but mask: bool [n, s] or [b, n, s] over the cache's s places; None
-          for all tokens there are, old and new. For a causal pass of n > 1 give causal_mask(n, s, cache.index).
-
+        Args:
+            as of a call, for the new tokens alone; but mask: bool [n, s] or [b, n, s] over the cache's s places; None
+                for all tokens there are, old and new. For a causal pass of n > 1 give causal_mask(n, s, cache.index).
         Returns:
-          [b, n, width], and the cache with n tokens more.
-
+            [b, n, width], and the cache with n tokens more.
         Raises:
-          ValueError: wrong shapes, or a cache that is too short (outside jit; within, the caller sees to it).
+            ValueError: wrong shapes, or a cache that is too short (outside jit; within, the caller sees to it).
         """
         y, after = self._run(x, positions, cond, mask, None, cache)
         assert after is not None

@@ -21,7 +21,7 @@ class ConvEncoder(nn.Module):
     """Strided convolutions, each halving both sides, then one hidden dense layer.
 
     Raises:
-      ValueError: the image's sides are not divisible by 2^len(widths).
+        ValueError: the image's sides are not divisible by 2^len(widths).
     """
 
     latent_dim: int = 64
@@ -46,7 +46,7 @@ class ConvDecoder(nn.Module):
     """The mirror image of ConvEncoder: two dense layers, then transposed convolutions, each doubling both sides.
 
     Raises:
-      ValueError: the image's sides are not divisible by 2^len(widths).
+        ValueError: the image's sides are not divisible by 2^len(widths).
     """
 
     image_shape: tuple[int, int, int]

@@ -39,7 +39,8 @@ class Quantised(NamedTuple):
 def straight_through(z: Array, e: Array) -> Array:
     """e, with the gradient passed on to z as if they were one: [..., d] twice -> [..., d].
 
-    References: van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937, section 3.2.
+    References:
+        van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937, section 3.2.
     """
     return lax.stop_gradient(e) + (z - lax.stop_gradient(z))  # the bracket is exactly zero, so the value is exactly e
 
@@ -52,8 +53,10 @@ def rotation_trick(z: Array, e: Array) -> Array:
 
     Args:
         z, e: [..., d] float. A z or e of zero gives a finite gradient.
-    Returns: [..., d], equal to e.
-    References: Fifty et al., Restructuring Vector Quantization with the Rotation Trick, arXiv:2410.06424, section 4.2.
+    Returns:
+        [..., d], equal to e.
+    References:
+        Fifty et al., Restructuring Vector Quantization with the Rotation Trick, arXiv:2410.06424, section 4.2.
     """
     e = lax.stop_gradient(e)
     fixed = lax.stop_gradient(z)
@@ -120,8 +123,10 @@ def ema_codebook(codes: Array, counts: Array, new_counts: Array, new_sums: Array
         codes: [K, d] e. counts: [K] N >= 0, decayed; a code of count 0 jumps to the mean of its first vectors.
         new_counts, new_sums: [K] n and [K, d] sum z, of the vectors of the batch that chose each code.
         decay: gamma in [0, 1).
-    Returns: e' [K, d] and N' [K].
-    References: van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937, appendix A.1.
+    Returns:
+        e' [K, d] and N' [K].
+    References:
+        van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937, appendix A.1.
     """
     total = decay * counts + (1 - decay) * new_counts
     step = (1 - decay) * (new_sums - new_counts[:, None] * codes)
@@ -136,8 +141,10 @@ def restart_dead_codes(key: Array, codes: Array, counts: Array, z: Array, below:
         codes, counts: [K, d] and [K], decayed counts a batch.
         z: [n, d] the vectors of the global batch; each is drawn once as long as there are K of them.
         below: a code is dead if it counts less than this times n / K, what it would if all were chosen alike.
-    Returns: codes [K, d] and counts [K], those of restarted codes n / K.
-    References: Dhariwal et al., Jukebox, arXiv:2005.00341, appendix B.1 (random restart), with a threshold in tokens.
+    Returns:
+        codes [K, d] and counts [K], those of restarted codes n / K.
+    References:
+        Dhariwal et al., Jukebox, arXiv:2005.00341, appendix B.1 (random restart), with a threshold in tokens.
     """
     num_codes, share = len(codes), len(z) / len(codes)
     rows = jax.random.choice(key, len(z), (num_codes,), replace=len(z) < num_codes)
@@ -154,7 +161,7 @@ class VectorQuantiser(nn.Module):
     cosines choose (ViT-VQGAN, Yu et al., arXiv:2110.04627, section 3.2), best with a small dim.
 
     Raises:
-      ValueError: z has other channels.
+        ValueError: z has other channels.
     """
 
     num_codes: int = 256
@@ -192,12 +199,11 @@ class VectorQuantiser(nn.Module):
         """One step of the moving average over the global batch, and restarts: changes the collection "codebook".
 
         Args:
-          z: float [b, ..., d], what the module was called on; under pmap the device's part of the batch.
-          tokens: int32 [b, ...], the codes that were chosen.
-          key: for restarts; the same on all devices.
-
+            z: float [b, ..., d], what the module was called on; under pmap the device's part of the batch.
+            tokens: int32 [b, ...], the codes that were chosen.
+            key: for restarts; the same on all devices.
         Raises:
-          ValueError: codes that a gradient trains, or no key where codes may restart.
+            ValueError: codes that a gradient trains, or no key where codes may restart.
         """
         if not isinstance(self.codes, nn.Variable):
             raise ValueError("with ema=False a gradient trains the codes, and they follow nothing")
@@ -230,7 +236,7 @@ class FiniteScalarQuantiser(nn.Module):
     (7, 5, 5, 5, 5) (table 1).
 
     Raises:
-      ValueError: a level count below 2, or z of other channels.
+        ValueError: a level count below 2, or z of other channels.
     """
 
     levels: Sequence[int] = (8, 6, 5)
@@ -271,7 +277,7 @@ class LookupFreeQuantiser(nn.Module):
     whole loss is the caller's. Yu et al., arXiv:2310.05737, section 3.1.
 
     Raises:
-      ValueError: z has other channels.
+        ValueError: z has other channels.
     """
 
     dim: int = 8

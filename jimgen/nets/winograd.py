@@ -36,7 +36,6 @@ def convolution(x: Array, k: Array, *, stride: Size, before: Size, size: Size) -
         stride: (s, t).
         before: padding above x and to its left.
         size: (h, w) of the result, both even.
-
     Returns:
         [b, h, w, o].
     """

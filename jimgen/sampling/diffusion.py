@@ -67,16 +67,14 @@ def velocity_from(prediction: Prediction, output: Array, x_t: Array, t: Array | 
     at t = 1.
 
     Args:
-      prediction: what the net predicts.
-      output: [b, ...] float, its prediction.
-      x_t: [b, ...] float.
-      t: [b] or [], in [0, 1].
-
+        prediction: what the net predicts.
+        output: [b, ...] float, its prediction.
+        x_t: [b, ...] float.
+        t: [b] or [], in [0, 1].
     Returns:
-      v [b, ...], finite.
-
+        v [b, ...], finite.
     Raises:
-      ValueError: an unknown prediction, or an output or times of another shape.
+        ValueError: an unknown prediction, or an output or times of another shape.
     """
     _require_one_shape(x_t, output)
     t = per_example(t, x_t)
@@ -100,13 +98,12 @@ def loss_weight(prediction: Prediction, loss: Prediction, t: Array) -> Array:
     end rules the batch; samplers divide by t itself (`velocity_from`).
 
     Args:
-      prediction, loss: what the net predicts, and where its error is measured.
-      t: [b] float in [0, 1].
-
+        prediction, loss: what the net predicts, and where its error is measured.
+        t: [b] float in [0, 1].
     Returns:
-      [b], >= 0.
-
-    References: Li and He, Back to Basics: Let Denoising Generative Models Denoise, arXiv:2511.13720, table 1.
+        [b], >= 0.
+    References:
+        Li and He, Back to Basics: Let Denoising Generative Models Denoise, arXiv:2511.13720, table 1.
     """
     if _known(prediction) == _known(loss):
         return jnp.ones_like(t)
@@ -165,8 +162,8 @@ def edm_coefficients(sigma: Array, sigma_data: float = 0.5) -> EDMCoefficients:
     weight out^2 = 1, so the weighted loss is ||F - (x - skip x_noisy) / out||^2.
 
     Args:
-      sigma: noise levels > 0, any shape.
-      sigma_data: standard deviation of the data.
+        sigma: noise levels > 0, any shape.
+        sigma_data: standard deviation of the data.
     """
     total = jnp.square(sigma) + sigma_data**2
     return EDMCoefficients(
@@ -184,13 +181,12 @@ def edm_denoise(
     """D(x_t / (1 - t); sigma), and the weight of its squared error.
 
     Args:
-      net: F (scaled x [b, ...], c_noise [b]) -> [b, ...].
-      x_t: [b, ...] float.
-      t: [b] float in [0, 1]; sigma is kept within [1e-4, 1e4].
-      sigma_data: standard deviation of the data.
-
+        net: F (scaled x [b, ...], c_noise [b]) -> [b, ...].
+        x_t: [b, ...] float.
+        t: [b] float in [0, 1]; sigma is kept within [1e-4, 1e4].
+        sigma_data: standard deviation of the data.
     Returns:
-      The denoised images [b, ...], and weights [b].
+        The denoised images [b, ...], and weights [b].
     """
     sigma = jnp.clip(t / jnp.maximum(1 - t, 1e-5), 1e-4, 1e4)
     c = edm_coefficients(sigma, sigma_data)
@@ -209,7 +205,8 @@ def uniform_times(num_steps: int) -> np.ndarray:
 def edm_sigmas(num_steps: int, smallest: float = 0.002, largest: float = 80.0, rho: float = 7.0) -> np.ndarray:
     """sigma_i = (largest^(1/rho) + i / (N - 1) (smallest^(1/rho) - largest^(1/rho)))^rho, then 0: float32 [N + 1].
 
-    References: Karras et al., arXiv:2206.00364, eq. 5.
+    References:
+        Karras et al., arXiv:2206.00364, eq. 5.
     """
     if num_steps < 2:
         raise ValueError(f"expected at least two steps, got {num_steps}")

@@ -50,8 +50,10 @@ def guide(conditional: Array, unconditional: Array, weight: Array | float) -> Ar
     Args:
         conditional, unconditional: [b, ...] float.
         weight: w, a scalar or [b].
-    Returns: [b, ...].
-    Raises: ValueError for shapes that differ, or a weight of another shape.
+    Returns:
+        [b, ...].
+    Raises:
+        ValueError: for shapes that differ, or a weight of another shape.
     """
     if conditional.shape != unconditional.shape:
         raise ValueError(f"expected equal shapes, got {list(conditional.shape)} and {list(unconditional.shape)}")

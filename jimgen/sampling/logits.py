@@ -41,7 +41,7 @@ def keep_top_k(logits: Array, k: int) -> Array:
     """-inf for all but the k largest (and those that equal the k-th): [..., n] -> [..., n]; k = 0 keeps all.
 
     Raises:
-      ValueError: a negative k.
+        ValueError: a negative k.
     """
     _check_top_k(k)
     if k == 0 or k >= logits.shape[-1]:
@@ -57,9 +57,9 @@ def keep_top_p(logits: Array, p: float) -> Array:
     to 1e-5 of it, reaches p: of (.5, .3, .1, .1), p = .8 keeps two.
 
     Raises:
-      ValueError: p outside (0, 1].
-
-    References: Holtzman et al., The Curious Case of Neural Text Degeneration, arXiv:1904.09751, section 3.1.
+        ValueError: p outside (0, 1].
+    References:
+        Holtzman et al., The Curious Case of Neural Text Degeneration, arXiv:1904.09751, section 3.1.
     """
     _check_top_p(p)
     if p == 1:
@@ -77,7 +77,7 @@ def filter_logits(logits: Array, options: LogitFilter) -> Array:
     """Temperature, then top-k, then top-p: [..., n] -> [..., n], -inf for what is never drawn.
 
     Raises:
-      ValueError: options outside their ranges.
+        ValueError: options outside their ranges.
     """
     check_filter(options)
     if options.temperature == 0:

@@ -17,9 +17,9 @@ def renoise(x: Array, t: Array, t_later: Array, fresh: Array) -> Array:
     """A draw of x_t'' given x_t at t <= t'', the forward process: c x + sqrt(t''^2 - (c t)^2) n, c = (1 - t'')/(1 - t).
 
     Args:
-      x: [n, ...] float at time t.
-      t, t_later: scalars, 0 <= t <= t_later <= 1, t < 1.
-      fresh: n, standard normal in the shape of x.
+        x: [n, ...] float at time t.
+        t, t_later: scalars, 0 <= t <= t_later <= 1, t < 1.
+        fresh: n, standard normal in the shape of x.
     """
     keep = (1 - t_later) / (1 - t)
     return keep * x + jnp.sqrt(jnp.maximum(jnp.square(t_later) - jnp.square(keep * t), 0)) * fresh
@@ -38,18 +38,17 @@ def inpaint(
     More rounds repeat each step: back to t by `renoise`, and down again, so that new pixels agree with known ones.
 
     Args:
-      velocity: as of the solvers.
-      known: images [n, ...] float; what they hold where the mask is false is not read.
-      mask: bool, in the shape of `known` but for axes of length 1; True = known.
-      times: as of the solvers; at the first, what is unknown is its noise alone.
-      key: a PRNG key.
-      rounds: times each step is taken, >= 1.
-
+        velocity: as of the solvers.
+        known: images [n, ...] float; what they hold where the mask is false is not read.
+        mask: bool, in the shape of `known` but for axes of length 1; True = known.
+        times: as of the solvers; at the first, what is unknown is its noise alone.
+        key: a PRNG key.
+        rounds: times each step is taken, >= 1.
     Returns:
-      [n, ...], equal to `known` where the mask is True.
-
-    References: Lugmayr et al., RePaint: Inpainting using Denoising Diffusion Probabilistic Models, arXiv:2201.09865,
-      algorithm 1, with a jump length of 1.
+        [n, ...], equal to `known` where the mask is True.
+    References:
+        Lugmayr et al., RePaint: Inpainting using Denoising Diffusion Probabilistic Models, arXiv:2201.09865, algorithm
+        1, with a jump length of 1.
     """
     if rounds < 1:
         raise ValueError(f"expected at least one round, got {rounds}")
@@ -77,7 +76,7 @@ def as_mask(mask: Array, images: Array) -> Array:
     """A mask [n, h, w] or [n, h, w, 1] of images [n, h, w, c], bool or numbers 0 and 1 -> bool [n, h, w, 1].
 
     Raises:
-      ValueError: a mask of another shape.
+        ValueError: a mask of another shape.
     """
     if mask.shape not in (images.shape[:3], (*images.shape[:3], 1)):
         raise ValueError(f"expected a mask {list(images.shape[:3])}, True = known, got {list(mask.shape)}")

@@ -100,9 +100,9 @@ def ancestral_step(velocity: Velocity, x: Array, t: Array, t_next: Array, fresh:
     forward process, DDPM's step; at 0 it is DDIM's (Song et al., arXiv:2010.02502, eq. 12 and 16).
 
     Args:
-      velocity, x, t, t_next: as above; t > t_next, scalars.
-      fresh: n, standard normal in the shape of x.
-      eta: in [0, 1].
+        velocity, x, t, t_next: as above; t > t_next, scalars.
+        fresh: n, standard normal in the shape of x.
+        eta: in [0, 1].
     """
     v = velocity(x, t)
     ratio = t_next * (1 - t) / (t * (1 - t_next))

@@ -80,15 +80,14 @@ def decode_in_parallel(
     the schedule leaves one token masked after the last step, so what comes back are the draws before masking again.
 
     Args:
-      logits_of: tokens int32 [n, t] -> logits [n, t, num_codes].
-      tokens: int32 [n, t], num_codes where unknown.
-      key: a PRNG key.
-      num_codes: K, also the MASK token.
-      num_steps: T.
-      choice_temperature: tau.
-
+        logits_of: tokens int32 [n, t] -> logits [n, t, num_codes].
+        tokens: int32 [n, t], num_codes where unknown.
+        key: a PRNG key.
+        num_codes: K, also the MASK token.
+        num_steps: T.
+        choice_temperature: tau.
     Returns:
-      int32 [n, t] in [0, num_codes); known tokens unchanged.
+        int32 [n, t] in [0, num_codes); known tokens unchanged.
     """
     n, t = tokens.shape
     keys = noise.example_keys(key, jnp.arange(n))
