@@ -1,0 +1,225 @@
+"""The config that every experiment extends, and what its fields mean for a run.
+
+What a field means stands at the field, as metadata: `width: int = field(default=64, metadata=COUNT)`.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from jimgen.errors import UserError
+
+if TYPE_CHECKING:  # the commands that only read folders start without JAX
+    import optax
+
+COUNT = {"at_least": 1}  # there must be at least one
+SEED = {"at_most": 2**63 - 1}
+HOW = {"free": True, "compared": False}  # says how a run is carried out, not what it computes: may change on resume
+LENGTH = {"free": True}  # may change on resume, but `jimgen compare` tells runs apart by it
+CHOOSES_BEST = {"free": True, "compared": "best"}  # likewise, where their best checkpoints are compared
+REPETITION = {"compared": False}  # `jimgen compare` averages over it
+CONTAINED_RUN = {"contained_run": True}  # names a run; this run keeps a copy of it in its own folder
+
+FIX = "restore it from a copy, or use another --workdir"
+Class = TypeVar("Class")
+Config = TypeVar("Config", bound="RunConfig")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What every experiment can be told. Experiments add their own fields and override defaults.
+
+    Raises:
+      UserError: a number that makes no sense: not finite, negative, zero of what is counted, or a whole one of 2^31 or
+        more (2^63 for the seed).
+    """
+
+    data: str = "digits"
+    """digits, fashion_mnist, tfds:NAME, folder:PATH (PATH may be a .zip of pictures) or npz:PATH"""
+    size: int | None = field(default=None, metadata=COUNT)
+    """height and width that images are brought to; by default as they are"""
+    fit: Literal["resize", "pad"] = "resize"
+    """bicubic resizing, or background around a smaller image"""
+    channels: Literal[1, 3] | None = None
+    """1 for grey, 3 for colour; by default what the data are"""
+    bits: int | None = None
+    """bits used by grey pictures of 16, such as 12; by default what their files say, else 16"""
+    data_dir: str | None = field(default=None, metadata=HOW)
+    """folder of prepared TFDS data sets"""
+    download: bool = field(default=False, metadata=HOW)
+    """let tensorflow-datasets download what is missing"""
+    strict: bool = field(default=False, metadata=HOW)
+    """fail on a corrupt image instead of leaving it out"""
+    steps: int = field(default=1000, metadata=COUNT | LENGTH)
+    """train steps in all, those before a resume included"""
+    batch_size: int = field(default=64, metadata=COUNT)
+    """images a step, over all devices"""
+    accumulate: int = field(default=1, metadata=COUNT)
+    """microbatches that a step is cut into, to save memory"""
+    seed: int = field(default=0, metadata=SEED | REPETITION)
+    """random seed for initialisation, noise and data order"""
+    ema_half_life: float = 20_000
+    """images after which the moving average of the weights has forgotten half; 0 for no average"""
+    workdir: str | None = field(default=None, metadata=HOW)
+    """folder of the run; an existing one resumes. Default runs/EXPERIMENT-DATA"""
+    mode: Literal["auto", "jit", "pmap", "sharded"] = field(default="auto", metadata=HOW)
+    """jit (one device), pmap or sharded (all devices); auto: sharded where there are several"""
+    devices: int = field(default=0, metadata=HOW)
+    """number of devices to use, the first ones; 0 for all"""
+    log_every: int = field(default=50, metadata=COUNT | HOW)
+    """steps between lines of metrics.jsonl"""
+    sample_every: int = field(default=0, metadata=HOW)
+    """steps between sample grids; 0 for a tenth of the run"""
+    save_every: int = field(default=500, metadata=COUNT | HOW)
+    """steps between checkpoints"""
+    eval_every: int = field(default=0, metadata=HOW)
+    """steps between evaluations on the test split, where the method has one; 0 for the end only"""
+    quality_every: int = field(default=0, metadata=CHOOSES_BEST)
+    """steps between measurements of generated images, whose best checkpoint is kept in best/; 0 for none"""
+    quality_metric: Literal["fd", "kid", "is", "precision", "recall", "coverage"] = field(
+        default="fd", metadata=CHOOSES_BEST
+    )
+    """metric that decides which checkpoint is the best"""
+    quality_num: int = field(default=2000, metadata=CHOOSES_BEST)
+    """images generated for each measurement"""
+    quality_extractor: str = field(default="", metadata=CHOOSES_BEST)
+    """feature extractor; default the data's own classifier, else efficientnet_lite0@64"""
+    keep: int = field(default=3, metadata=COUNT | HOW)
+    """checkpoints to keep"""
+    max_skipped: int = field(default=20, metadata=COUNT | HOW)
+    """updates in a row that may be skipped as not finite before training stops"""
+    compilation_cache: bool = field(default=True, metadata=HOW)
+    """keep compiled programs on the disk, so that the next start is faster"""
+    profile: bool = field(default=False, metadata=HOW)
+    """record a trace of a few steps in RUN/profile"""
+    override: bool = field(default=False, metadata=HOW)
+    """go on in a workdir whose config was different"""
+    dry_run: bool = field(default=False, metadata=HOW)
+    """print parameters, shapes, FLOPs and memory, and stop"""
+
+    def __post_init__(self) -> None:
+        for each in dataclasses.fields(self):
+            _check_number(each, getattr(self, each.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduledConfig(RunConfig):
+    """A config whose learning rate rises along a line, and then falls to 0 along a cosine."""
+
+    learning_rate: float = 1e-3
+    """peak learning rate"""
+    warmup_steps: int = 100
+    """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""
+    schedule_steps: int = field(default=0, metadata=LENGTH)
+    """step at which the learning rate reaches 0; 0 for the last one. Set it to train longer later on the same curve"""
+
+    def schedule(self) -> "optax.Schedule":
+        """The learning rate at each step."""
+        from jimgen.schedules import warmup_cosine
+
+        return warmup_cosine(self.learning_rate, self.warmup_steps, self.schedule_length())
+
+    def schedule_length(self) -> int:
+        """Steps after which the learning rate is 0."""
+        return self.schedule_steps or self.steps
+
+
+def _check_number(each: dataclasses.Field[Any], value: Any) -> None:
+    if not isinstance(value, (int, float)):
+        return
+    flag = f"--{each.name.replace('_', '-')} {value}"
+    if not 0 <= value < math.inf:
+        raise UserError(f"{flag}: must be finite and not negative")
+    least, most = each.metadata.get("at_least", 0), each.metadata.get("at_most", 2**31 - 1)
+    if value < least:
+        raise UserError(f"{flag}: must be at least {least}")
+    if isinstance(value, int) and value > most:
+        raise UserError(f"{flag}: must be at most {most}")
+
+
+def free_fields(config: RunConfig | type[RunConfig]) -> set[str]:
+    """The names of the fields that may change when a run resumes."""
+    return {each.name for each in dataclasses.fields(config) if each.metadata.get("free")}
+
+
+def uncompared_fields(config: RunConfig | type[RunConfig], best: bool = False) -> set[str]:
+    """The names of the fields that `jimgen compare` ignores; `best`: where best checkpoints are compared."""
+    counted = ("best",) if best else ()
+    compared = {each.name: each.metadata.get("compared", True) for each in dataclasses.fields(config)}
+    return {name for name, when in compared.items() if when is not True and when not in counted}
+
+
+def contained_runs(config: Any) -> dict[str, str]:
+    """The fields of a config that name runs to be contained, with their values; empty ones are left out."""
+    names = [each.name for each in dataclasses.fields(config) if each.metadata.get("contained_run")]
+    return {name: value for name in names if (value := getattr(config, name))}
+
+
+def changed(config: Config, changes: Sequence[str]) -> Config:
+    """The config with "field=value" in place of some of its fields; a tuple's values are separated by commas.
+
+    Raises:
+      UserError: a change of another form, or of a field that the config does not have.
+    """
+    fields = [each.name for each in dataclasses.fields(config)]
+    flags: list[str] = []
+    for change in changes:
+        name, equals, value = change.partition("=")
+        name = name.strip().lstrip("-").replace("-", "_")
+        if not equals or name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1, cutoff=0.0)
+            raise UserError(f"--change {change}: expected field=value with a field of the run's config, as {near[0]}")
+        flags += [f"--{name.replace('_', '-')}", *value.split(",")]
+    return tyro.cli(type(config), args=flags, default=config, prog="--change") if flags else config
+
+
+def from_values(made: type[Class], values: Mapping[str, Any], path: Path) -> Class:
+    """An instance of a dataclass or NamedTuple from its values in JSON; unknown names are left out.
+
+    Args:
+      made: the class.
+      values: by field; lists for tuples. Missing ones take the class's defaults.
+      path: where they come from, for messages.
+
+    Raises:
+      UserError: a value of the wrong type, or none for a field without a default.
+    """
+    hints = get_type_hints(made, include_extras=True)
+    names = [each.name for each in dataclasses.fields(made)] if dataclasses.is_dataclass(made) else list(hints)
+    found = {name: _tuples(values[name]) for name in names if name in values}
+    for name, value in found.items():
+        if not _is_of_type(value, hints[name]):
+            raise UserError(f"{path} is damaged ({name} is {value!r:.60}): {FIX}")
+    try:
+        return made(**found)
+    except TypeError as error:
+        raise UserError(f"{path} is damaged ({error}): {FIX}") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(x) for x in value) if isinstance(value, list) else value
+
+
+def _is_of_type(value: Any, hint: Any) -> bool:
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return _is_of_type(value, parts[0])
+    if origin is Literal:
+        return any(value == part and type(value) is type(part) for part in parts)
+    if origin in (Union, UnionType):
+        return any(_is_of_type(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        wanted = parts[:1] * len(value) if parts[1:] == (...,) else parts
+        return len(wanted) == len(value) and all(map(_is_of_type, value, wanted))
+    if hint in (int, float):
+        return isinstance(value, (int, hint)) and not isinstance(value, bool)
+    return value is None if hint in (None, NoneType) else isinstance(value, origin or hint)

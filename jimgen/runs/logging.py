@@ -1,0 +1,76 @@
+"""The log of a training: lines of metrics.jsonl, and its progress on the screen."""
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from jimgen.curves import read_metrics
+from jimgen.files import disk_errors, write_atomically
+from jimgen.output import Output
+
+Log = Callable[[int, dict[str, float]], None]  # (step, metrics)
+
+
+def silent(step: int, metrics: dict[str, float]) -> None:
+    """The log of processes other than the first."""
+
+
+@contextlib.contextmanager
+def metrics_log(path: Path, start: int, steps: int, batch_size: int, output: Output) -> Iterator[Log]:
+    """A function (step, metrics) that writes a line of metrics.jsonl and shows progress.
+
+    Args:
+      path: of metrics.jsonl. Rows after `start`, which a run that resumes writes again, are dropped.
+      start: steps done before.
+      steps: of the whole training.
+      batch_size: images a step.
+      output: where progress is shown.
+    """
+    seconds = _forget_after(path, start)
+    began = last_time = time.perf_counter()
+    last_step = start
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    values = TextColumn("{task.fields[values]}", markup=False)  # names hold brackets
+    bar = Progress(*columns, values, console=output, disable=not output.is_terminal)
+    with bar, path.open("ab", buffering=0) as file:  # a buffer would be written once more when it is closed
+        task = bar.add_task("training", total=steps, completed=start, values="compiling")
+        compiled: tuple[int, float] | None = None  # step and time of the first line: only what follows tells the speed
+
+        def log(step: int, metrics: dict[str, float]) -> None:
+            nonlocal last_time, last_step, compiled
+            now = time.perf_counter()
+            row: dict[str, float] = {"step": step, "seconds": round(seconds + now - began, 3)}
+            if compiled and step > last_step:
+                row["images_per_s"] = round((step - last_step) * batch_size / (now - last_time), 2)
+            compiled = compiled or (step, now)
+            last_time, last_step = now, step  # of evaluations too, whose time is not training's
+            with disk_errors(path.parent):
+                file.write(json.dumps(row | metrics).encode() + b"\n")
+            speed = {"images/s": row["images_per_s"]} if "images_per_s" in row else {}
+            shown = "  ".join(f"{name} {value:.4g}" for name, value in {**speed, **_headline(metrics)}.items())
+            bar.update(task, completed=step, values=shown)
+            if not output.is_terminal:
+                done, since = step - compiled[0], now - compiled[1]
+                left = f"  eta {(steps - step) * since / done:.0f}s" if done and step < steps else ""
+                output.print(f"step {step}/{steps}{left}  {shown}")
+
+        yield log
+
+
+def _headline(metrics: dict[str, float]) -> dict[str, float]:
+    return {
+        name: value
+        for name, value in metrics.items()
+        if name.endswith("/loss") or name.startswith(("test/", "quality/"))
+    }
+
+
+def _forget_after(path: Path, step: int) -> float:
+    """Drops the rows after a step. Returns the seconds trained until then."""
+    rows = [row for row in read_metrics(path) if row["step"] <= step] if path.exists() else []
+    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return rows[-1].get("seconds", 0.0) if rows else 0.0

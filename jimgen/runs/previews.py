@@ -1,0 +1,55 @@
+"""Sample and reconstruction grids, by which one sees how a training goes."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jimgen.data.batches import scale_images
+from jimgen.data.dataset import Dataset, read_rows
+from jimgen.methods.method import Method
+from jimgen.pictures import grid, grid_of_rows, rows_of, save_png, to_uint8
+from jimgen.runs.folder import RECONSTRUCTIONS
+from jimgen.train_step import TrainState, eval_variables
+
+ROWS = 8  # of a sample grid; its columns are the classes, if there are 2 to 16 of them
+
+
+def grid_labels(num_classes: int, rows: int = ROWS) -> tuple[np.ndarray, int]:
+    """Labels int32 [n] of a sample grid, and its number of columns: a class a column, or eight columns."""
+    columns = num_classes if 2 <= num_classes <= 16 else ROWS
+    return np.tile(np.arange(columns, dtype=np.int32) % max(num_classes, 1), rows), columns
+
+
+def real_grid(dataset: Dataset) -> np.ndarray:
+    """Training images laid out as the sample grid is: where there are classes, one a column."""
+    labels, columns = grid_labels(dataset.spec.num_classes)
+    images, found = read_rows(dataset.train, range(min(dataset.spec.num_train, 4 * len(labels))))
+    waiting = {label: list(np.flatnonzero(found == label)) for label in np.unique(found)}
+    rows = [waiting[label].pop(0) if waiting.get(label) else i % len(images) for i, label in enumerate(labels)]
+    return grid(images[np.asarray(rows)], columns=columns)
+
+
+def pairs_grid(images: np.ndarray, reconstructions: np.ndarray, columns: int) -> np.ndarray:
+    """A grid whose rows are, in turn, images and their reconstructions: uint8 [n, h, w, c] twice -> [H, W, 3]."""
+    pairs = zip(rows_of(images, columns), rows_of(reconstructions, columns), strict=True)
+    return grid_of_rows([row for pair in pairs for row in pair])
+
+
+def write_previews(method: Method, dataset: Dataset, folder: Path, key: Array, state: TrainState) -> Path:
+    """Writes a sample grid and, of methods that reconstruct, one of test images and their reconstructions.
+
+    All are drawn from the same key, labels and test images each time. Returns the path of the sample grid.
+    """
+    variables = jax.device_put(eval_variables(state), jax.local_devices()[0])
+    labels, columns = grid_labels(dataset.spec.num_classes)
+    images = jax.jit(method.sample)(variables, key, jnp.asarray(labels))
+    name = f"step_{int(state.step):08d}.png"
+    save_png(folder / name, grid(to_uint8(images), columns=columns))
+    if method.reconstruct:
+        test, test_labels = read_rows(dataset.test, (row % dataset.spec.num_test for row in range(4 * columns)))
+        again = jax.jit(method.reconstruct)(variables, scale_images(jnp.asarray(test)), jnp.asarray(test_labels))
+        save_png(folder / f"{RECONSTRUCTIONS}{name}", pairs_grid(test, to_uint8(again), columns))
+    return folder / name
