@@ -32,7 +32,7 @@ def key_of(seed: int) -> Array:
 def require_seed(seed: int) -> None:
     """Raises UserError for a seed outside 0 to 2^63 - 1."""
     if not 0 <= seed <= LARGEST_SEED:
-        raise UserError(f"--seed {seed}: must be between 0 and {LARGEST_SEED} (2^63 - 1)")
+        raise UserError(f"--seed {seed}: must lie within 0 and {LARGEST_SEED} (2^63 - 1)")
 
 
 def example_keys(key: Array, index: Array) -> Array:

@@ -175,7 +175,7 @@ def _run_phase(phase: Phase, state: TrainState, parts: Sequence[Batch], key: Arr
 def _accumulated_gradient(
     phase: Phase, params: Variables, variables: Variables, parts: Sequence[Batch], key: Array
 ) -> tuple[Array, Aux, Variables]:
-    """Loss, aux and gradient, averaged over devices and microbatches; `Aux.observed` covers the device's whole batch."""
+    """Loss, aux and gradient, averaged over devices and microbatches; `Aux.observed` covers the whole batch."""
 
     def objective(params: Variables, batch: Batch) -> tuple[Array, Aux]:
         together = _merge(variables, {net: {"params": params[net]} for net in phase.trains})

@@ -38,22 +38,22 @@ def masked(
     The tokenizer's nets are part of the variables and of every checkpoint; no phase trains them.
 
     Args:
-        net: (tokens int32 [b, t] with num_codes for MASK, labels int32 [b], dropout_keys=keys [b]) -> logits [b, t,
-            num_codes]; the label num_classes stands for none.
-        tokenizer, frozen: the functions, and the nets' variables by name, of `runs.tokenizer.load_tokenizer`.
+        net: (tokens int32 [b, t] with num_codes for MASK, labels int32 [b], dropout_keys=keys [b]) -> logits
+            [b, t, num_codes]; the label num_classes means no label.
+        tokenizer, frozen: the functions and the variables by net name from `runs.tokenizer.load_tokenizer`.
         num_classes: 0 to learn and sample without labels.
         tx: the optimiser.
-        label_drop: how often training hides a label, for guidance.
+        label_drop: probability with which training hides a label, for guidance.
         label_smoothing: epsilon of the cross-entropy, spread over all codes.
-        num_steps: of decoding.
-        choice_temperature: tau of decoding, by which noise takes part in choosing the tokens that are kept; it falls to
-            0 with the steps.
+        num_steps: number of decoding steps.
+        choice_temperature: tau, the scale of the noise in the choice of the tokens to keep; it decreases to 0.
         guidance: weight w of u + w (c - u) on the logits; 1 for none.
     Raises:
-        ValueError: guidance without classes, fewer than 1 step, or label_drop or label_smoothing outside [0, 1].
+        ValueError: for guidance without num_classes > 0 and label_drop > 0, fewer than 1 step, or label_drop or
+            label_smoothing outside [0, 1].
     """
     if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing is a share, got {label_smoothing}")
+        raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
     check_guidance(guidance, num_classes, label_drop)
     if num_steps < 1:
         raise ValueError(f"decoding takes at least 1 step, got {num_steps}")
@@ -70,7 +70,7 @@ def masked(
         return tokenizer.tokenize(variables, images).reshape(-1, num_tokens)
 
     def losses(variables: Variables, batch: Batch, key: Array, smoothing: float, train: bool) -> Array:
-        """Cross-entropy of each example, nats [b]: the mean over its masked tokens, at one draw of the mask."""
+        """Mean cross-entropy over the masked tokens of each example at one draw of the mask: [b] nats."""
         index = batch["index"]
         keys = [jax.random.fold_in(key, i) for i in range(4)]
         tokens = tokens_of(variables, batch["image"])
@@ -88,7 +88,7 @@ def masked(
         return {"bits_per_masked_token": losses(variables, batch, key, 0.0, train=False) / math.log(2)}
 
     def fill(variables: Variables, key: Array, tokens: Array, labels: Array) -> Array:
-        """Decodes the masked ones among tokens [n, t]; the others stay."""
+        """Decodes the masked tokens among tokens int32 [n, t]; the others are kept."""
 
         def logits_of(tokens: Array) -> Array:
             return guided(lambda x, labels: run(variables, x, labels), tokens, labels, num_classes, guidance)

@@ -31,26 +31,26 @@ def mean_flow(
 ) -> Method:
     """A mean flow: one phase; sampler of one step or few, held-out errors.
 
-    u(z, t, r) (t - r) = integral of v from r to t, whence u = v - (t - r) du/dt along the path. The net is asked for
-    that, du/dt being its own, by one forward derivative: a net without custom reverse rules (einsum attention).
+    u(z, t, r) (t - r) is the integral of v from r to t, so u = v - (t - r) du/dt along the path. The net learns this
+    target, with its own du/dt by forward-mode differentiation. It must support forward mode (einsum attention does).
 
     Args:
-        net: (z_t [b, h, w, c], times [b, 2] = (t, t - r), labels int32 [b], dropout_keys=keys [b]) -> [b, h, w, c]
-            float32; the label num_classes stands for none.
+        net: (z_t [b, h, w, c], times [b, 2] = (t, t - r), labels int32 [b], dropout_keys=keys [b]) -> float32
+            [b, h, w, c]; the label num_classes means no label.
         image_shape: (h, w, c).
         num_classes: 0 to learn and sample without labels.
         tx: the optimiser.
-        times: mean and standard deviation of the logit-normal draws, of which t is the larger and r the smaller.
-        r_equals_t: share of the examples with r = t, whose loss is that of flow matching.
+        times: mean and standard deviation of two logit-normal draws; t is the larger and r the smaller one.
+        r_equals_t: fraction of the examples with r = t, whose loss is that of flow matching.
         norm_power, norm_constant: p and c of the adaptive loss ||e||^2 / (||e||^2 + c)^p.
-        label_drop: how often training hides a label.
-        guidance: w of classifier-free guidance, which is learned, not sampled: v = w v + (1 - w) u(z, t, t | no label).
-        num_steps: of the sampler.
+        label_drop: probability with which training hides a label.
+        guidance: w of classifier-free guidance, part of the training target: v = w v + (1 - w) u(z, t, t | no label).
+        num_steps: steps of the sampler.
     Raises:
-        ValueError: guidance without classes, or a share outside [0, 1].
+        ValueError: for guidance without num_classes > 0 and label_drop > 0, or label_drop or r_equals_t outside [0, 1].
     """
     if not 0 <= r_equals_t <= 1:
-        raise ValueError(f"r_equals_t is a share, got {r_equals_t}")
+        raise ValueError(f"r_equals_t must be in [0, 1], got {r_equals_t}")
     check_guidance(guidance, num_classes, label_drop)
     points = uniform_times(num_steps)
 
@@ -88,7 +88,7 @@ def mean_flow(
 
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
         squared = squared_errors(variables, batch, key, train=True)
-        # The loss itself says nothing at p = 1, being about one for every error: the mean is what to watch.
+        # At p = 1 the loss is about one for every error, so the mean squared error is the metric to watch.
         metrics = {"squared_error": squared.mean() / batch["image"][0].size}
         return adaptive_loss(squared, norm_power, norm_constant).mean(), Aux(metrics)
 

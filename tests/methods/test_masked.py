@@ -172,7 +172,7 @@ def test_samples_and_fillings(frozen_tokenizer):
     [
         ({"guidance": 2.0, "label_drop": 0.0}, "guidance needs"),
         ({"label_drop": 2.0}, "label_drop is a probability, got 2.0"),
-        ({"label_smoothing": -0.1}, "label_smoothing is a share, got -0.1"),
+        ({"label_smoothing": -0.1}, "label_smoothing must be in .0, 1., got -0.1"),
     ],
 )
 def test_options_that_contradict_each_other(frozen_tokenizer, options, message):

@@ -142,7 +142,7 @@ def test_samples_follow_their_labels():
 
 
 def test_bad_options_are_named():
-    with pytest.raises(ValueError, match="r_equals_t is a share, got 2"):
+    with pytest.raises(ValueError, match="r_equals_t must be in .0, 1., got 2"):
         tiny_mean_flow(r_equals_t=2.0)
     with pytest.raises(ValueError, match="guidance needs num_classes > 0"):
         tiny_mean_flow(num_classes=0, guidance=2.0)
