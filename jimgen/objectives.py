@@ -231,7 +231,7 @@ def squared_gradient_norm(discriminator: Callable[[Array], Array], images: Array
     """
     logits, pull_back = jax.vjp(discriminator, images)
     if logits.shape != images.shape[:1]:
-        raise ValueError(f"expected logits {list(images.shape[:1])}, one an image, got {list(logits.shape)}")
+        raise ValueError(f"expected logits {list(images.shape[:1])}, one per image, got {list(logits.shape)}")
     (gradient,) = pull_back(jnp.ones_like(logits))
     return logits, _sum_per_example(jnp.square(gradient))
 
@@ -269,7 +269,7 @@ def interpolate_pairs(real: Array, fake: Array, alpha: Array) -> Array:
     """
     real, fake = _of_one_shape(real=real, fake=fake)
     if jnp.shape(alpha) != real.shape[:1]:
-        raise ValueError(f"expected alpha {list(real.shape[:1])}, one a pair, got {list(jnp.shape(alpha))}")
+        raise ValueError(f"expected alpha {list(real.shape[:1])}, one per pair, got {list(jnp.shape(alpha))}")
     alpha = at_least_float32(alpha).reshape(alpha.shape + (1,) * (real.ndim - 1))
     return alpha * real + (1 - alpha) * fake
 
@@ -622,7 +622,7 @@ def flow_matching_loss(output: Array, target: Array, weight: Array) -> Array:
     """
     output, target = _of_one_shape(output=output, target=target)
     if jnp.shape(weight) != output.shape[:1]:
-        raise ValueError(f"expected weight {list(output.shape[:1])}, one an example, got {list(jnp.shape(weight))}")
+        raise ValueError(f"expected weight {list(output.shape[:1])}, one per example, got {list(jnp.shape(weight))}")
     return weight * jnp.square(output - target).mean(tuple(range(1, output.ndim)))
 
 

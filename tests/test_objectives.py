@@ -284,7 +284,7 @@ PER_EXAMPLE = {
         [[0.5, 1.0], [1.0, 2.0]],
         (IMAGES, IMAGES, FLAT),
         (IMAGES, IMAGES, COLUMN),
-        r"alpha \[4\], one a pair, got \[4, 1\]",
+        r"alpha \[4\], one per pair, got \[4, 1\]",
     ),
     "squared_error": Row(
         objectives.squared_error,
@@ -408,7 +408,7 @@ PER_EXAMPLE = {
         [5.0, 0.5],
         (EXTREME, -EXTREME, jnp.array([400.0])),
         (FLAT, FLAT, COLUMN),
-        r"weight \[4\], one an example, got \[4, 1\]",
+        r"weight \[4\], one per example, got \[4, 1\]",
     ),
     "adaptive_loss": Row(objectives.adaptive_loss, (jnp.array([1.0, 0, 0.01]),), [1 / 1.01, 0, 0.5], (FLAT,)),
     "cross_entropy": Row(
@@ -620,7 +620,7 @@ def test_squared_gradient_norm_sees_through_an_augmentation() -> None:
 
 
 def test_squared_gradient_norm_refuses_a_column_of_logits() -> None:
-    with pytest.raises(ValueError, match=r"logits \[2\], one an image, got \[2, 1\]"):
+    with pytest.raises(ValueError, match=r"logits \[2\], one per image, got \[2, 1\]"):
         objectives.squared_gradient_norm(lambda x: x.sum(1, keepdims=True), jnp.zeros((2, 3)))
 
 

@@ -137,13 +137,13 @@ def test_edm_noise_levels_by_hand():
 
 def test_bad_input_is_named():
     x = jnp.zeros((3, 2))
-    with pytest.raises(ValueError, match=r"expected times \[\] or \[3\], one an example, got \[2\]"):
+    with pytest.raises(ValueError, match=r"expected times \[\] or \[3\], one per example, got \[2\]"):
         diffusion.interpolate(x, x, jnp.zeros(2))
     for bad in (
         lambda: diffusion.interpolate(x, x[:, :1], 0.5),
         lambda: diffusion.velocity_from("data", x[:1], x, 0.5),
     ):
-        with pytest.raises(ValueError, match="expected two arrays of one shape"):  # they would broadcast
+        with pytest.raises(ValueError, match="expected equal shapes"):  # they would broadcast
             bad()
     with pytest.raises(ValueError, match="unknown prediction 'x': use one of velocity, data, noise"):
         diffusion.target_of("x", x, x)

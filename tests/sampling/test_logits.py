@@ -110,7 +110,7 @@ def test_options_outside_their_ranges(options, message):
 
 def test_filters_alone_refuse_what_would_keep_nothing():
     for p in (0.0, -0.1, 1.5, math.nan):
-        with pytest.raises(ValueError, match="top_p is a probability"):
+        with pytest.raises(ValueError, match="top_p must be in .0, 1."):
             keep_top_p(LOGITS, p)
-    with pytest.raises(ValueError, match="top_k counts tokens"):
+    with pytest.raises(ValueError, match="top_k must not be negative"):
         keep_top_k(LOGITS, -1)
