@@ -1,9 +1,9 @@
-"""The Inception network of the Frechet Inception distance, with its quirks, for inference.
+"""The Inception network of the Frechet Inception distance, for inference.
 
 This is the network of TensorFlow's file inception-2015-12-05 (Szegedy et al., Rethinking the Inception Architecture for
-Computer Vision, arXiv:1512.00567), which Heusel et al. (arXiv:1706.08500) and all after them measure with. It differs
-from the paper's: average pooling leaves the padding out of its count, the last block pools by maximum, and there are
-1008 logits. BatchNorm (epsilon .001) is folded into the convolutions; layers bear the names of PyTorch's weights.
+Computer Vision, arXiv:1512.00567), which Heusel et al. (arXiv:1706.08500) and later papers use. It differs from that of
+the paper: average pooling does not count the padding, the last block has max pooling, and there are 1008 logits.
+BatchNorm (epsilon .001) is folded into the convolutions. Layers have the names of PyTorch's weights.
 """
 
 import flax.linen as nn
@@ -13,7 +13,7 @@ from jax import Array
 NUM_FEATURES = 2048
 NUM_CLASSES = 1008
 EPSILON = 1e-3  # of the folded BatchNorms
-SMALLEST = 75  # pixels: below this the valid convolutions run out of picture
+SMALLEST = 75  # pixels per side; "VALID" convolutions need as many
 
 
 class Inception(nn.Module):
@@ -24,16 +24,16 @@ class Inception(nn.Module):
     scale the levels 0..255 at 299x299: (x - 128) / 128 in the original graph, 2 x / 255 - 1 in pytorch-fid.
 
     Raises:
-        ValueError: images of fewer than 75 pixels a side.
+        ValueError: for images of fewer than 75 pixels per side.
     """
 
     @nn.compact
     def __call__(self, images: Array) -> tuple[Array, Array]:
         if min(images.shape[1:3]) < SMALLEST:
-            raise ValueError(f"Inception takes images of {SMALLEST} pixels a side or more, not {images.shape[1:3]}")
+            raise ValueError(f"Inception takes images of {SMALLEST} pixels per side or more, not {images.shape[1:3]}")
 
         def conv(x: Array, name: str, features: int, kernel: tuple[int, int], stride: int = 1, same: bool = True):
-            # What PyTorch pads by (kernel - 1) / 2 is "SAME" here: every kernel is odd, every stride of 2 unpadded.
+            # PyTorch's padding of (kernel - 1) / 2 is "SAME": kernels are odd, and strides of 2 have no padding.
             padding = "SAME" if same else "VALID"
             return nn.relu(nn.Conv(features, kernel, stride, padding, name=f"{name}.conv")(x))
 
@@ -134,13 +134,13 @@ class Inception(nn.Module):
             x = block_c(x, name, width)
         x = block_d(x, "Mixed_7a")
         x = block_e(x, "Mixed_7b", _average_pool(x))
-        x = block_e(x, "Mixed_7c", nn.max_pool(x, (3, 3), padding="SAME"))  # a slip of 2015 that all figures share
+        x = block_e(x, "Mixed_7c", nn.max_pool(x, (3, 3), padding="SAME"))  # a mistake of 2015 in all published FIDs
         features = jnp.mean(x, axis=(1, 2))
         return features, nn.Dense(NUM_CLASSES, use_bias=False, name="fc")(features)
 
 
 def _average_pool(x: Array) -> Array:
-    """Means over 3x3 pixels, at the border over those that there are."""
+    """Means over 3x3 pixels, at the border over the pixels inside the image."""
     return nn.avg_pool(x, (3, 3), padding="SAME", count_include_pad=False)
 
 

@@ -20,7 +20,8 @@ from jimgen.methods.tokenizer import (
     unigram_bits,
 )
 from jimgen.nets.dcgan import Discriminator
-from jimgen.nets.tokenizer import Decoder, Encoder, ResidualBlock, RMSNorm
+from jimgen.nets.layers import Norm
+from jimgen.nets.tokenizer import Decoder, Encoder, ResidualBlock
 from jimgen.nets.vq import FiniteScalarQuantiser, LookupFreeQuantiser, VectorQuantiser
 from jimgen.objectives import absolute_error, bernoulli_nll, squared_error
 from jimgen.parallel import DEVICE_AXIS, mean_over_devices
@@ -91,7 +92,7 @@ def test_sizes_that_the_strides_do_not_divide_are_refused():
 def test_norm_and_block_at_the_start():
     """Channels have mean square one at each place; a residual block begins as the identity."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 3, 6)), jnp.float32)
-    y, _ = RMSNorm().init_with_output(jax.random.key(0), x)
+    y, _ = Norm().init_with_output(jax.random.key(0), x)
     np.testing.assert_allclose(y, x / np.sqrt(np.square(x).mean(-1, keepdims=True)), rtol=1e-4)
     np.testing.assert_array_equal(ResidualBlock().init_with_output(jax.random.key(0), x)[0], x)
 

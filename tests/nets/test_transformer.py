@@ -10,7 +10,8 @@ from tiny import applied, largest_difference
 
 from jimgen import noise
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
-from jimgen.nets.embeddings import PatchHead, TimeEmbedding, TokenEmbedding, patchify, sincos_embedding, unpatchify
+from jimgen.nets.embeddings import PatchHead, TimeEmbedding, TokenEmbedding, patchify, unpatchify
+from jimgen.nets.positions import sincos_embedding
 from jimgen.nets.transformer import (
     Backbone,
     Norm,

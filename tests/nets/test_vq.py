@@ -114,7 +114,7 @@ def test_tokens_that_are_none_are_refused(name):
 
 @pytest.mark.parametrize("name", QUANTISERS)
 def test_other_channels_are_refused(name):
-    with pytest.raises(ValueError, match=r"takes vectors of 3 numbers, got \[1, 2, 2, 4\]: give the encoder 3"):
+    with pytest.raises(ValueError, match=r"expected vectors \[\.\.\., 3\], got \[1, 2, 2, 4\]: set the encoder.s dim to 3"):
         QUANTISERS[name].init(jax.random.key(0), jnp.zeros((1, 2, 2, 4)))
 
 
@@ -313,7 +313,7 @@ def test_quantising_leaves_the_codebook_and_restarts_need_a_key():
     _, variables = initialised(quantiser, z)
     _, changed = applied(quantiser, variables, z, mutable=["codebook"])
     np.testing.assert_array_equal(changed["codebook"]["codes"], variables["codebook"]["codes"])
-    with pytest.raises(ValueError, match="give a key, or restart_below=0"):
+    with pytest.raises(ValueError, match="pass a key, or restart_below=0"):
         followed(quantiser, variables, z)
 
 
