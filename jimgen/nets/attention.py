@@ -21,7 +21,7 @@ def einsum_attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     if mask is None:
         weights = nn.softmax(logits)
     else:
-        # Masked before the softmax, so that masked keys get no weight, and after it, so that rows without keys are zero.
+        # Masked before the softmax, so that masked keys get no weight, and after it, so that empty rows are zero.
         weights = jnp.where(mask, nn.softmax(jnp.where(mask, logits, jnp.finfo(precise).min)), 0)
     return jnp.einsum("bhts,bshd->bthd", weights.astype(v.dtype), v)
 

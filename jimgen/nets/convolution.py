@@ -221,7 +221,7 @@ def _c_sums(g: _Geometry, x: Array, k: Array) -> Array:
 def _t_phases(g: _Geometry, y: Array, k: Array) -> Array:
     """T as one small convolution of y for each offset r within a stride, with interleaved results.
 
-    Only the taps s j + r + p contribute to pixel s m + r of the result, from pixels m - j of y. This is a convolution of
+    Only the taps s j + r + p contribute to pixel s m + r of the result, from pixels m - j of y: a convolution of
     stride one for each r.
     """
     sizes = [-(-n // s) for n, s in zip(g.picture, g.stride, strict=True)]

@@ -11,7 +11,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jimgen.nets.layers import BatchNorm, Conv, ConvTranspose, Dtype, at_least_float32, base_size, normal_02, with_labels
+from jimgen.nets.layers import (
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dtype,
+    at_least_float32,
+    base_size,
+    normal_02,
+    with_labels,
+)
 
 
 def scale_init(key: Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> Array:
