@@ -237,13 +237,11 @@ def squared_gradient_norm(discriminator: Callable[[Array], Array], images: Array
 
 
 def zero_centred_penalty(squared_norm: Array, gamma: Scalar) -> Array:
-    """gamma / 2 ||grad_x D(x)||^2: R1 for real images x, R2 for generated ones.
+    """gamma / 2 ||grad_x D(x)||^2: [b], >= 0. R1 for real images x, R2 for generated ones.
 
     Args:
         squared_norm: float [b], >= 0, from `squared_gradient_norm`.
         gamma: scalar, >= 0.
-    Returns:
-        [b], >= 0.
     Raises:
         ValueError: if squared_norm is not [b], or gamma is not a scalar.
     References:
@@ -255,13 +253,11 @@ def zero_centred_penalty(squared_norm: Array, gamma: Scalar) -> Array:
 
 
 def interpolate_pairs(real: Array, fake: Array, alpha: Array) -> Array:
-    """alpha real + (1 - alpha) fake: a point on the line between the images of each pair, for `wgan_gp`.
+    """alpha real + (1 - alpha) fake: [b, ...], a point on the line between the images of each pair, for `wgan_gp`.
 
     Args:
         real, fake: float [b, ...].
         alpha: float [b] in [0, 1], uniform in the paper.
-    Returns:
-        [b, ...], the shape of `real`.
     Raises:
         ValueError: if the shapes of the images differ, or alpha is not [b].
     References:
@@ -275,15 +271,13 @@ def interpolate_pairs(real: Array, fake: Array, alpha: Array) -> Array:
 
 
 def wgan_gp(squared_norm: Array, weight: Scalar = 10.0) -> Array:
-    """weight (||grad_x D(x)|| - 1)^2, at points between real and fake images.
+    """weight (||grad_x D(x)|| - 1)^2, at points between real and fake images: [b], >= 0.
 
     The norm has no derivative where the gradient is zero; this function takes it as zero there.
 
     Args:
         squared_norm: float [b], >= 0, from `squared_gradient_norm` at `interpolate_pairs`.
         weight: scalar, >= 0.
-    Returns:
-        [b], >= 0.
     Raises:
         ValueError: if squared_norm is not [b], or weight is not a scalar.
     References:
@@ -301,12 +295,10 @@ def wgan_gp(squared_norm: Array, weight: Scalar = 10.0) -> Array:
 
 
 def squared_error(x: Array, reconstruction: Array) -> Array:
-    """||x - reconstruction||^2, summed over pixels.
+    """||x - reconstruction||^2, summed over pixels: [b], >= 0, in squared units of x.
 
     Args:
         x, reconstruction: float or integer [b, ...].
-    Returns:
-        [b], >= 0, in squared units of x.
     Raises:
         ValueError: if the shapes differ.
     """
@@ -315,12 +307,10 @@ def squared_error(x: Array, reconstruction: Array) -> Array:
 
 
 def absolute_error(x: Array, reconstruction: Array) -> Array:
-    """||x - reconstruction||_1, summed over pixels.
+    """||x - reconstruction||_1, summed over pixels: [b], >= 0, in units of x.
 
     Args:
         x, reconstruction: float or integer [b, ...].
-    Returns:
-        [b], >= 0, in units of x.
     Raises:
         ValueError: if the shapes differ.
     """
@@ -329,7 +319,7 @@ def absolute_error(x: Array, reconstruction: Array) -> Array:
 
 
 def bernoulli_nll(logits: Array, x: Array) -> Array:
-    """-sum [x log sigmoid(l) + (1 - x) log(1 - sigmoid(l))] = sum [softplus(l) - l x].
+    """-sum [x log sigmoid(l) + (1 - x) log(1 - sigmoid(l))] = sum [softplus(l) - l x]: [b] nats, >= 0.
 
     It is a likelihood for binary x. For grey x it is a cross-entropy, not a density (Loaiza-Ganem and Cunningham, The
     continuous Bernoulli, arXiv:1907.06845).
@@ -337,8 +327,6 @@ def bernoulli_nll(logits: Array, x: Array) -> Array:
     Args:
         logits: float [b, ...], any range.
         x: float [b, ...] in [0, 1].
-    Returns:
-        [b] nats, >= 0.
     Raises:
         ValueError: if the shapes differ.
     """
@@ -371,15 +359,13 @@ def gaussian_nll(x: Array, mean: Array, log_sigma: Scalar) -> Array:
 
 
 def optimal_log_sigma(x: Array, reconstruction: Array) -> Array:
-    """log sigma* with sigma*^2 = mean (x - reconstruction)^2: the shared sigma of maximum likelihood (sigma-VAE).
+    """log sigma* with sigma*^2 = mean (x - reconstruction)^2: [], the sigma of maximum likelihood (sigma-VAE).
 
     The mean is over the global batch in every mode, or over a microbatch when gradients are accumulated. A perfect
     reconstruction gives a large negative number, not -inf; bound it by `soft_lower_bound`.
 
     Args:
         x, reconstruction: float or integer [b, ...].
-    Returns:
-        [], in log units of x.
     Raises:
         ValueError: if the shapes differ.
     References:
@@ -398,8 +384,6 @@ def soft_lower_bound(log_sigma: Array, bound: Scalar = -6.0) -> Array:
     Args:
         log_sigma: float, any shape and range.
         bound: scalar, the smallest log standard deviation.
-    Returns:
-        The shape of log_sigma, >= bound.
     Raises:
         ValueError: if bound is not a scalar.
     References:
@@ -420,12 +404,6 @@ def _exp_then_linear(x: Array, limit: float = _LARGEST_EXPONENT) -> Array:
 
     It is finite, convex and increasing everywhere. A loss that uses it in place of e^x keeps its minima below the limit
     and has no others, and its gradient neither overflows nor vanishes.
-
-    Args:
-        x: float, any shape and range.
-        limit: where the tangent begins.
-    Returns:
-        The shape of x, > 0 (0 where e^x underflows).
     """
     return jnp.exp(_at_most(x, limit)) + _beyond(x, limit)
 
@@ -447,12 +425,8 @@ def bounded_logvar(logvar: Array) -> Array:
     """The identity up to 40, and 40 + e / (1 + e / 10) < 50 above, with the excess e = logvar - 40.
 
     Without it a large log variance gives samples z of infinite length. Use the same bounded value in every term of a
-    loss, or the loss is no bound on the likelihood. Small values need no bound: all terms are exact there.
-
-    Args:
-        logvar: float, any shape and range.
-    Returns:
-        The shape of logvar, < 50, with a gradient > 0 everywhere.
+    loss, or the loss is no bound on the likelihood. Small values need no bound: all terms are exact there. logvar may
+    have any shape and range, and the gradient is > 0 everywhere.
     """
     logvar = at_least_float32(logvar)
     excess = relu(logvar - 40)
@@ -533,13 +507,11 @@ def free_bits(kl_per_dimension: Array, floor: Scalar) -> Array:
 
 
 def negative_elbo(nll: Array, kl: Array) -> Array:
-    """-log p(x|z) + KL(q(z|x) || p(z)) >= -log p(x) in expectation over z.
+    """-log p(x|z) + KL(q(z|x) || p(z)) >= -log p(x) in expectation over z: [b] nats.
 
     Args:
         nll: float [b] nats, such as `bernoulli_nll` or `gaussian_nll` at one z ~ q(z|x).
         kl: float [b] nats.
-    Returns:
-        [b] nats.
     Raises:
         ValueError: if nll and kl are not both [b].
     References:
@@ -588,13 +560,11 @@ def kl_weight_from_sigma(sigma: Scalar) -> Scalar:
 
 
 def bits_per_dim(nats: Array, num_dims: int) -> Array:
-    """nats / (num_dims log 2).
+    """nats / (num_dims log 2): [b] bits per dimension.
 
     Args:
         nats: float [b], nats per image; of a *discrete* likelihood to be comparable (see `gaussian_nll`).
         num_dims: h w c, >= 1.
-    Returns:
-        [b] bits per dimension.
     Raises:
         ValueError: if num_dims is not a scalar, or < 1.
     """
@@ -608,13 +578,11 @@ def bits_per_dim(nats: Array, num_dims: int) -> Array:
 
 
 def flow_matching_loss(output: Array, target: Array, weight: Array) -> Array:
-    """w mean (output - target)^2 of velocities, images or noise, whichever the network predicts.
+    """w mean (output - target)^2 of velocities, images or noise, whichever the network predicts: [b], >= 0.
 
     Args:
         output, target: float [b, ...].
         weight: float [b], such as `sampling.diffusion.loss_weight`.
-    Returns:
-        [b], >= 0, a mean over dimensions.
     Raises:
         ValueError: if the shapes differ, or weight is not [b].
     References:
@@ -627,7 +595,7 @@ def flow_matching_loss(output: Array, target: Array, weight: Array) -> Array:
 
 
 def adaptive_loss(squared: Array, power: Scalar = 1.0, constant: Scalar = 0.01) -> Array:
-    """||e||^2 / sg(||e||^2 + c)^p: the loss of a mean flow.
+    """||e||^2 / sg(||e||^2 + c)^p: [b], >= 0, the loss of a mean flow.
 
     The gradient with respect to e is 2 e / (||e||^2 + c)^p. At p = 0 it is that of the squared error. For ||e||^2 well
     above c its norm is about 2 at p = 1/2, and 2 / ||e|| at p = 1, where larger errors get smaller gradients.
@@ -635,8 +603,6 @@ def adaptive_loss(squared: Array, power: Scalar = 1.0, constant: Scalar = 0.01) 
     Args:
         squared: float [b], ||e||^2 >= 0, summed over dimensions.
         power, constant: p >= 0 and c > 0, scalars.
-    Returns:
-        [b], >= 0.
     Raises:
         ValueError: if squared is not [b], or power or constant is not a scalar.
     References:
@@ -651,14 +617,12 @@ def adaptive_loss(squared: Array, power: Scalar = 1.0, constant: Scalar = 0.01) 
 
 
 def cross_entropy(logits: Array, targets: Array, smoothing: float = 0.0) -> Array:
-    """-(1 - eps) log p(y) - eps / K sum_k log p(k), p = softmax(logits).
+    """-(1 - eps) log p(y) - eps / K sum_k log p(k), p = softmax(logits): [...] nats, >= 0.
 
     Args:
         logits: float [..., K].
         targets: int [...] in 0..K-1.
         smoothing: eps in [0, 1]; 0 gives the negative log likelihood.
-    Returns:
-        [...] nats, >= 0.
     Raises:
         ValueError: if targets does not have the shape of logits without its last axis.
     References:
@@ -675,15 +639,13 @@ def cross_entropy(logits: Array, targets: Array, smoothing: float = 0.0) -> Arra
 
 
 def masked_cross_entropy(logits: Array, targets: Array, masked: Array, smoothing: float = 0.0) -> Array:
-    """The mean of `cross_entropy` over the masked tokens of each example.
+    """The mean of `cross_entropy` over the masked tokens of each example: [b] nats per token, >= 0.
 
     Args:
         logits: float [b, t, K].
         targets: int [b, t].
         masked: bool [b, t], at least one True in each row.
         smoothing: see `cross_entropy`.
-    Returns:
-        [b] nats per token, >= 0.
     Raises:
         ValueError: if the leading shapes differ.
     References:
@@ -696,12 +658,10 @@ def masked_cross_entropy(logits: Array, targets: Array, masked: Array, smoothing
 
 
 def commitment_loss(z: Array, e: Array) -> Array:
-    """||z - sg(e)||^2: moves the encoder's vectors z towards the codes e.
+    """||z - sg(e)||^2, summed over dimensions: [b], >= 0. It moves the encoder's vectors z towards the codes e.
 
     Args:
         z, e: float [b, ...].
-    Returns:
-        [b], >= 0, summed over dimensions.
     Raises:
         ValueError: if the shapes differ.
     References:
@@ -712,18 +672,16 @@ def commitment_loss(z: Array, e: Array) -> Array:
 
 
 def codebook_loss(z: Array, e: Array) -> Array:
-    """||sg(z) - e||^2: moves the codes towards the encoder's vectors. See `commitment_loss`."""
+    """||sg(z) - e||^2: [b], >= 0. It moves the codes e towards the encoder's vectors z. See `commitment_loss`."""
     z, e = _of_one_shape(z=z, e=e)
     return _sum_per_example(jnp.square(lax.stop_gradient(z) - e))
 
 
 def adaptive_weight(reconstruction_norm: Scalar, adversarial_norm: Scalar) -> Array:
-    """|grad L_rec| / (|grad L_adv| + 1e-4), clipped to [0, 1e4]: balances the gradients of both losses in a layer.
+    """[], |grad L_rec| / (|grad L_adv| + 1e-4) clipped to [0, 1e4]: balances the gradients of both losses in a layer.
 
     Args:
         reconstruction_norm, adversarial_norm: scalars >= 0, norms of the two gradients of the layer's kernel.
-    Returns:
-        [].
     Raises:
         ValueError: if they are not scalars.
     References:

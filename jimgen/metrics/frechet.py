@@ -21,12 +21,10 @@ class Moments(NamedTuple):
 
 
 def moments(features: ArrayLike) -> Moments:
-    """Count, mean and unbiased covariance of the features.
+    """Count, mean and unbiased covariance of the features, in float64.
 
     Args:
         features: float [n, d], n >= 1, finite.
-    Returns:
-        Moments in float64, in the unit of the features and its square.
     Raises:
         ValueError: for other shapes, NaN or infinity.
     """
@@ -42,12 +40,8 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     With n = n_a + n_b and delta = mean_b - mean_a: mean = mean_a + delta n_b / n, and the scatter matrix is the sum of
     both plus delta delta^T n_a n_b / n. Unlike sums of squares, this does not cancel.
 
-    Args:
-        a, b: Moments of d-dimensional features.
-    Returns:
-        Moments.
     Raises:
-        ValueError: if the dimensions d differ.
+        ValueError: if the dimensions of a and b differ.
     References:
         Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979,
         equation 2.1.
@@ -91,8 +85,6 @@ def frechet_distance_svd(features_a: ArrayLike, features_b: ArrayLike) -> float:
     Args:
         features_a: float [n_a, d], n_a >= 2.
         features_b: float [n_b, d], n_b >= 2.
-    Returns:
-        See `frechet_distance`.
     Raises:
         ValueError: for fewer than 2 samples, NaN, or different dimensions.
     """
