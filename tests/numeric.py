@@ -24,7 +24,7 @@ def uniform(seed: int, *shape: int) -> Array:
 
 @partial(jax.jit, static_argnums=0)
 def value_and_slopes(function: Callable[..., Array], *arrays: Array) -> tuple[Array, tuple[Array, ...]]:
-    """f(...) and the gradients of its sum. Compiled once a function and shape: eager gradients take far longer."""
+    """f(...) and the gradients of its sum, compiled once per function and shape, because eager gradients are slow."""
     gradient = jax.grad(lambda *arrays: function(*arrays).sum(), argnums=tuple(range(len(arrays))))
     return function(*arrays), gradient(*arrays)
 

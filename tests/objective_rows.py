@@ -17,7 +17,7 @@ from jimgen.objectives import AdversarialLoss
 Reference = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-# Adversarial losses: r = D(x), f = D(G(z)). The references say what the papers say, in probabilities and float64.
+# Adversarial losses: r = D(x), f = D(G(z)). The references are the papers' formulas, in probabilities and float64.
 
 
 def average_reference(r: np.ndarray, f: np.ndarray) -> np.ndarray:
@@ -77,16 +77,16 @@ PLAYERS = {
 }
 
 
-# Everything else that maps arrays to one number an example.
+# All other losses, which map arrays to one number per example.
 
 
 class Row(NamedTuple):
     function: Callable
     args: tuple  # by hand
     expected: Any
-    hostile: tuple = ()  # the function and its gradient must be finite here
-    mismatched: tuple = ()  # these must be refused, ...
-    message: str = ""  # ... in these words
+    extreme: tuple = ()  # the function and its gradient must be finite here
+    mismatched: tuple = ()  # these must raise ValueError ...
+    message: str = ""  # ... with this message
 
 
 COLUMN, FLAT = jnp.zeros((4, 1)), jnp.zeros(4)

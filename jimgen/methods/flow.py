@@ -66,6 +66,15 @@ class _Net(NamedTuple):
             return velocity_from("data", denoised, x, t)
         return velocity_from(self.prediction, self.run(variables, x, each, labels, None), x, t)
 
+    def guided_velocity(self, variables: Variables, labels: Array, guidance: Guidance) -> solvers.Velocity:
+        """v(x, t) for labels int32 [n], with guidance."""
+
+        def velocity(x: Array, t: Array) -> Array:
+            weight = 1 if guidance.weight == 1 else guidance_weight(guidance, t)
+            return guided(lambda x, labels: self.velocity(variables, x, t, labels), x, labels, self.num_classes, weight)
+
+        return velocity
+
 
 def flow(
     net: nn.Module,
@@ -130,22 +139,17 @@ def flow(
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         return {"flow_loss": losses(variables, batch, key, train=False)}
 
-    def velocity_at(variables: Variables, labels: Array) -> solvers.Velocity:
-        def velocity(x: Array, t: Array) -> Array:
-            weight = 1 if guidance.weight == 1 else guidance_weight(guidance, t)
-            return guided(lambda x, labels: predictor.velocity(variables, x, t, labels), x, labels, num_classes, weight)
-
-        return velocity
-
     def sample(variables: Variables, key: Array, labels: Array) -> Array:
         # The path starts at t = 1 or, for EDM, close to it, where x_t is nearly t eps.
         x_1 = points[0] * noise.normal(jax.random.fold_in(key, 0), jnp.arange(labels.shape[0]), image_shape)
-        images = sampler(velocity_at(variables, labels), x_1, points, jax.random.fold_in(key, 1))
+        velocity = predictor.guided_velocity(variables, labels, guidance)
+        images = sampler(velocity, x_1, points, jax.random.fold_in(key, 1))
         return jnp.clip(images, -1.0, 1.0)
 
     def inpaint(variables: Variables, key: Array, images: Array, mask: Array, labels: Array) -> Array:
         known = posterior.as_mask(mask, images)
-        filled = posterior.inpaint(velocity_at(variables, labels), images, known, points, key, inpaint_rounds)
+        velocity = predictor.guided_velocity(variables, labels, guidance)
+        filled = posterior.inpaint(velocity, images, known, points, key, inpaint_rounds)
         return jnp.where(known, images, jnp.clip(filled, -1.0, 1.0))
 
     return Method(

@@ -1,6 +1,8 @@
 """Mean flows (Geng et al., Mean Flows for One-step Generative Modeling, arXiv:2505.13447): a net learns the average
 velocity between two times, and one step goes from noise to image."""
 
+from typing import NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,46 @@ from jimgen.objectives import adaptive_loss, squared_error
 from jimgen.sampling.diffusion import interpolate, logit_normal, per_example, uniform_times, velocity_of
 from jimgen.sampling.guidance import check_guidance, drop_labels
 from jimgen.train_step import Aux, Batch, Phase, Variables
+
+
+class _Net(NamedTuple):
+    """The net as average velocity, and its errors. The fields are options of `mean_flow`."""
+
+    net: nn.Module
+    num_classes: int
+    times: tuple[float, float]
+    r_equals_t: float
+    label_drop: float
+    guidance: float
+
+    def average(
+        self, variables: Variables, z: Array, t: Array, r: Array, labels: Array, dropout_keys: Array | None = None
+    ) -> Array:
+        """u(z, t, r) for times [b]."""
+        both = jnp.stack([t, t - r], axis=-1)
+        return self.net.apply(variables["net"], z, both, labels, dropout_keys=dropout_keys)  # pyright: ignore[reportReturnType]
+
+    def squared_errors(self, variables: Variables, batch: Batch, key: Array, train: bool) -> Array:
+        """||u - target||^2, summed over dimensions: [b]."""
+        index, x = batch["index"], batch["image"]
+        keys = [jax.random.fold_in(key, i) for i in range(5)]
+        eps = noise.normal(keys[0], index, x.shape[1:]).astype(x.dtype)
+        drawn = logit_normal(noise.normal(keys[1], index, (2,)), *self.times).astype(x.dtype)
+        same = noise.uniform(keys[2], index) < self.r_equals_t
+        t, r = drawn.max(-1), jnp.where(same, drawn.max(-1), drawn.min(-1))
+        labels = drop_labels(batch["label"], keys[3], index, self.label_drop if train else 0.0, self.num_classes)
+        dropout_keys = noise.example_keys(keys[4], index) if train else None
+
+        z, velocity = interpolate(x, eps, t), velocity_of(x, eps)
+        if self.guidance != 1:
+            none = jnp.full_like(labels, self.num_classes)
+            unguided = self.average(variables, z, t, t, none)
+            guided = self.guidance * velocity + (1 - self.guidance) * unguided
+            velocity = jax.lax.stop_gradient(jnp.where(per_example(labels == none, x), velocity, guided))
+        of_times = lambda z, t, r: self.average(variables, z, t, r, labels, dropout_keys)  # noqa: E731
+        u, du = jax.jvp(of_times, (z, t, r), (velocity, jnp.ones_like(t), jnp.zeros_like(r)))
+        target = jax.lax.stop_gradient(velocity - per_example(t - r, x) * du)
+        return squared_error(u, target)
 
 
 def mean_flow(
@@ -53,47 +95,19 @@ def mean_flow(
         raise ValueError(f"r_equals_t must be in [0, 1], got {r_equals_t}")
     check_guidance(guidance, num_classes, label_drop)
     points = uniform_times(num_steps)
+    model = _Net(net, num_classes, times, r_equals_t, label_drop, guidance)
 
     def init(key: Array, batch: Batch) -> Variables:
         return {"net": net.init(key, batch["image"], jnp.zeros((batch["image"].shape[0], 2)), batch["label"] * 0)}
 
-    def average(
-        variables: Variables, z: Array, t: Array, r: Array, labels: Array, dropout_keys: Array | None = None
-    ) -> Array:
-        """u(z, t, r) for times [b]."""
-        both = jnp.stack([t, t - r], axis=-1)
-        return net.apply(variables["net"], z, both, labels, dropout_keys=dropout_keys)  # pyright: ignore[reportReturnType]
-
-    def squared_errors(variables: Variables, batch: Batch, key: Array, train: bool) -> Array:
-        """||u - target||^2, summed over dimensions: [b]."""
-        index, x = batch["index"], batch["image"]
-        keys = [jax.random.fold_in(key, i) for i in range(5)]
-        eps = noise.normal(keys[0], index, x.shape[1:]).astype(x.dtype)
-        drawn = logit_normal(noise.normal(keys[1], index, (2,)), *times).astype(x.dtype)
-        same = noise.uniform(keys[2], index) < r_equals_t
-        t, r = drawn.max(-1), jnp.where(same, drawn.max(-1), drawn.min(-1))
-        labels = drop_labels(batch["label"], keys[3], index, label_drop if train else 0.0, num_classes)
-        dropout_keys = noise.example_keys(keys[4], index) if train else None
-
-        z, velocity = interpolate(x, eps, t), velocity_of(x, eps)
-        if guidance != 1:
-            none = jnp.full_like(labels, num_classes)
-            unguided = average(variables, z, t, t, none)
-            guided = guidance * velocity + (1 - guidance) * unguided
-            velocity = jax.lax.stop_gradient(jnp.where(per_example(labels == none, x), velocity, guided))
-        of_times = lambda z, t, r: average(variables, z, t, r, labels, dropout_keys)  # noqa: E731
-        u, du = jax.jvp(of_times, (z, t, r), (velocity, jnp.ones_like(t), jnp.zeros_like(r)))
-        target = jax.lax.stop_gradient(velocity - per_example(t - r, x) * du)
-        return squared_error(u, target)
-
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        squared = squared_errors(variables, batch, key, train=True)
+        squared = model.squared_errors(variables, batch, key, train=True)
         # At p = 1 the loss is about one for every error, so the mean squared error is the metric to watch.
         metrics = {"squared_error": squared.mean() / batch["image"][0].size}
         return adaptive_loss(squared, norm_power, norm_constant).mean(), Aux(metrics)
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        squared = squared_errors(variables, batch, key, train=False)
+        squared = model.squared_errors(variables, batch, key, train=False)
         return {"squared_error": squared / batch["image"][0].size}
 
     def sample(variables: Variables, key: Array, labels: Array) -> Array:
@@ -101,7 +115,7 @@ def mean_flow(
         labels = labels if num_classes else jnp.zeros_like(labels)
         for t, r in zip(points[:-1], points[1:], strict=True):
             each = [jnp.full(labels.shape, time, z.dtype) for time in (t, r)]
-            z -= float(t - r) * average(variables, z, *each, labels)
+            z -= float(t - r) * model.average(variables, z, *each, labels)
         return jnp.clip(z, -1.0, 1.0)
 
     return Method(

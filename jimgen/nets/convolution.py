@@ -28,9 +28,9 @@ import numpy as np
 from jax import Array, lax
 
 from jimgen.nets import winograd
+from jimgen.nets.winograd import Size
 
 Pair = tuple[int, int]
-Size = tuple[int, ...]  # of length two: (height, width)
 Padding = str | int | tuple[Pair, Pair]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 

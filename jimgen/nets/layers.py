@@ -11,6 +11,7 @@ from jimgen.nets.convolution import conv, conv_transpose
 from jimgen.parallel import mean_over_devices
 from jimgen.precision import at_least_float32
 
+Activation = Callable[[Array], Array]
 Initializer = Callable[..., Array]
 Dtype = Any
 

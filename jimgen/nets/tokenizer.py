@@ -1,14 +1,12 @@
 """Convolutional encoder and decoder of a tokenizer, between images and a grid of vectors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jimgen.nets.layers import Conv, ConvTranspose, Dtype, Norm, at_least_float32, base_size
-
-Activation = Callable[[Array], Array]
+from jimgen.nets.layers import Activation, Conv, ConvTranspose, Dtype, Norm, at_least_float32, base_size
 
 
 class ResidualBlock(nn.Module):

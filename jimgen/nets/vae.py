@@ -6,15 +6,13 @@ or means, depending on the likelihood. If num_classes > 0, the one-hot label is 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jimgen.nets.layers import Conv, ConvTranspose, Dtype, at_least_float32, base_size, with_labels
-
-Activation = Callable[[Array], Array]
+from jimgen.nets.layers import Activation, Conv, ConvTranspose, Dtype, at_least_float32, base_size, with_labels
 
 
 class ConvEncoder(nn.Module):

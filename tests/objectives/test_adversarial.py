@@ -1,4 +1,4 @@
-"""Adversarial losses against closed forms, and what they do to the logits of both players."""
+"""Adversarial losses against closed forms and known optima, and the signs of their gradients."""
 
 import math
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def test_adversarial_matches_the_closed_form_and_its_gradient(loss: Callable, re
 
 @players
 def test_adversarial_is_finite_at_extreme_logits(loss: Callable, reference: Reference) -> None:
-    del reference  # the closed form in probabilities is what overflows
+    del reference  # the closed form in probabilities would overflow
     real, fake = jnp.array([200.0, 200.0, -200.0, -200.0, 0.0]), jnp.array([200.0, -200.0, 200.0, -200.0, 0.0])
     for leaf in jax.tree.leaves(value_and_slopes(loss, real, fake)):
         assert np.isfinite(leaf).all()

@@ -116,7 +116,7 @@ LOG_VARIANCES = jnp.asarray([-1e4, -200, -90, -44, -30, 0, 30, 44, 90, 200, 1e4]
 
 
 def test_gaussian_terms_are_finite_at_every_log_variance() -> None:
-    """And so are their gradients, for every pair of log variances, also where the means differ much."""
+    """Gradients are finite as well, for every pair of log variances, even if the means differ strongly."""
     v, w = (x.reshape(-1, 1) for x in jnp.meshgrid(LOG_VARIANCES, LOG_VARIANCES))
     for distance in (0.0, 1e-3, 100.0):
         mean = jnp.full_like(v, distance)
@@ -155,7 +155,7 @@ def test_a_gaussian_has_no_divergence_from_itself_at_any_log_variance() -> None:
 
 
 def test_log_variances_beyond_the_range_still_pull_back() -> None:
-    """A deviation that is far too small grows, one that is far too large shrinks."""
+    """A standard deviation that is far too small grows, one that is far too large shrinks."""
     ones, zeros = jnp.ones((1, 1)), jnp.zeros((1, 1))
     for far in (70.0, 1e3):
         _, slopes = value_and_slopes(objectives.gaussian_nll, ones, zeros, -far * ones)
@@ -197,7 +197,7 @@ def test_free_bits_without_a_floor_are_the_kl() -> None:
 
 
 def test_kl_weight_is_twice_the_variance() -> None:
-    """2 sigma^2 (-ELBO) is the loss and a constant: same values up to it, same gradients up to the factor."""
+    """2 sigma^2 (-ELBO) is the loss plus a constant, with the same gradients up to the factor."""
     num_pixels = 12
     x, noise = normal(30, 4, num_pixels), normal(31, 4, 3)
     params = normal(32, 3, num_pixels), normal(33, 4, 3), normal(34, 4, 3)  # decoder weights, mean, logvar

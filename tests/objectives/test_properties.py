@@ -17,7 +17,7 @@ from jimgen import objectives
 from jimgen.objectives import AdversarialLoss
 from jimgen.parallel import DEVICE_AXIS, mean_over_devices
 
-# Their gradients leave something constant, and so are not the slope: each has a test of its own.
+# Their gradients hold a factor constant, so they differ from the slope: each has its own test.
 HELD_CONSTANT = {"adaptive_loss", "commitment_loss", "codebook_loss"}
 
 SMOOTH = [name for name in PER_EXAMPLE if name not in HELD_CONSTANT]
@@ -26,7 +26,7 @@ per_example = pytest.mark.parametrize("row", PER_EXAMPLE.values(), ids=PER_EXAMP
 
 
 def only_arrays(row: Row, args: tuple) -> tuple[Callable, list[Array]]:
-    """The function of the array arguments alone, which is what jit and grad may trace."""
+    """The function with only its array arguments, which jit and grad can trace."""
     places = [place for place, argument in enumerate(args) if isinstance(argument, Array)]
 
     def function(*arrays: Array) -> Array:
@@ -61,8 +61,8 @@ def test_gradient_is_the_slope(row: Row) -> None:
 
 
 @per_example
-def test_finite_value_and_gradient_on_hostile_input(row: Row) -> None:
-    function, arrays = only_arrays(row, row.hostile)
+def test_finite_value_and_gradient_on_extreme_input(row: Row) -> None:
+    function, arrays = only_arrays(row, row.extreme)
     for leaf in jax.tree.leaves(value_and_slopes(function, *arrays)):
         assert leaf.dtype == jnp.float32
         assert np.isfinite(leaf).all()
@@ -87,7 +87,7 @@ ANY_SHAPE = ("soft_lower_bound", "bits_per_dim", "lfq_entropy")  # of their firs
 
 
 def plain_arguments(function: Callable, array: Array) -> dict[str, Any]:
-    """The array for each parameter that is one, and 1 for each scalar."""
+    """The array for each array parameter, and 1 for each scalar."""
     parameters = inspect.signature(function).parameters.values()
     return {p.name: array if p.annotation is Array else 1 for p in parameters}
 
@@ -97,7 +97,7 @@ SEVERAL = [name for name in PUBLIC if len(inspect.signature(PUBLIC[name]).parame
 
 @pytest.mark.parametrize("name", SEVERAL)
 def test_no_argument_broadcasts(name: str) -> None:
-    """Each in turn as a column, a row, a single number or of another batch, beside others of the right shape."""
+    """Each argument in turn is a column, a row, a single number or of another batch size; the others are right."""
     array = jnp.ones(SHAPES.get(name, (4,)))
     right = plain_arguments(PUBLIC[name], array)
     num_arrays = sum(isinstance(value, Array) for value in right.values())
@@ -119,7 +119,7 @@ def test_no_argument_broadcasts(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in PUBLIC if name not in ("kl_weight_from_sigma", *OF_TOKENS)])
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "bfloat16"])
 def test_integers_and_halves_are_taken_for_floats(name: str, dtype: str) -> None:
-    """Differences of uint8 would wrap around at 256, and their squares; the loss is that of the same numbers."""
+    """Differences of uint8 and their squares would wrap around at 256; the loss is that of the same floats."""
     rng = np.random.default_rng(0)
     shape = SHAPES.get(name, (4,))
     found, expected = (plain_arguments(PUBLIC[name], jnp.ones(())) for _ in range(2))
@@ -133,7 +133,7 @@ def test_integers_and_halves_are_taken_for_floats(name: str, dtype: str) -> None
 
 
 def test_every_objective_has_a_row() -> None:
-    """A function that is in no table, or a pair in no constant, is one that nobody has tested."""
+    """A function without a row, or a pair of losses without a row, would be untested."""
     tested = {row.function.__name__ for row in PER_EXAMPLE.values()} | set(PLAYERS) | {"squared_gradient_norm"}
     assert {*PUBLIC, "squared_gradient_norm"} == tested
     assert {row.loss for row in ADVERSARIAL.values()} == {
@@ -162,7 +162,7 @@ COUPLED = {
 
 @pytest.mark.parametrize("name", COUPLED)
 def test_means_over_the_batch_are_over_all_devices_of_a_pmap(name: str, x64: None) -> None:
-    """The mean loss and its gradient with respect to what all devices share, as of the whole batch at once."""
+    """The mean loss and its gradient for a shared variable are those of the whole batch."""
     function, shape = COUPLED[name]
     a, b = normal(8, *shape).astype(jnp.float64), 2 + normal(9, *shape).astype(jnp.float64)
 

@@ -54,7 +54,7 @@ def test_labels_are_hidden_as_often_as_asked():
 
 
 def test_a_guided_prediction_is_one_call_with_labels_and_without():
-    """Predictions are label + 10 x: guidance moves away from that of the label 3, which stands for none."""
+    """Predictions are label + 10 x: guidance moves away from that of the label 3, which means no label."""
     calls = []
 
     def predict(x, labels):
