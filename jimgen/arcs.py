@@ -1,4 +1,4 @@
-"""Arcs between two vectors, which may be equal, opposite or zero; spherical interpolation along them."""
+"""Great-circle arcs between two vectors, which may be equal, opposite or zero, and spherical interpolation."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from jax import Array
 
 
 class Arc(NamedTuple):
-    """Of start and end [..., d]: end / |end| = cos(angle) first + across, where `across` is normal to `first`.
+    """The arc from start to end [..., d]: end / |end| = cos(angle) first + across, with `across` normal to `first`.
 
     Point t of the arc of radius 1 is cos(t angle) first + `turned(arc, t)` across.
     """
@@ -24,8 +24,8 @@ class Arc(NamedTuple):
 def arc_between(start: Array, end: Array) -> Arc:
     """The shorter arc from the direction of start [..., d] to that of end [..., d], d >= 2.
 
-    It is one of many where the two are opposite: that over the axis to which `first` is most nearly normal. A zero
-    vector takes the direction of the other. Gradients are finite everywhere.
+    Opposite directions have many arcs; this is the one through the coordinate axis that is most nearly normal to
+    `first`. A zero vector takes the direction of the other vector. Gradients are finite everywhere.
     """
     tiny = 4 * float(jnp.finfo(start.dtype).eps)
     axes = jnp.arange(start.shape[-1])
@@ -36,36 +36,37 @@ def arc_between(start: Array, end: Array) -> Arc:
     last = jnp.where(end_length > 0, _over(end, end_length), first)
 
     cosine = (first * last).sum(-1, keepdims=True)
-    across = _normal_to(first, _normal_to(first, last))  # twice: what is left of nearly parallel vectors is rounding
+    across = _normal_to(first, _normal_to(first, last))  # twice, because rounding dominates for nearly parallel vectors
     sine = _length(across)
     opposite = (sine < tiny) & (cosine < 0)
     axis = jax.nn.one_hot(jnp.abs(first).argmin(-1), start.shape[-1], dtype=start.dtype)
     detour = _normal_to(first, axis)
     across = jnp.where(opposite, tiny * _over(detour, _length(detour)), across)
     sine = jnp.where(opposite, tiny, jnp.where(sine < tiny, 0, sine))
-    angle = jnp.arctan2(sine, cosine)  # exact where arccos(cosine) has lost half of its digits
+    angle = jnp.arctan2(sine, cosine)  # accurate near 0 and pi, where arccos(cosine) loses half of its digits
     return Arc(first, across, angle, sine, start_length, end_length)
 
 
 def turned(arc: Arc, t: Array) -> Array:
-    """sin(t angle) / sin(angle), or its limit t where the angle is 0: t broadcasts with arc.angle."""
+    """sin(t angle) / sin(angle), or its limit t if the angle is 0; t broadcasts with arc.angle."""
     parallel = arc.sine == 0
     return jnp.where(parallel, t, jnp.sin(t * arc.angle) / jnp.where(parallel, 1, arc.sine))
 
 
 def slerp(start: Array, end: Array, t: Array) -> Array:
-    """Spherical interpolation from start to end: angle and length go evenly from one to the other.
+    """Spherical interpolation from start to end: angle and length change linearly with t.
 
-    So the points between two draws of N(0, I) look like draws, which those on a straight line do not: they are too
-    short. Between opposite ends, which have many arcs, it is one of them; in one dimension there is none, and the path
-    is a straight line.
+    Points between two draws of N(0, I) then look like draws; points on a straight line are too short. Opposite vectors
+    have many arcs, of which this follows one. In one dimension there is no arc, and the path is a straight line.
 
     Args:
-        start, end: [..., d] float.
-        t: [...] from 0 to 1, of the same rank; the leading axes of all three broadcast.
-    Returns: [..., d].
-    References: Shoemake, Animating Rotation with Quaternion Curves, 1985, whose formula this is for ends of one length;
-        White, Sampling Generative Networks, arXiv:1609.04468.
+        start, end: float [..., d].
+        t: float [...] from 0 to 1, one axis fewer; the leading axes of all three broadcast.
+    Returns:
+        [..., d].
+    References:
+        Shoemake, Animating Rotation with Quaternion Curves, 1985, has this formula for vectors of equal length; White,
+        Sampling Generative Networks, arXiv:1609.04468.
     """
     t = t[..., None]
     if start.shape[-1] == 1:

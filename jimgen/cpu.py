@@ -1,4 +1,4 @@
-"""What makes XLA on CPU faster than by default. docs/benchmarks.md says by how much."""
+"""Settings that make XLA on CPU faster than its defaults. docs/benchmarks.md has the measurements."""
 
 import contextlib
 import ctypes
@@ -12,11 +12,11 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep what XLA on CPU frees: it asks for the same scratch memory again at the next step.
+    """Makes glibc keep the memory that XLA on CPU frees, because each step allocates the same scratch memory again.
 
-    By default every large block goes back to the kernel, which clears it again page by page at each step: about a tenth
-    of a convolutional train step. A process then keeps its peak memory until it ends. No effect elsewhere than on
-    Linux with glibc.
+    By default glibc returns large blocks to the kernel, which clears their pages again at each step. This takes about a
+    tenth of a convolutional train step. With this setting the process keeps its peak memory until it ends. It has no
+    effect except on Linux with glibc.
     """
     if sys.platform != "linux":
         return
@@ -30,9 +30,9 @@ def keep_freed_memory() -> None:
 
 @lru_cache
 def compiler_options(platform: str) -> dict[str, str]:
-    """Options for jax.jit on a platform: on CPU convolutions by Eigen, which uses all cores, and wide vectors.
+    """Options for jax.jit on a platform: on CPU, convolutions by Eigen, which uses all cores, and wide vectors.
 
-    Those that this jaxlib does not know are left out; elsewhere than on CPU there are none.
+    Options that the installed jaxlib does not know are omitted. On other platforms there are none.
     """
     wanted = {
         "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE",
@@ -40,7 +40,7 @@ def compiler_options(platform: str) -> dict[str, str]:
     }
     known = {}
     for name, value in wanted.items() if platform == "cpu" else ():
-        with contextlib.suppress(Exception):  # an unknown option raises; by which type is not part of the interface
+        with contextlib.suppress(Exception):  # an unknown option raises, but the exception type is undocumented
             jax.jit(lambda x: x, compiler_options={name: value}).lower(0.0).compile()
             known[name] = value
     return known

@@ -1,7 +1,7 @@
-"""Noise that belongs to the example, not to the device.
+"""Random numbers that belong to the example, not to the device.
 
 Each example draws from `fold_in(key, index)`, where index is its place in the global batch. So jit, pmap and sharded
-programs draw the same numbers on any number of devices, and a microbatch draws what the whole batch would have drawn.
+programs draw the same numbers on any number of devices, with or without microbatches.
 """
 
 from functools import partial
@@ -15,13 +15,13 @@ LARGEST_SEED = 2**63 - 1
 
 
 def key_of(seed: int) -> Array:
-    """The PRNG key of a seed, another one for each of 0 to 2^63 - 1.
+    """The PRNG key of a seed, a different one for each seed from 0 to 2^63 - 1.
 
-    `jax.random.key` itself keeps the low 32 bits alone, unless JAX computes in 64 bits. Seeds below 2^32 have the same
-    key as there; of larger ones the high bits are folded into the key of the low ones, in 64 bits as well.
+    `jax.random.key` uses only the low 32 bits, unless JAX runs in 64-bit mode. Seeds below 2^32 have the key of
+    `jax.random.key`. For larger seeds the high bits are folded into the key of the low bits, in either mode.
 
     Raises:
-      UserError: see `require_seed`.
+        UserError: see `require_seed`.
     """
     require_seed(seed)
     high, low = divmod(seed, 2**32)
@@ -30,27 +30,27 @@ def key_of(seed: int) -> Array:
 
 
 def require_seed(seed: int) -> None:
-    """Raises UserError for a seed that is not within 0 to 2^63 - 1."""
+    """Raises UserError for a seed outside 0 to 2^63 - 1."""
     if not 0 <= seed <= LARGEST_SEED:
         raise UserError(f"--seed {seed}: must lie within 0 and {LARGEST_SEED} (2^63 - 1)")
 
 
 def example_keys(key: Array, index: Array) -> Array:
-    """One key an example: key (a scalar PRNG key) and index int32 [b] -> keys [b]."""
+    """One key per example: a scalar PRNG key and index int32 [b] -> keys [b]."""
     return jax.vmap(partial(jax.random.fold_in, key))(index)
 
 
 def normal(key: Array, index: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal draws, float [b, *shape], one independent draw for each place of index int32 [b]."""
+    """Standard normal draws, float [b, *shape], independent for each entry of index int32 [b]."""
     return jax.vmap(lambda k: jax.random.normal(k, shape))(example_keys(key, index))
 
 
 def uniform(key: Array, index: Array, shape: tuple[int, ...] = ()) -> Array:
-    """Uniform draws in [0, 1), float [b, *shape], one independent draw for each place of index int32 [b]."""
+    """Uniform draws in [0, 1), float [b, *shape], independent for each entry of index int32 [b]."""
     return jax.vmap(lambda k: jax.random.uniform(k, shape))(example_keys(key, index))
 
 
 def bernoulli(key: Array, index: Array, probability: Array) -> Array:
-    """Draws of 0. and 1. with the given probabilities in [0, 1], float [b, ...], for index int32 [b]."""
+    """Draws 0. or 1. with the given probabilities of 1 in [0, 1], float [b, ...], for index int32 [b]."""
     draws = jax.vmap(jax.random.bernoulli)(example_keys(key, index), probability)
     return draws.astype(probability.dtype)

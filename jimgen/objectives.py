@@ -1,15 +1,15 @@
-"""The losses: maths on arrays, one function each. No nets, no keys, no state.
+"""Loss functions: pure maths on arrays, without networks, keys or state.
 
-Conventions, the same for every function here:
+Conventions that every function here follows:
 
-- The first axis of an array is the batch. What comes back is one number an example, `[b]`; the mean is the caller's.
-- Data and latent dimensions are *summed*, logarithms are natural: likelihoods and divergences are nats an image.
-- Arithmetic runs in float32, or in float64 where the arrays are. Integers, booleans and 16-bit floats become float32
-  first, so that differences of uint8 do not wrap around and sums keep their digits.
+- The first axis of an array is the batch. A loss returns one number per example, `[b]`; the caller takes the mean.
+- Data and latent dimensions are *summed* and logarithms are natural: likelihoods and divergences are nats per image.
+- Arithmetic runs in float32, or in float64 for float64 arrays. Integers, booleans and 16-bit floats are first converted
+  to float32, so that differences of uint8 do not wrap around and sums stay accurate.
 - Probabilities stay in log space: values and gradients are finite at logits of +-200.
-- Log variances may have any value. Terms are exact where exponents are below 60; beyond, e^x goes on along its tangent
-  at 60, so that values and gradients stay finite and still point back (`_exp_then_linear`).
-- Shapes that would broadcast by mistake, such as [b, 1] with [b], raise ValueError; so do weights that are no scalars.
+- Log variances may have any value. Terms are exact for exponents below 60. Above, e^x is replaced by its tangent at 60,
+  so that values and gradients stay finite and gradients keep their sign (`_exp_then_linear`).
+- Shapes that would broadcast by mistake, such as [b, 1] with [b], raise ValueError; so do weights that are not scalars.
 """
 
 import math
@@ -25,22 +25,18 @@ from jax.nn import log_sigmoid, relu, sigmoid, softplus
 from jax.scipy.special import entr
 
 from jimgen.parallel import mean_over_devices
+from jimgen.precision import at_least_float32
 
 Scalar = Array | float
 
 
-def _at_least_float32(array: Array) -> Array:
-    array = jnp.asarray(array)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
-
-
 def _of_one_shape(**arrays: Array) -> list[Array]:
-    """The arrays in float32 or more; ValueError where their shapes differ."""
+    """Converts the arrays to float32 or higher; raises ValueError if their shapes differ."""
     shapes = {name: jnp.shape(array) for name, array in arrays.items()}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         raise ValueError(f"expected equal shapes, got {listed}")
-    return [_at_least_float32(array) for array in arrays.values()]
+    return [at_least_float32(array) for array in arrays.values()]
 
 
 def _require_scalar(**numbers: Scalar) -> None:
@@ -50,7 +46,7 @@ def _require_scalar(**numbers: Scalar) -> None:
 
 
 def _one_an_example(**arrays: Array) -> list[Array]:
-    """As `_of_one_shape`, and the shape is [b]."""
+    """Does the same as `_of_one_shape`, and requires the shape [b]."""
     found = _of_one_shape(**arrays)
     if found[0].ndim != 1:
         raise ValueError(f"expected {', '.join(arrays)} [b], one number an example, got {list(found[0].shape)}")
@@ -61,20 +57,21 @@ def _sum_per_example(values: Array) -> Array:
     return jnp.sum(values, axis=tuple(range(1, values.ndim)))
 
 
-# Adversarial losses. x is a real image, G(z) a generated one, D(.) the discriminator's *logit*: its probability that
-# an image is real is sigmoid(D), so -log sigmoid(D) = softplus(-D) and -log(1 - sigmoid(D)) = softplus(D).
+# Adversarial losses. x is a real image, G(z) a generated image and D(.) the discriminator's *logit*. The probability
+# that an image is real is sigmoid(D), so -log sigmoid(D) = softplus(-D) and -log(1 - sigmoid(D)) = softplus(D).
 
 
 class AdversarialLoss(NamedTuple):
-    """What the two players of a GAN minimise, each `(real_logits, fake_logits) -> losses`.
+    """The losses of the discriminator and the generator, each `(real_logits, fake_logits) -> losses`.
 
-    Both functions take both arrays, whether or not the formula reads them, so that a method can hold any pair; under
-    jit the logits that nobody reads are never computed.
+    Both functions take both arrays, so that a method can use any pair. Under jit, unused logits are never computed.
 
-    Args of either function:
-        real_logits, fake_logits: [b] float, any range: D(x), D(G(z)). Patch discriminators pass [b, h, w] twice.
-    Returns: the losses, in the shape of the logits and the unit that the function names.
-    Raises: ValueError where the two shapes differ.
+    Args:
+        real_logits, fake_logits: float [b], D(x) and D(G(z)), any range; float [b, h, w] for patch discriminators.
+    Returns:
+        The losses, in the shape of the logits. Each function documents its unit.
+    Raises:
+        ValueError: if the two shapes differ.
     """
 
     discriminator: Callable[[Array, Array], Array]
@@ -86,7 +83,8 @@ def minimax_discriminator(real_logits: Array, fake_logits: Array) -> Array:
 
     At the optimum D = log p_data / p_G its expectation is log 4 - 2 JSD(p_data, p_G).
 
-    References: Goodfellow et al., Generative Adversarial Networks, arXiv:1406.2661, equation 1.
+    References:
+        Goodfellow et al., Generative Adversarial Networks, arXiv:1406.2661, equation 1.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return softplus(-real_logits) + softplus(fake_logits)
@@ -95,7 +93,7 @@ def minimax_discriminator(real_logits: Array, fake_logits: Array) -> Array:
 def minimax_generator(real_logits: Array, fake_logits: Array) -> Array:
     """log(1 - sigmoid(D(G(z)))): [b] nats, <= 0.
 
-    The original game. Its gradient -sigmoid(D) vanishes just where D rejects the fakes with confidence: it saturates.
+    The original game. The gradient -sigmoid(D) saturates: it vanishes where D rejects the fakes with confidence.
     References as for `minimax_discriminator`.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
@@ -110,7 +108,8 @@ def non_saturating_discriminator(real_logits: Array, fake_logits: Array) -> Arra
 def non_saturating_generator(real_logits: Array, fake_logits: Array) -> Array:
     """-log sigmoid(D(G(z))): [b] nats, >= 0.
 
-    The fixed point of `minimax_generator`, its gradient largest where the fakes are worst (same paper, section 3).
+    It has the fixed point of `minimax_generator`, but its gradient is largest for the worst fakes (same paper,
+    section 3).
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return softplus(-fake_logits)
@@ -119,7 +118,8 @@ def non_saturating_generator(real_logits: Array, fake_logits: Array) -> Array:
 def hinge_discriminator(real_logits: Array, fake_logits: Array) -> Array:
     """relu(1 - D(x)) + relu(1 + D(G(z))): [b] in units of the logits, >= 0.
 
-    References: Lim and Ye, Geometric GAN, arXiv:1705.02894; Miyato et al., Spectral Normalization, arXiv:1802.05957.
+    References:
+        Lim and Ye, Geometric GAN, arXiv:1705.02894; Miyato et al., Spectral Normalization, arXiv:1802.05957.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return relu(1 - real_logits) + relu(1 + fake_logits)
@@ -132,9 +132,10 @@ def hinge_generator(real_logits: Array, fake_logits: Array) -> Array:
 
 
 def least_squares_discriminator(real_logits: Array, fake_logits: Array) -> Array:
-    """(D(x) - 1)^2 / 2 + D(G(z))^2 / 2: [b] in squared units of D, >= 0. Here D is a plain score: 1 real, 0 fake.
+    """(D(x) - 1)^2 / 2 + D(G(z))^2 / 2: [b] in squared units of D, >= 0. D is a score here: 1 for real, 0 for fake.
 
-    References: Mao et al., Least Squares GAN, arXiv:1611.04076, equation 2 with a = 0 and b = c = 1.
+    References:
+        Mao et al., Least Squares GAN, arXiv:1611.04076, equation 2 with a = 0 and b = c = 1.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return (jnp.square(real_logits - 1) + jnp.square(fake_logits)) / 2
@@ -147,9 +148,10 @@ def least_squares_generator(real_logits: Array, fake_logits: Array) -> Array:
 
 
 def wasserstein_discriminator(real_logits: Array, fake_logits: Array) -> Array:
-    """D(G(z)) - D(x): [b] in units of D, unbounded unless D is Lipschitz, so use it with `wgan_gp`.
+    """D(G(z)) - D(x): [b] in units of D. It is unbounded unless D is Lipschitz, so use it with `wgan_gp`.
 
-    References: Arjovsky et al., Wasserstein GAN, arXiv:1701.07875. They maximise the negative of it and clip weights.
+    References:
+        Arjovsky et al., Wasserstein GAN, arXiv:1701.07875. The authors maximise its negative and clip weights.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     return fake_logits - real_logits
@@ -164,10 +166,11 @@ def wasserstein_generator(real_logits: Array, fake_logits: Array) -> Array:
 def relativistic_discriminator(real_logits: Array, fake_logits: Array) -> Array:
     """-log sigmoid(D(x) - D(G(z))): [b] nats, >= 0. Real i is paired with fake i (RpGAN).
 
-    Where images have classes, both images of a pair must share one: generate with the labels of the real batch. Only
-    the difference counts, so D is free to drift by a constant and sign(D(x)) alone says nothing about overfitting.
+    With class labels, both images of a pair must have the same class: generate with the labels of the real batch. Only
+    the difference matters, so D may drift by a constant and sign(D(x)) alone is no measure of overfitting.
 
-    References: Jolicoeur-Martineau, The relativistic discriminator, arXiv:1807.00734; Huang et al., The GAN is dead;
+    References:
+        Jolicoeur-Martineau, The relativistic discriminator, arXiv:1807.00734; Huang et al., The GAN is dead;
     long live the GAN! A Modern GAN Baseline (R3GAN), arXiv:2501.05441.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
@@ -183,9 +186,10 @@ def relativistic_generator(real_logits: Array, fake_logits: Array) -> Array:
 def relativistic_average_discriminator(real_logits: Array, fake_logits: Array) -> Array:
     """[-log sigmoid(D(x) - mean D(G(z))) - log(1 - sigmoid(D(G(z)) - mean D(x)))] / 2: [b] nats, >= 0.
 
-    The means couple the batch: they are over the global batch in every mode, and over a microbatch of accumulation.
+    The means are over the global batch in every mode, or over a microbatch when gradients are accumulated.
 
-    References: Jolicoeur-Martineau, arXiv:1807.00734 (RaSGAN). The half is ours, to keep the scale of the paired loss.
+    References:
+        Jolicoeur-Martineau, arXiv:1807.00734 (RaSGAN). We add the factor 1/2 to keep the scale of the paired loss.
     """
     real_logits, fake_logits = _of_one_shape(real_logits=real_logits, fake_logits=fake_logits)
     real_mean, fake_mean = mean_over_devices((jnp.mean(real_logits), jnp.mean(fake_logits)))
@@ -213,32 +217,35 @@ RELATIVISTIC_AVERAGE = AdversarialLoss(relativistic_average_discriminator, relat
 def squared_gradient_norm(discriminator: Callable[[Array], Array], images: Array) -> tuple[Array, Array]:
     """D(x) and ||grad_x D(x)||^2, summed over pixels, by one forward and one backward pass.
 
-    Differentiable in whatever the discriminator closes over. If it augments its input, the gradient is with respect to
-    the image before augmentation. If it couples the examples (BatchNorm, minibatch deviation), the gradient is that of
-    the sum of the logits.
+    The result is differentiable with respect to everything the discriminator closes over. If it augments its input, the
+    gradient is with respect to the image before augmentation. If it couples the examples (BatchNorm, minibatch standard
+    deviation), the gradient is that of the sum of the logits.
 
     Args:
-        discriminator: images to logits, [b, ...] -> [b].
-        images: [b, ...] float.
-    Returns: The logits [b], and the squared norms [b], >= 0, in (logit / pixel unit)^2.
-    Raises: ValueError where the logits are not [b].
+        discriminator: maps images [b, ...] to logits [b].
+        images: float [b, ...].
+    Returns:
+        The logits [b], and the squared norms [b], >= 0, in (logit / pixel unit)^2.
+    Raises:
+        ValueError: if the logits are not [b].
     """
     logits, pull_back = jax.vjp(discriminator, images)
     if logits.shape != images.shape[:1]:
-        raise ValueError(f"expected logits {list(images.shape[:1])}, one an image, got {list(logits.shape)}")
+        raise ValueError(f"expected logits {list(images.shape[:1])}, one per image, got {list(logits.shape)}")
     (gradient,) = pull_back(jnp.ones_like(logits))
     return logits, _sum_per_example(jnp.square(gradient))
 
 
 def zero_centred_penalty(squared_norm: Array, gamma: Scalar) -> Array:
-    """gamma / 2 ||grad_x D(x)||^2: R1 where x are real images, R2 where they are generated.
+    """gamma / 2 ||grad_x D(x)||^2: [b], >= 0. R1 for real images x, R2 for generated ones.
 
     Args:
-        squared_norm: [b] float, >= 0, from `squared_gradient_norm`.
+        squared_norm: float [b], >= 0, from `squared_gradient_norm`.
         gamma: scalar, >= 0.
-    Returns: [b], >= 0.
-    Raises: ValueError where squared_norm is not [b], or gamma not a scalar.
-    References: Mescheder et al., Which Training Methods for GANs do actually Converge?, arXiv:1801.04406.
+    Raises:
+        ValueError: if squared_norm is not [b], or gamma is not a scalar.
+    References:
+        Mescheder et al., Which Training Methods for GANs do actually Converge?, arXiv:1801.04406.
     """
     (squared_norm,) = _one_an_example(squared_norm=squared_norm)
     _require_scalar(gamma=gamma)
@@ -246,118 +253,123 @@ def zero_centred_penalty(squared_norm: Array, gamma: Scalar) -> Array:
 
 
 def interpolate_pairs(real: Array, fake: Array, alpha: Array) -> Array:
-    """alpha real + (1 - alpha) fake: a point on the line between the images of each pair, for `wgan_gp`.
+    """alpha real + (1 - alpha) fake: [b, ...], a point on the line between the images of each pair, for `wgan_gp`.
 
     Args:
-        real, fake: [b, ...] float.
-        alpha: [b] float in [0, 1], uniform in the paper.
-    Returns: [b, ...], as `real`.
-    Raises: ValueError where the shapes of the images differ, or alpha is not [b].
-    References: Gulrajani et al., Improved Training of Wasserstein GANs, arXiv:1704.00028, section 4.
+        real, fake: float [b, ...].
+        alpha: float [b] in [0, 1], uniform in the paper.
+    Raises:
+        ValueError: if the shapes of the images differ, or alpha is not [b].
+    References:
+        Gulrajani et al., Improved Training of Wasserstein GANs, arXiv:1704.00028, section 4.
     """
     real, fake = _of_one_shape(real=real, fake=fake)
     if jnp.shape(alpha) != real.shape[:1]:
-        raise ValueError(f"expected alpha {list(real.shape[:1])}, one a pair, got {list(jnp.shape(alpha))}")
-    alpha = _at_least_float32(alpha).reshape(alpha.shape + (1,) * (real.ndim - 1))
+        raise ValueError(f"expected alpha {list(real.shape[:1])}, one per pair, got {list(jnp.shape(alpha))}")
+    alpha = at_least_float32(alpha).reshape(alpha.shape + (1,) * (real.ndim - 1))
     return alpha * real + (1 - alpha) * fake
 
 
 def wgan_gp(squared_norm: Array, weight: Scalar = 10.0) -> Array:
-    """weight (||grad_x D(x)|| - 1)^2, at points between real and fake images.
+    """weight (||grad_x D(x)|| - 1)^2, at points between real and fake images: [b], >= 0.
 
-    The norm has no derivative where the gradient is zero; it is taken to be zero there.
+    The norm has no derivative where the gradient is zero; this function takes it as zero there.
 
     Args:
-        squared_norm: [b] float, >= 0, from `squared_gradient_norm` at `interpolate_pairs`.
+        squared_norm: float [b], >= 0, from `squared_gradient_norm` at `interpolate_pairs`.
         weight: scalar, >= 0.
-    Returns: [b], >= 0.
-    Raises: ValueError where squared_norm is not [b], or weight not a scalar.
-    References: Gulrajani et al., Improved Training of Wasserstein GANs, arXiv:1704.00028, equation 3.
+    Raises:
+        ValueError: if squared_norm is not [b], or weight is not a scalar.
+    References:
+        Gulrajani et al., Improved Training of Wasserstein GANs, arXiv:1704.00028, equation 3.
     """
     (squared_norm,) = _one_an_example(squared_norm=squared_norm)
     _require_scalar(weight=weight)
-    # sqrt must not see the zeros, even in the branch that where() drops: inf * 0 is NaN in the backward pass.
+    # sqrt must not be given zeros, even in the branch that where() discards: inf * 0 is NaN in the backward pass.
     positive = squared_norm > jnp.finfo(squared_norm.dtype).tiny
     norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squared_norm, 1)), 0)
     return weight * jnp.square(norm - 1)
 
 
-# Likelihoods: what a decoder's output says about an image x.
+# Likelihoods of an image x under a decoder's output.
 
 
 def squared_error(x: Array, reconstruction: Array) -> Array:
-    """||x - reconstruction||^2, summed over pixels.
+    """||x - reconstruction||^2, summed over pixels: [b], >= 0, in squared units of x.
 
     Args:
-        x, reconstruction: [b, ...] float, or integers.
-    Returns: [b], >= 0, in squared units of x.
-    Raises: ValueError where the shapes differ.
+        x, reconstruction: float or integer [b, ...].
+    Raises:
+        ValueError: if the shapes differ.
     """
     x, reconstruction = _of_one_shape(x=x, reconstruction=reconstruction)
     return _sum_per_example(jnp.square(x - reconstruction))
 
 
 def absolute_error(x: Array, reconstruction: Array) -> Array:
-    """||x - reconstruction||_1, summed over pixels.
+    """||x - reconstruction||_1, summed over pixels: [b], >= 0, in units of x.
 
     Args:
-        x, reconstruction: [b, ...] float, or integers.
-    Returns: [b], >= 0, in units of x.
-    Raises: ValueError where the shapes differ.
+        x, reconstruction: float or integer [b, ...].
+    Raises:
+        ValueError: if the shapes differ.
     """
     x, reconstruction = _of_one_shape(x=x, reconstruction=reconstruction)
     return _sum_per_example(jnp.abs(x - reconstruction))
 
 
 def bernoulli_nll(logits: Array, x: Array) -> Array:
-    """-sum [x log sigmoid(l) + (1 - x) log(1 - sigmoid(l))] = sum [softplus(l) - l x].
+    """-sum [x log sigmoid(l) + (1 - x) log(1 - sigmoid(l))] = sum [softplus(l) - l x]: [b] nats, >= 0.
 
-    A likelihood where x is binary; for grey x a cross-entropy, not a density (Loaiza-Ganem and Cunningham, The
+    It is a likelihood for binary x. For grey x it is a cross-entropy, not a density (Loaiza-Ganem and Cunningham, The
     continuous Bernoulli, arXiv:1907.06845).
 
     Args:
-        logits: [b, ...] float, any range.
-        x: [b, ...] float in [0, 1].
-    Returns: [b] nats, >= 0.
-    Raises: ValueError where the shapes differ.
+        logits: float [b, ...], any range.
+        x: float [b, ...] in [0, 1].
+    Raises:
+        ValueError: if the shapes differ.
     """
     logits, x = _of_one_shape(logits=logits, x=x)
-    # The two-term form: softplus(l) - l x loses every digit where the decoder is right with confidence.
+    # Two terms, because softplus(l) - l x cancels completely where the decoder is confident and right.
     return _sum_per_example(x * softplus(-logits) + (1 - x) * softplus(logits))
 
 
 def gaussian_nll(x: Array, mean: Array, log_sigma: Scalar) -> Array:
     """-log N(x; mean, sigma^2) = sum [(x - mean)^2 / (2 sigma^2) + log sigma + log(2 pi) / 2].
 
-    A *density*: it may be negative, and it depends on the scale of x. For x in [-1, 1] made from 8 bits, add log 127.5
-    a dimension to compare with discrete likelihoods (and dequantise: Theis et al., arXiv:1511.01844).
+    This is a *density*: it may be negative, and it depends on the scale of x. For 8-bit x scaled to [-1, 1], add
+    log 127.5 per dimension to compare with discrete likelihoods (and dequantise: Theis et al., arXiv:1511.01844).
 
     Args:
-        x, mean: [b, ...] float.
-        log_sigma: log of the deviation, any value, in units of x: one scalar (fixed, learned or `optimal_log_sigma`),
-            or one for each pixel, in the shape of x. Anything between does not broadcast. See `soft_lower_bound`.
-    Returns: [b] nats, unbounded below as sigma -> 0. Exact for log_sigma >= -30; below, 1 / sigma goes on linearly.
-    Raises: ValueError where the shapes differ, or log_sigma is neither a scalar nor of the shape of x.
+        x, mean: float [b, ...].
+        log_sigma: log standard deviation in units of x, any value: a scalar (fixed, learned or `optimal_log_sigma`), or
+            one per pixel, in the shape of x. Other shapes do not broadcast. See `soft_lower_bound`.
+    Returns:
+        [b] nats, unbounded below as sigma -> 0. Exact for log_sigma >= -30; below, 1 / sigma is continued linearly.
+    Raises:
+        ValueError: if the shapes differ, or log_sigma is neither a scalar nor of the shape of x.
     """
     x, mean = _of_one_shape(x=x, mean=mean)
     if jnp.shape(log_sigma) not in ((), x.shape):
         raise ValueError(f"expected log_sigma a scalar or {list(x.shape)} as x, got {list(jnp.shape(log_sigma))}")
     log_sigma = jnp.asarray(log_sigma, x.dtype)
-    standardised = (x - mean) * _exp_then_linear(-log_sigma, _LARGEST_EXPONENT / 2)  # is squared
+    standardised = (x - mean) * _exp_then_linear(-log_sigma, _LARGEST_EXPONENT / 2)  # half, because it is squared
     return _sum_per_example(jnp.square(standardised) / 2 + log_sigma + math.log(2 * math.pi) / 2)
 
 
 def optimal_log_sigma(x: Array, reconstruction: Array) -> Array:
-    """log sigma* with sigma*^2 = mean (x - reconstruction)^2: the shared deviation of highest likelihood (sigma-VAE).
+    """log sigma* with sigma*^2 = mean (x - reconstruction)^2: [], the sigma of maximum likelihood (sigma-VAE).
 
-    The mean couples the batch: it is over the global batch in every mode, and over a microbatch of accumulation. A
-    perfect reconstruction gives a very negative number, not -inf; bound it by `soft_lower_bound`.
+    The mean is over the global batch in every mode, or over a microbatch when gradients are accumulated. A perfect
+    reconstruction gives a large negative number, not -inf; bound it by `soft_lower_bound`.
 
     Args:
-        x, reconstruction: [b, ...] float, or integers.
-    Returns: [], in log units of x.
-    Raises: ValueError where the shapes differ.
-    References: Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, arXiv:2006.13202.
+        x, reconstruction: float or integer [b, ...].
+    Raises:
+        ValueError: if the shapes differ.
+    References:
+        Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, arXiv:2006.13202.
     """
     x, reconstruction = _of_one_shape(x=x, reconstruction=reconstruction)
     variance = mean_over_devices(jnp.mean(jnp.square(x - reconstruction)))
@@ -365,37 +377,33 @@ def optimal_log_sigma(x: Array, reconstruction: Array) -> Array:
 
 
 def soft_lower_bound(log_sigma: Array, bound: Scalar = -6.0) -> Array:
-    """bound + softplus(log_sigma - bound): above the bound for every input, about the identity well above it.
+    """bound + softplus(log_sigma - bound): above the bound for every input, and close to the identity well above it.
 
-    Keeps a learned deviation from shrinking without limit, with a gradient everywhere, as a clip has not.
+    It keeps a learned standard deviation from shrinking without limit. Unlike a clip it has a gradient everywhere.
 
     Args:
         log_sigma: float, any shape and range.
-        bound: scalar, the least log deviation.
-    Returns: As log_sigma, >= bound.
-    Raises: ValueError where bound is not a scalar.
-    References: Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, arXiv:2006.13202.
+        bound: scalar, the smallest log standard deviation.
+    Raises:
+        ValueError: if bound is not a scalar.
+    References:
+        Rybkin et al., Simple and Effective VAE Training with Calibrated Decoders, arXiv:2006.13202.
     """
-    log_sigma = _at_least_float32(log_sigma)
+    log_sigma = at_least_float32(log_sigma)
     _require_scalar(bound=bound)
     return bound + softplus(log_sigma - bound)
 
 
 # Exponentials of log variances.
 
-_LARGEST_EXPONENT = 60.0  # e^60 = 1e26: times the square of 1e5 and summed over a million pixels it fits float32
+_LARGEST_EXPONENT = 60.0  # e^60 = 1e26: float32 holds it times 1e5 squared, summed over a million pixels
 
 
 def _exp_then_linear(x: Array, limit: float = _LARGEST_EXPONENT) -> Array:
-    """e^x up to the limit, and its tangent there beyond: e^limit (1 + x - limit).
+    """e^x up to the limit, and above it the tangent at the limit, e^limit (1 + x - limit).
 
-    It is finite, convex and rising everywhere, so a loss that holds it in place of e^x keeps its minima below the limit
-    and gets no new ones, and its gradient neither overflows nor vanishes.
-
-    Args:
-        x: float, any shape and range.
-        limit: where the tangent begins.
-    Returns: As x, > 0 (0 where e^x underflows).
+    It is finite, convex and increasing everywhere. A loss that uses it in place of e^x keeps its minima below the limit
+    and has no others, and its gradient neither overflows nor vanishes.
     """
     return jnp.exp(_at_most(x, limit)) + _beyond(x, limit)
 
@@ -414,16 +422,13 @@ def _beyond(x: Array, limit: float) -> Array:
 
 
 def bounded_logvar(logvar: Array) -> Array:
-    """The log variance itself up to 40; above, 40 + e / (1 + e / 10) < 50, e being what exceeds 40.
+    """The identity up to 40, and 40 + e / (1 + e / 10) < 50 above, with the excess e = logvar - 40.
 
-    A net that says more would draw z of infinite length. Every part of a loss must read the same bounded value, else
-    bounds on the likelihood are none. Below, no bound is needed: draws, divergences and likelihoods are exact there.
-
-    Args:
-        logvar: float, any shape and range.
-    Returns: As logvar, < 50, with a gradient > 0 everywhere.
+    Without it a large log variance gives samples z of infinite length. Use the same bounded value in every term of a
+    loss, or the loss is no bound on the likelihood. Small values need no bound: all terms are exact there. logvar may
+    have any shape and range, and the gradient is > 0 everywhere.
     """
-    logvar = _at_least_float32(logvar)
+    logvar = at_least_float32(logvar)
     excess = relu(logvar - 40)
     return _at_most(logvar, 40) + excess / (1 + excess / 10)
 
@@ -432,13 +437,16 @@ def bounded_logvar(logvar: Array) -> Array:
 
 
 def gaussian_kl_per_dimension(mean: Array, logvar: Array) -> Array:
-    """KL(N(mean, exp logvar) || N(0, 1)) = [mean^2 + exp logvar - 1 - logvar] / 2, of each latent dimension.
+    """KL(N(mean, exp logvar) || N(0, 1)) = [mean^2 + exp logvar - 1 - logvar] / 2 of each latent dimension.
 
     Args:
-        mean, logvar: [b, ...] float; logvar = log sigma^2 of any value.
-    Returns: [b, ...] nats, >= 0. Exact for logvar <= 60; above, exp logvar goes on linearly.
-    Raises: ValueError where the shapes differ.
-    References: Kingma and Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, appendix B.
+        mean, logvar: float [b, ...]; logvar = log sigma^2, any value.
+    Returns:
+        [b, ...] nats, >= 0. Exact for logvar <= 60; above, exp logvar is continued linearly.
+    Raises:
+        ValueError: if the shapes differ.
+    References:
+        Kingma and Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, appendix B.
     """
     mean, logvar = _of_one_shape(mean=mean, logvar=logvar)
     return (jnp.square(mean) + _expm1_then_linear(logvar) - logvar) / 2
@@ -453,11 +461,13 @@ def gaussian_kl_between(mean: Array, logvar: Array, prior_mean: Array, prior_log
     """KL(N(m, e^v) || N(m', e^v')) = sum [e^(v - v') - 1 - (v - v') + (m - m')^2 e^-v'] / 2.
 
     Args:
-        mean, logvar: [b, ...] float, of the posterior.
-        prior_mean, prior_logvar: [b, ...] float, of the prior. Log variances may have any value.
-    Returns: [b] nats, >= 0; exactly 0 for equal Gaussians. Exact for v - v' <= 60 and v' >= -60; outside, exponentials
-        go on linearly.
-    Raises: ValueError where the shapes differ.
+        mean, logvar: float [b, ...], parameters of the posterior. Log variances may have any value.
+        prior_mean, prior_logvar: float [b, ...], parameters of the prior.
+    Returns:
+        [b] nats, >= 0; exactly 0 for equal Gaussians. Exact for v - v' <= 60 and v' >= -60; outside, exponentials are
+        continued linearly.
+    Raises:
+        ValueError: if the shapes differ.
     """
     mean, logvar, prior_mean, prior_logvar = _of_one_shape(
         mean=mean, logvar=logvar, prior_mean=prior_mean, prior_logvar=prior_logvar
@@ -468,23 +478,26 @@ def gaussian_kl_between(mean: Array, logvar: Array, prior_mean: Array, prior_log
 
 
 def free_bits(kl_per_dimension: Array, floor: Scalar) -> Array:
-    """Per-example KL whose batch mean is sum_g max(floor_g, mean_b KL_bg): no reward for a dimension below its floor.
+    """Per-example KL whose batch mean is sum_g max(floor_g, mean_b KL_bg): no gradient for groups below their floor.
 
-    Example b gets KL_bg where the batch mean of group g passes the floor, and the floor itself elsewhere. That has the
-    value and the gradient of the formula above and is still one number an example. The mean couples the batch: it is
-    over the global batch in every mode, and over a microbatch of accumulation. Report the plain KL beside it.
+    Where the batch mean of group g exceeds the floor, example b gets KL_bg; elsewhere it gets the floor. The batch mean
+    has the value and the gradient of the formula above. The mean is over the global batch in every mode, or over a
+    microbatch when gradients are accumulated. Report the plain KL as well.
 
     Args:
-        kl_per_dimension: [b, g] nats, >= 0; g latent dimensions, or groups of them.
-        floor: nats, a scalar or [g], >= 0.
-    Returns: [b] nats, >= 0.
-    Raises: ValueError where kl_per_dimension is not [b, g], or floor neither a scalar nor [g].
-    References: Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, arXiv:1606.04934.
+        kl_per_dimension: float [b, g] nats, >= 0; g latent dimensions, or groups of them.
+        floor: nats, [] or [g], >= 0.
+    Returns:
+        [b] nats, >= 0.
+    Raises:
+        ValueError: if kl_per_dimension is not [b, g], or floor is neither [] nor [g].
+    References:
+        Kingma et al., Improving Variational Inference with Inverse Autoregressive Flow, arXiv:1606.04934.
     """
     shape, floor_shape = jnp.shape(kl_per_dimension), jnp.shape(floor)
     if len(shape) != 2 or floor_shape not in ((), shape[1:]):
         raise ValueError(f"expected kl_per_dimension [b, g], floor [] or [g], got {list(shape)}, {list(floor_shape)}")
-    kl_per_dimension = _at_least_float32(kl_per_dimension)
+    kl_per_dimension = at_least_float32(kl_per_dimension)
     floors = jnp.broadcast_to(floor, (1, shape[1]))
     above = mean_over_devices(jnp.mean(kl_per_dimension, axis=0, keepdims=True)) > floors
     return jnp.sum(jnp.where(above, kl_per_dimension, floors), axis=1)
@@ -494,13 +507,15 @@ def free_bits(kl_per_dimension: Array, floor: Scalar) -> Array:
 
 
 def negative_elbo(nll: Array, kl: Array) -> Array:
-    """-log p(x|z) + KL(q(z|x) || p(z)) >= -log p(x) in expectation over z.
+    """-log p(x|z) + KL(q(z|x) || p(z)) >= -log p(x) in expectation over z: [b] nats.
 
     Args:
-        nll, kl: [b] nats; the first such as `bernoulli_nll` or `gaussian_nll` at one z ~ q(z|x).
-    Returns: [b] nats.
-    Raises: ValueError where the two are not [b].
-    References: Kingma and Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, equation 3.
+        nll: float [b] nats, such as `bernoulli_nll` or `gaussian_nll` at one z ~ q(z|x).
+        kl: float [b] nats.
+    Raises:
+        ValueError: if nll and kl are not both [b].
+    References:
+        Kingma and Welling, Auto-Encoding Variational Bayes, arXiv:1312.6114, equation 3.
     """
     nll, kl = _one_an_example(nll=nll, kl=kl)
     return nll + kl
@@ -509,23 +524,25 @@ def negative_elbo(nll: Array, kl: Array) -> Array:
 def beta_vae_loss(reconstruction: Array, kl: Array, kl_weight: Scalar) -> Array:
     """reconstruction + lambda KL(q(z|x) || p(z)) at z ~ q(z|x): the loss of every VAE here.
 
-    Of a negative log likelihood in nats, lambda is the beta of a beta-VAE, and 1 gives the negative ELBO. Of a squared
-    error it is a noise level: ||x - D(z)||^2 + lambda KL is a Gaussian VAE of standard deviation sigma, lambda =
-    2 sigma^2.
+    For a negative log likelihood in nats, lambda is the beta of a beta-VAE, and 1 gives the negative ELBO. For a
+    squared error, lambda sets the noise level: the loss is that of a Gaussian VAE with lambda = 2 sigma^2.
 
-    With p(x|z) = N(D(z), sigma^2 I) over n pixels, -ELBO = ||x - D(z)||^2 / (2 sigma^2) + KL + n/2 log(2 pi sigma^2);
-    times 2 sigma^2 that is ||x - D(z)||^2 + 2 sigma^2 KL + a constant.
+    With p(x|z) = N(D(z), sigma^2 I) over n pixels, -ELBO = ||x - D(z)||^2 / (2 sigma^2) + KL + n/2 log(2 pi sigma^2).
+    Multiplied by 2 sigma^2 this is ||x - D(z)||^2 + 2 sigma^2 KL + a constant.
 
-    That holds only if errors are *summed*: a mean over n pixels with weight w on the KL is lambda = n w.
+    This holds only for *summed* errors: a mean over n pixels with weight w on the KL corresponds to lambda = n w.
 
     Args:
-        reconstruction: [b], a likelihood in nats, or `squared_error` in squared units of x.
-        kl: [b] nats, from `gaussian_kl` or `free_bits`.
-        kl_weight: lambda, a scalar > 0, in nats or squared units of x a nat.
-    Returns: [b] in units of the reconstruction.
-    Raises: ValueError where the two are not [b], or kl_weight not a scalar.
-    References: Higgins et al., beta-VAE, ICLR 2017. Their beta weighs the KL against a likelihood in nats: over a
-        Gaussian decoder of standard deviation s it is lambda = 2 s^2 beta.
+        reconstruction: float [b], a negative log likelihood in nats, or `squared_error` in squared units of x.
+        kl: float [b] nats, from `gaussian_kl` or `free_bits`.
+        kl_weight: lambda, a scalar > 0, unitless or in squared units of x per nat.
+    Returns:
+        [b] in units of the reconstruction.
+    Raises:
+        ValueError: if reconstruction and kl are not both [b], or kl_weight is not a scalar.
+    References:
+        Higgins et al., beta-VAE, ICLR 2017. Their beta multiplies the KL next to a likelihood in nats; for a Gaussian
+        decoder of standard deviation s it corresponds to lambda = 2 s^2 beta.
     """
     reconstruction, kl = _one_an_example(reconstruction=reconstruction, kl=kl)
     _require_scalar(kl_weight=kl_weight)
@@ -533,84 +550,87 @@ def beta_vae_loss(reconstruction: Array, kl: Array, kl_weight: Scalar) -> Array:
 
 
 def sigma_from_kl_weight(kl_weight: Scalar) -> Array:
-    """sigma = sqrt(lambda / 2): the deviation, in units of x, that `beta_vae_loss` assumes at lambda > 0."""
+    """sigma = sqrt(lambda / 2): the standard deviation, in units of x, that `beta_vae_loss` assumes at lambda > 0."""
     return jnp.sqrt(kl_weight / 2)
 
 
 def kl_weight_from_sigma(sigma: Scalar) -> Scalar:
-    """lambda = 2 sigma^2: the weight at which `beta_vae_loss` is a Gaussian ELBO of deviation sigma > 0."""
+    """lambda = 2 sigma^2: the weight at which `beta_vae_loss` is a Gaussian ELBO of standard deviation sigma > 0."""
     return 2 * sigma**2
 
 
 def bits_per_dim(nats: Array, num_dims: int) -> Array:
-    """nats / (num_dims log 2).
+    """nats / (num_dims log 2): [b] bits per dimension.
 
     Args:
-        nats: [b] nats an image, of a *discrete* likelihood if it is to be compared (see `gaussian_nll`).
+        nats: float [b], nats per image; of a *discrete* likelihood to be comparable (see `gaussian_nll`).
         num_dims: h w c, >= 1.
-    Returns: [b] bits a dimension.
-    Raises: ValueError where num_dims is not a scalar, or < 1.
+    Raises:
+        ValueError: if num_dims is not a scalar, or < 1.
     """
     _require_scalar(num_dims=num_dims)
     if num_dims < 1:
         raise ValueError(f"expected num_dims >= 1, got {num_dims}")
-    return _at_least_float32(nats) / (num_dims * math.log(2))
+    return at_least_float32(nats) / (num_dims * math.log(2))
 
 
 # Flow matching and diffusion.
 
 
 def flow_matching_loss(output: Array, target: Array, weight: Array) -> Array:
-    """w mean (output - target)^2: of velocities, images or noise, by the space that a net predicts in.
+    """w mean (output - target)^2 of velocities, images or noise, whichever the network predicts: [b], >= 0.
 
     Args:
-        output, target: [b, ...] float.
-        weight: [b], such as `sampling.diffusion.loss_weight`.
-    Returns: [b], >= 0, a mean over dimensions.
-    Raises: ValueError where the shapes differ, or weight is not [b].
-    References: Lipman et al., Flow Matching for Generative Modeling, arXiv:2210.02747, equation 23.
+        output, target: float [b, ...].
+        weight: float [b], such as `sampling.diffusion.loss_weight`.
+    Raises:
+        ValueError: if the shapes differ, or weight is not [b].
+    References:
+        Lipman et al., Flow Matching for Generative Modeling, arXiv:2210.02747, equation 23.
     """
     output, target = _of_one_shape(output=output, target=target)
     if jnp.shape(weight) != output.shape[:1]:
-        raise ValueError(f"expected weight {list(output.shape[:1])}, one an example, got {list(jnp.shape(weight))}")
+        raise ValueError(f"expected weight {list(output.shape[:1])}, one per example, got {list(jnp.shape(weight))}")
     return weight * jnp.square(output - target).mean(tuple(range(1, output.ndim)))
 
 
 def adaptive_loss(squared: Array, power: Scalar = 1.0, constant: Scalar = 0.01) -> Array:
-    """||e||^2 / sg(||e||^2 + c)^p: the loss of a mean flow.
+    """||e||^2 / sg(||e||^2 + c)^p: [b], >= 0, the loss of a mean flow.
 
-    At p = 0 the squared error. The gradient with respect to e is 2 e / (||e||^2 + c)^p: at p = 1 it has norm 2 / ||e||
-    where ||e||^2 is well above c, so the larger an error is, the less it pulls, and at p = 1/2 about 2 for all.
+    The gradient with respect to e is 2 e / (||e||^2 + c)^p. At p = 0 it is that of the squared error. For ||e||^2 well
+    above c its norm is about 2 at p = 1/2, and 2 / ||e|| at p = 1, where larger errors get smaller gradients.
 
     Args:
-        squared: [b] float, ||e||^2 >= 0, summed over dimensions.
-        power, constant: p >= 0 and c > 0.
-    Returns: [b], >= 0.
-    Raises: ValueError where squared is not [b], or power or constant not a scalar.
-    References: Geng et al., Mean Flows for One-step Generative Modeling, arXiv:2505.13447, equation 22.
+        squared: float [b], ||e||^2 >= 0, summed over dimensions.
+        power, constant: p >= 0 and c > 0, scalars.
+    Raises:
+        ValueError: if squared is not [b], or power or constant is not a scalar.
+    References:
+        Geng et al., Mean Flows for One-step Generative Modeling, arXiv:2505.13447, equation 22.
     """
     (squared,) = _one_an_example(squared=squared)
     _require_scalar(power=power, constant=constant)
     return squared / lax.stop_gradient((squared + constant) ** power)
 
 
-# Tokens: cross-entropies of what predicts them, and the losses of what makes them.
+# Losses of token predictors (cross-entropies) and of tokenizers.
 
 
 def cross_entropy(logits: Array, targets: Array, smoothing: float = 0.0) -> Array:
-    """-(1 - eps) log p(y) - eps / K sum_k log p(k), p = softmax(logits).
+    """-(1 - eps) log p(y) - eps / K sum_k log p(k), p = softmax(logits): [...] nats, >= 0.
 
     Args:
-        logits: [..., K] float.
+        logits: float [..., K].
         targets: int [...] in 0..K-1.
         smoothing: eps in [0, 1]; 0 gives the negative log likelihood.
-    Returns: nats [...], >= 0.
-    Raises: ValueError where the shapes do not fit.
-    References: Szegedy et al., Rethinking the Inception Architecture, arXiv:1512.00567, section 7.
+    Raises:
+        ValueError: if targets does not have the shape of logits without its last axis.
+    References:
+        Szegedy et al., Rethinking the Inception Architecture, arXiv:1512.00567, section 7.
     """
     if jnp.shape(targets) != jnp.shape(logits)[:-1]:
         raise ValueError(f"expected targets {list(jnp.shape(logits)[:-1])}, got {list(jnp.shape(targets))}")
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     if not smoothing:
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     log_p = jax.nn.log_softmax(logits)
@@ -619,16 +639,17 @@ def cross_entropy(logits: Array, targets: Array, smoothing: float = 0.0) -> Arra
 
 
 def masked_cross_entropy(logits: Array, targets: Array, masked: Array, smoothing: float = 0.0) -> Array:
-    """The mean of `cross_entropy` over the masked tokens of each example.
+    """The mean of `cross_entropy` over the masked tokens of each example: [b] nats per token, >= 0.
 
     Args:
-        logits: [b, t, K] float.
+        logits: float [b, t, K].
         targets: int [b, t].
-        masked: bool [b, t], at least one in each row.
-        smoothing: as of `cross_entropy`.
-    Returns: [b] nats a token, >= 0.
-    Raises: ValueError where the shapes do not fit.
-    References: Chang et al., MaskGIT: Masked Generative Image Transformer, arXiv:2202.04200, equation 2.
+        masked: bool [b, t], at least one True in each row.
+        smoothing: see `cross_entropy`.
+    Raises:
+        ValueError: if the leading shapes differ.
+    References:
+        Chang et al., MaskGIT: Masked Generative Image Transformer, arXiv:2202.04200, equation 2.
     """
     nats = cross_entropy(logits, targets, smoothing)
     if jnp.shape(masked) != nats.shape:
@@ -637,75 +658,80 @@ def masked_cross_entropy(logits: Array, targets: Array, masked: Array, smoothing
 
 
 def commitment_loss(z: Array, e: Array) -> Array:
-    """||z - sg(e)||^2: moves the encoder's vectors z towards the codes e.
+    """||z - sg(e)||^2, summed over dimensions: [b], >= 0. It moves the encoder's vectors z towards the codes e.
 
     Args:
-        z, e: [b, ...] float.
-    Returns: [b], >= 0, summed.
-    Raises: ValueError where the shapes differ.
-    References: van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937, equation 3.
+        z, e: float [b, ...].
+    Raises:
+        ValueError: if the shapes differ.
+    References:
+        van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937, equation 3.
     """
     z, e = _of_one_shape(z=z, e=e)
     return _sum_per_example(jnp.square(z - lax.stop_gradient(e)))
 
 
 def codebook_loss(z: Array, e: Array) -> Array:
-    """||sg(z) - e||^2: moves the codes towards the encoder's vectors. Otherwise as `commitment_loss`."""
+    """||sg(z) - e||^2: [b], >= 0. It moves the codes e towards the encoder's vectors z. See `commitment_loss`."""
     z, e = _of_one_shape(z=z, e=e)
     return _sum_per_example(jnp.square(lax.stop_gradient(z) - e))
 
 
 def adaptive_weight(reconstruction_norm: Scalar, adversarial_norm: Scalar) -> Array:
-    """|grad L_rec| / (|grad L_adv| + 1e-4), clipped to [0, 1e4]: it lets both losses pull equally hard in a layer.
+    """[], |grad L_rec| / (|grad L_adv| + 1e-4) clipped to [0, 1e4]: balances the gradients of both losses in a layer.
 
     Args:
-        reconstruction_norm, adversarial_norm: scalars >= 0, norms of the two gradients in the layer's kernel.
-    Returns: [].
-    Raises: ValueError where they are no scalars.
-    References: Esser et al., Taming Transformers, arXiv:2012.09841, equation 7 (1e-6 there; the constant and the clip
-        are those of the authors' code).
+        reconstruction_norm, adversarial_norm: scalars >= 0, norms of the two gradients of the layer's kernel.
+    Raises:
+        ValueError: if they are not scalars.
+    References:
+        Esser et al., Taming Transformers, arXiv:2012.09841, equation 7. The paper has 1e-6; the constant and the clip
+        here are those of the authors' code.
     """
     _require_scalar(reconstruction_norm=reconstruction_norm, adversarial_norm=adversarial_norm)
     return jnp.clip(reconstruction_norm / (adversarial_norm + 1e-4), 0.0, 1e4)
 
 
 def entropy(p: Array) -> Array:
-    """-sum p log p of all probabilities p, any shape -> [] nats. A zero among them adds nothing and gets no gradient.
+    """-sum p log p over all probabilities p, any shape -> [] nats. A zero adds nothing and gets no gradient.
 
-    The slope -log p - 1 is infinite at zero, and the slope of what underflowed to it is zero: their product would be
-    NaN, though its limit is zero.
+    The derivative -log p - 1 is infinite at zero. Where p underflowed to zero, its own derivative is zero, and the
+    product would be NaN although its limit is zero.
     """
-    p = _at_least_float32(p)
+    p = at_least_float32(p)
     return entr(jnp.maximum(p, jnp.finfo(p.dtype).tiny)).sum()
 
 
-_SURE = 1e3  # a logit whose probability is 0 or 1 in float64 too
+_SURE = 1e3  # at this logit, the probability rounds to 0 or 1 in float64 as well
 
 
 def lfq_entropy(z: Array, temperature: float = 1.0, diversity: float = 1.0) -> Array:
-    """H(p) - gamma H(E[p]), p(c|z) ~ exp(-||z - c||^2 / tau) over all c in {-1, 1}^d: sure places, diverse codes.
+    """H(p) - gamma H(E[p]), p(c|z) ~ exp(-||z - c||^2 / tau) over all c in {-1, 1}^d: confident, diverse codes.
 
-    p makes the bits independent, p(bit i is 1) = sigmoid(4 z_i / tau). So H(p) is a sum over bits, and E[p] the product
-    of two matrices, one a half of the bits: no array of places times codes is made.
+    Under p the bits are independent, p(bit i is 1) = sigmoid(4 z_i / tau). So H(p) is a sum over bits. E[p] is a
+    product of two matrices, one for each half of the bits, so that no array of places times codes is needed.
 
     Args:
-        z: [b, ..., d] float.
-        temperature: tau > 0. diversity: gamma >= 0.
-    Returns: [b] nats, summed over the n places of an example; the mean over the batch is n (E[H(p)] - gamma H(E[p])).
-        E couples the batch: it is over all places of the global batch in every mode. Value and gradient are finite for
-        all finite z, however low the temperature.
-    Raises: ValueError where tau <= 0, or tau or gamma is no scalar.
-    References: Yu et al., Language Model Beats Diffusion: Tokenizer is Key to Visual Generation, arXiv:2310.05737,
-        equation 5.
+        z: float [b, ..., d].
+        temperature: tau > 0.
+        diversity: gamma >= 0.
+    Returns:
+        [b] nats, summed over the n places of an example; the batch mean is n (E[H(p)] - gamma H(E[p])). E is the mean
+        over all places of the global batch in every mode. Value and gradient are finite for every finite z and every
+        temperature.
+    Raises:
+        ValueError: if tau <= 0, or tau or gamma is not a scalar.
+    References:
+        Yu et al., Language Model Beats Diffusion: Tokenizer is Key to Visual Generation, arXiv:2310.05737, equation 5.
     """
     _require_scalar(temperature=temperature, diversity=diversity)
     if not temperature > 0:
         raise ValueError(f"expected temperature > 0, got {temperature}")
-    z = _at_least_float32(z)
-    # Bits are sure long before the limit, which holds for what overflows.
+    z = at_least_float32(z)
+    # Probabilities are 0 or 1 long before this limit; it only catches quotients that overflow.
     logits = jnp.clip(4 * z / max(temperature, 1e-30), -_SURE, _SURE)
     size = jnp.abs(logits)
-    bit_entropy = softplus(-size) + size * sigmoid(-size)  # the same at -logits; of this sign nothing cancels
+    bit_entropy = softplus(-size) + size * sigmoid(-size)  # even in logits; with this sign nothing cancels
     flat = logits.reshape(-1, z.shape[-1])
     halves = [_joint_probabilities(part) for part in jnp.split(flat, [(z.shape[-1] + 1) // 2], axis=1)]
     mean = mean_over_devices(jnp.matmul(halves[0].T, halves[1], precision="highest") / len(flat))
@@ -714,7 +740,7 @@ def lfq_entropy(z: Array, temperature: float = 1.0, diversity: float = 1.0) -> A
 
 
 def _joint_probabilities(logits: Array) -> Array:
-    """Of all values of independent bits: [n, m] -> [n, 2^m]."""
+    """Probabilities of all values of m independent bits: logits [n, m] -> [n, 2^m]."""
     num_bits = logits.shape[1]
     bits = jnp.asarray((np.arange(2**num_bits) >> np.arange(num_bits)[:, None]) & 1, logits.dtype)  # [m, 2^m]
     return jnp.exp(log_sigmoid(logits) @ bits + log_sigmoid(-logits) @ (1 - bits))

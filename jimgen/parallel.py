@@ -1,4 +1,4 @@
-"""The one axis name of pmap, so that nets and the train step can average over devices without being told the mode."""
+"""The axis name of pmap, with which nets, losses and the train step average over devices in every mode."""
 
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Tree = TypeVar("Tree")
 def device_axis() -> str | None:
     """The name of the device axis while pmap traces, else None.
 
-    Under jit, sharded or not, one program sees the whole batch and there is nothing to average over.
+    Under jit, sharded or not, one program handles the whole batch, so that no average over devices is needed.
     """
     try:
         jax.lax.axis_size(DEVICE_AXIS)
@@ -21,11 +21,11 @@ def device_axis() -> str | None:
 
 
 def num_shards() -> int:
-    """The number of devices that share the batch of the function being traced: more than one only under pmap."""
+    """The number of devices over which the batch of the traced function is split: more than one only under pmap."""
     return jax.lax.axis_size(DEVICE_AXIS) if device_axis() else 1
 
 
 def mean_over_devices(tree: Tree) -> Tree:
-    """The mean of each leaf over the devices of a pmap, the tree itself elsewhere."""
+    """The mean of each leaf over the devices of a pmap; outside of pmap the tree itself."""
     axis = device_axis()
     return jax.lax.pmean(tree, axis) if axis else tree

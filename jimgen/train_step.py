@@ -1,9 +1,9 @@
 """One train step for every family of generative models.
 
-Training is a sequence of phases over one immutable state. A phase says who learns what, from which loss, by which
-optimiser: a VAE has one phase, a GAN two, a GAN with two critic steps names the critic's phase twice. `make_train_step`
-folds the phases into one pure function (state, batch, key) -> (state, metrics); `compile_step` compiles that function
-for one device or many. The same definition runs in every mode and computes the same numbers.
+Training is a sequence of phases over one immutable state. A phase defines which nets are trained, by which loss and
+which optimiser. A VAE has one phase, a GAN has two, and a GAN with two critic steps lists the critic's phase twice.
+`make_train_step` composes the phases into one pure function (state, batch, key) -> (state, metrics). `compile_step`
+compiles that function for one device or many. The same definition computes the same numbers in every mode.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +20,9 @@ from jimgen.cpu import compiler_options
 from jimgen.errors import UserError
 from jimgen.parallel import DEVICE_AXIS, mean_over_devices, num_shards
 
-Variables = dict[str, Any]  # by net name, what net.apply takes: {"generator": {"params": ..., "batch_stats": ...}, ...}
-# "image" [b, h, w, c], "label" int32 [b], "index" int32 [b]: the place in the global batch. In training also "step"
-# int32 [], the steps done before, and "images_seen" float32 [], the images in them: for schedules within objectives.
+Variables = dict[str, Any]  # net name -> argument of net.apply: {"generator": {"params": ..., "batch_stats": ...}, ...}
+# "image" [b, h, w, c]; "label" int32 [b]; "index" int32 [b], the place in the global batch. In training also "step"
+# int32 [], the number of steps done, and "images_seen" float32 [], the images in them, for schedules in objectives.
 Batch = dict[str, Array]
 Metrics = dict[str, Array]  # scalars by name
 Step = Callable[["TrainState", Batch, Array], tuple["TrainState", Metrics]]  # (state, batch, run's key)
@@ -30,23 +30,23 @@ Mode = Literal["auto", "jit", "pmap", "sharded"]
 
 
 class Aux(NamedTuple):
-    """What an objective returns beside its loss."""
+    """Auxiliary outputs of an objective."""
 
     metrics: Metrics
     # Changed non-parameter collections by net name: {"generator": {"batch_stats": ...}}. Averaged like the gradients.
     updates: Mapping[str, Any] = {}
-    observed: Any = ()  # a tree of arrays [b, ...], one row an example, for the phase's `follow`
+    observed: Any = ()  # a tree of arrays [b, ...], one row per example, for the phase's `follow`
 
 
 Objective = Callable[[Variables, Batch, Array], tuple[Array, Aux]]  # (variables, batch, key) -> mean loss over examples
-Follow = Callable[[Variables, Any, Array], Aux]  # (variables, what the objective observed, key) -> metrics and updates
+Follow = Callable[[Variables, Any, Array], Aux]  # (variables, Aux.observed, key) -> metrics and updates
 
 
 class Phase(NamedTuple):
-    """One update: `tx` moves the params of the nets in `trains` down the gradient of `objective`; others stay.
+    """One update: `tx` updates the params of the nets in `trains` by the gradient of `objective`; others are unchanged.
 
-    State that no average over microbatches describes is for `follow`: a codebook with its counts, for instance. It runs
-    once a step, on the variables from before the step and what the objective observed of the whole batch.
+    `follow` updates state that is not an average over microbatches, such as a codebook with its counts. It runs once
+    per step, on the variables from before the step and on `Aux.observed` of the whole batch.
     """
 
     name: str
@@ -57,28 +57,28 @@ class Phase(NamedTuple):
 
 
 class TrainState(struct.PyTreeNode):
-    """All that training carries from step to step, and all that a checkpoint holds."""
+    """The complete state of training, and the complete content of a checkpoint."""
 
-    step: Array  # int32 []: steps done, and with it the position in the data
+    step: Array  # int32 []: steps done, which also determines the position in the data
     variables: Variables
     opt_state: dict[str, Any]  # by phase name
-    ema: Variables  # exponential moving averages of whole nets, by net name; what one samples from
-    skipped: dict[str, Array]  # by phase name, int32 []: updates left out because they were not finite
-    skipped_in_a_row: dict[str, Array]  # by phase name, int32 []: of these, the ones since the last good update
+    ema: Variables  # exponential moving averages of whole nets, by net name, used for sampling
+    skipped: dict[str, Array]  # by phase name, int32 []: updates skipped because they were not finite
+    skipped_in_a_row: dict[str, Array]  # by phase name, int32 []: updates skipped since the last finite one
 
 
 def eval_variables(state: TrainState) -> Variables:
-    """What one samples from and evaluates: the moving averages where they are kept."""
+    """The variables for sampling and evaluation: the moving averages of the nets that have one."""
     return {**state.variables, **state.ema}
 
 
 def init_state(
     init: Callable[[Array, Batch], Variables], phases: Sequence[Phase], ema: Sequence[str], key: Array, batch: Batch
 ) -> TrainState:
-    """The state before the first step. Jit it: compiled initialisation is much faster, and draws the same numbers.
+    """Creates the state before the first step. Jit it: compiled initialisation is much faster, with the same numbers.
 
-    `init` makes the variables of all nets from a key and an example batch (images float32 in [-1, 1]); `ema` names the
-    nets whose moving average is kept. Raises ValueError for a net that is trained or averaged but not made.
+    `init` creates the variables of all nets from a key and an example batch (images float32 in [-1, 1]); `ema` lists
+    the nets whose moving average is kept. Raises ValueError if a net in `phases` or `ema` is not created by `init`.
     """
     variables = init(key, batch)
     if unknown := {*ema, *(net for phase in phases for net in phase.trains)} - set(variables):
@@ -102,26 +102,25 @@ def make_train_step(
     ema_ramp: float = 0.05,
     accumulate: int = 1,
 ) -> Step:
-    """Folds the phases into one pure step (state, batch, key) -> (state, metrics).
+    """Composes the phases into one pure step (state, batch, key) -> (state, metrics).
 
-    The key is the run's key, the same at every step: the step's own is `fold_in(key, state.step)`. Phases of one step
-    share it, so that the generator's phase meets the images that the discriminator's phase has just drawn (XLA then
-    computes them once); a phase that is named again draws anew.
+    The key is the run's key, the same at every step; the step derives its own by `fold_in(key, state.step)`. Phases of
+    one step share it, so that the generator's phase uses the images that the discriminator's phase has drawn (XLA then
+    computes them once). A phase that is listed again draws new numbers.
 
     Args:
-      phases: in the order in which they run. A later phase sees what an earlier one has learnt.
-      prepare: runs first, inside the compiled step; for example scales uint8 images to [-1, 1].
-      ema_half_life: images after which an average has forgotten half; 0 copies the nets. beta = .5^(batch / half-life).
-      ema_ramp: the half-life is at most this times the images seen, so that the average forgets the random start
-        (Karras et al., arXiv 2006.06676, official settings); 0 for no ramp.
-      accumulate: microbatches whose gradients are averaged before one update. It divides the batch. All start from the
-        same variables, and their `Aux.updates` are averaged as well: running statistics decay once a step. Terms that
-        couple the batch (BatchNorm, means of relativistic average losses, free bits, the entropy of codes) see a
-        microbatch at a time; `Phase.follow` sees the whole batch.
-
+        phases: in the order in which they run. A later phase uses the parameters that an earlier one has updated.
+        prepare: runs first, inside the compiled step; for example scales uint8 images to [-1, 1].
+        ema_half_life: half-life of the averages in images, beta = .5^(batch / half-life); 0 copies the nets.
+        ema_ramp: limits the half-life to this times the images seen, so that the averages forget the random start
+            (Karras et al., arXiv:2006.06676, official settings); 0 for no limit.
+        accumulate: number of microbatches, a divisor of the batch size. Their gradients and `Aux.updates`, all computed
+            from the same variables, are averaged before one update, so that running statistics decay once per step.
+            Statistics of the batch (BatchNorm, relativistic average losses, free bits, the entropy of codes) are taken
+            over one microbatch; `Phase.follow` gets the whole batch.
     Returns:
-      The step. Metrics are float32 scalars named `phase/metric`; each phase adds loss, grad_norm, skipped (total) and
-      skipped_in_a_row. An update whose loss or gradient is not finite is left out and counted.
+        The step. Metrics are float32 scalars named `phase/metric`; each phase adds loss, grad_norm, skipped (total) and
+        skipped_in_a_row. Updates with a loss or gradient that is not finite are skipped and counted.
     """
     names = [phase.name for phase in phases]
     rounds = [names[:i].count(name) for i, name in enumerate(names)]
@@ -153,13 +152,13 @@ def _run_phase(phase: Phase, state: TrainState, parts: Sequence[Batch], key: Arr
 
     updates, opt_state = phase.tx.update(grads, state.opt_state[phase.name], params)
     moved: Any = optax.apply_updates(params, updates)
-    learnt = _merge(_merge(state.variables, {net: {"params": moved[net]} for net in phase.trains}), aux.updates)
+    learned = _merge(_merge(state.variables, {net: {"params": moved[net]} for net in phase.trains}), aux.updates)
     followed = Aux({})
     if phase.follow:
         followed = phase.follow(state.variables, aux.observed, key)
-        learnt = _merge(learnt, mean_over_devices(followed.updates))
+        learned = _merge(learned, mean_over_devices(followed.updates))
     before = state.variables, state.opt_state[phase.name]
-    variables, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (learnt, opt_state), before)
+    variables, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (learned, opt_state), before)
     skipped = state.skipped[phase.name] + ~finite
     in_a_row = jnp.where(finite, 0, state.skipped_in_a_row[phase.name] + 1)
     found = {**aux.metrics, **mean_over_devices(followed.metrics)}
@@ -176,7 +175,7 @@ def _run_phase(phase: Phase, state: TrainState, parts: Sequence[Batch], key: Arr
 def _accumulated_gradient(
     phase: Phase, params: Variables, variables: Variables, parts: Sequence[Batch], key: Array
 ) -> tuple[Array, Aux, Variables]:
-    """Loss, aux and gradient, averaged over devices and microbatches; `Aux.observed` of the device's whole batch."""
+    """Loss, aux and gradient, averaged over devices and microbatches; `Aux.observed` covers the whole batch."""
 
     def objective(params: Variables, batch: Batch) -> tuple[Array, Aux]:
         together = _merge(variables, {net: {"params": params[net]} for net in phase.trains})
@@ -191,7 +190,7 @@ def _accumulated_gradient(
         updates.append(mean_over_devices(aux.updates))
         observed.append(aux.observed)
     loss, metrics, grads = jax.tree.map(_mean, *found)
-    # Counts keep their type: all are alike, as all start from the same.
+    # Integer counts are not averaged, which would change their type: microbatches start from equal counts.
     kept = jax.tree.map(lambda *x: _mean(*x) if jnp.issubdtype(x[0].dtype, jnp.floating) else x[0], *updates)
     return loss, Aux(metrics, kept, jax.tree.map(_join, *observed)), grads
 
@@ -201,10 +200,10 @@ def _mean(*parts: Array) -> Array:
 
 
 def _microbatches(batch: Batch, count: int) -> list[Batch]:
-    """Every count-th example, so that a batch spread over devices stays evenly spread in each part."""
+    """Takes every count-th example, so that each part of a sharded batch stays evenly spread over the devices."""
     size = jax.tree.leaves(batch)[0].shape[0]
     if size % count:
-        raise ValueError(f"a batch of {size} (a device) cannot be cut into {count} equal microbatches")
+        raise ValueError(f"a batch of {size} (per device) cannot be cut into {count} equal microbatches")
     cut = jax.tree.map(lambda x: x.reshape(size // count, count, *x.shape[1:]), batch)
     return [jax.tree.map(lambda x, i=i: x[:, i], cut) for i in range(count)]
 
@@ -223,13 +222,13 @@ def _merge(variables: Variables, changes: Mapping[str, Mapping[str, Any]]) -> Va
 
 
 def _ema_beta(half_life: float, ramp: float, num_images: int, step: Array) -> Array:
-    """.5^(images a step / half-life in images), the half-life at most ramp times the images seen so far."""
+    """.5^(images per step / half-life in images), with a half-life of at most ramp times the images seen so far."""
     images = jnp.minimum(half_life, ramp * (step + 1.0) * num_images if ramp else jnp.inf)
     return 0.5 ** (num_images / jnp.maximum(images, 1e-8))
 
 
 class CompiledStep(NamedTuple):
-    """A train step and where its arguments live. Donates the state: keep only the one that `run` returns."""
+    """A compiled train step and the shardings of its arguments. It donates the state: keep only the returned one."""
 
     run: Step
     state_sharding: Any  # a Sharding, or a TrainState of them
@@ -243,16 +242,15 @@ def compile_step(
     devices: Sequence[Any] | None = None,
     state_sharding: Any = None,
 ) -> CompiledStep:
-    """Compiles a step for one device or many. In no mode does the state carry a device axis, so checkpoints fit all.
+    """Compiles a step for one device or many. The state never has a device axis, so checkpoints work in every mode.
 
     Args:
-      step: from `make_train_step`.
-      mode: "jit": the first device. "sharded": one program over all devices, the batch cut along its leading axis.
-        "pmap": a program a device with explicit averages. "auto": sharded on several of the devices, else jit.
-      state_sharding: for mode sharded, a TrainState of shardings (FSDP, say); default replicated, data parallel.
-
+        step: from `make_train_step`.
+        mode: "jit": the first device. "sharded": one program over all devices, the batch cut along its leading axis.
+            "pmap": one program per device, with explicit averages. "auto": sharded on several devices, else jit.
+        state_sharding: for mode sharded, a TrainState of shardings (such as FSDP); default replicated (data parallel).
     Raises:
-      UserError: an unknown mode, or pmap in a run of several processes (use sharded).
+        UserError: for an unknown mode, or for pmap in a run of several processes (use sharded).
     """
     devices = list(devices or jax.devices())
     if mode == "auto":

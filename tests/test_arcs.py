@@ -1,4 +1,4 @@
-"""Both spherical interpolations where the ends are equal, opposite, nearly so, or zero."""
+"""Both spherical interpolations for ends that are equal, opposite, nearly so, or zero."""
 
 import jax
 import jax.numpy as jnp

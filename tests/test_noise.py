@@ -1,4 +1,4 @@
-"""Seeds: a key for each, and those of old."""
+"""Seeds: a different key for each, and unchanged keys of small seeds."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ def test_seeds_of_32_bits_have_the_key_that_jax_gives_them(seed):
 
 
 def test_seeds_of_63_bits_have_a_key_each():
-    """Those that agree in their low or in their high bits too."""
+    """Also seeds with equal low or equal high bits."""
     seeds = [*range(4), 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**33, 2**33 + 1, 2**62, 2**63 - 2**32, 2**63 - 1]
     assert len({data(seed) for seed in seeds}) == len(seeds)
 

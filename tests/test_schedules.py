@@ -6,7 +6,7 @@ from jimgen.schedules import warmup_cosine
 
 
 def test_warmup_cosine_by_hand():
-    """10 steps up to 2; then 1 + cos(pi t / 100) over the 100 that are left, and 0 ever after."""
+    """10 steps up to 2; then 1 + cos(pi t / 100) over the remaining 100, and 0 afterwards."""
     rate = warmup_cosine(2.0, 10, 110)
     found = [float(rate(step)) for step in (0, 5, 10, 35, 60, 110, 200)]
     np.testing.assert_allclose(found, [0, 1, 2, 1 + 2**-0.5, 1, 0, 0], atol=1e-6)

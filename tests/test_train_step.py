@@ -59,7 +59,7 @@ def test_modes_agree_in_float32():
 
 
 def test_microbatches_add_up_to_the_batch(x64):
-    """Noise belongs to the example, so cutting the batch changes nothing where nothing couples its examples."""
+    """Noise belongs to the example, so microbatches change nothing for losses that do not couple examples."""
     method = tiny_vae(jnp.float64)
     whole, parts = run(method, 3, dtype=jnp.float64), run(method, 3, dtype=jnp.float64, accumulate=4)
     assert largest_difference(whole, parts) < 1e-10
@@ -73,12 +73,12 @@ def test_microbatches_must_divide_the_batch():
 
 
 def test_running_statistics_decay_once_a_step():
-    """Each microbatch moves the running mean 8 a quarter of the way to its own, 1 or 3; their average is 6.5."""
+    """Each microbatch moves the running mean 8 by a quarter towards its own, 1 or 3; their average is 6.5."""
 
     def objective(variables, batch, key):
         mean = variables["net"]["batch_stats"]["mean"]
         updates = {"net": {"batch_stats": {"mean": 0.75 * mean + 0.25 * batch["image"].mean(), "seen": jnp.int32(7)}}}
-        bright = jnp.sum(batch["image"] > 2)  # an integer; metrics are averaged whatever they are
+        bright = jnp.sum(batch["image"] > 2)  # an integer; all metrics are averaged
         return variables["net"]["params"]["w"].sum(), Aux({"bright": bright}, updates)
 
     phases = (Phase("phase", ("net",), objective, optax.sgd(0.0)),)
@@ -94,7 +94,7 @@ def test_running_statistics_decay_once_a_step():
 
 
 def test_what_follows_a_phase_sees_the_whole_batch_in_order():
-    """Whatever the microbatches, it gets the rows of the batch and the variables from before the step."""
+    """For every number of microbatches, it gets the rows of the batch and the variables from before the step."""
 
     def objective(variables, batch, key):
         return variables["net"]["params"]["w"].sum(), Aux({}, observed={"twice": 2 * batch["image"]})
@@ -170,13 +170,13 @@ def test_a_repeated_phase_draws_anew_and_shares_its_optimiser():
     state, _ = make_train_step(phases)(quadratic_state(phases), image_batch(1), jax.random.key(0))
     first, second, third = (np.asarray(x) for x in seen)
     assert not np.any(first == second)
-    np.testing.assert_array_equal(first, third)  # the last phase meets the images of the first
+    np.testing.assert_array_equal(first, third)  # the last phase has the images of the first
     assert set(state.opt_state) == {"critic", "generator"}
     assert int(optax.tree.get(state.opt_state["critic"], "count")) == 2
 
 
 def test_generator_runs_once_a_step():
-    """Both phases ask for the same fake images: the compiler must find that out, or a GAN step costs a fifth more."""
+    """Both phases use the same fake images. The compiler must recognise this, or a GAN step costs a fifth more."""
     method, batch = tiny_gan(), tiny_batch()
     state = state_of(method, batch)
 
@@ -277,7 +277,7 @@ def test_no_retrace_after_the_first_step(mode):
     key = jax.device_put(jax.random.key(0), compiled.replicated)
     state, _ = compiled.run(state, batch, key)
     first = len(traces)
-    with jax.transfer_guard("disallow"):  # nothing travels between host and devices either
+    with jax.transfer_guard("disallow"):  # no transfers between host and devices either
         for _ in range(3):
             state, _ = compiled.run(state, batch, key)
     assert len(traces) == first
@@ -304,7 +304,7 @@ def test_the_state_is_donated():
 
 
 def test_state_can_be_sharded():
-    """The door to FSDP: the same step with the weights cut over the devices."""
+    """As for FSDP: the same step with weights sharded over the devices."""
     batch, method = tiny_batch(), tiny_vae()
     replicated = compile_step(make_train_step(method.phases), "sharded")
     mesh = replicated.batch_sharding.mesh

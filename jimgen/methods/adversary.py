@@ -1,4 +1,4 @@
-"""What every method with a discriminator shares: its logits in training, its metrics, and its loss."""
+"""The parts that all methods with a discriminator share: its logits in training, its loss and its metrics."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from jimgen.train_step import Aux
 
 
 def apply_in_training(net: nn.Module, variables: Mapping[str, Any], *args: Array) -> tuple[Array, dict[str, Any]]:
-    """The output of a net in training mode, and its changed running statistics."""
+    """The output of a net in training mode, and its updated running statistics."""
     output, changed = net.apply(variables, *args, train=True, mutable=["batch_stats"])
     return output, dict(changed)  # pyright: ignore[reportReturnType]
 
@@ -20,7 +20,7 @@ def apply_in_training(net: nn.Module, variables: Mapping[str, Any], *args: Array
 def real_and_fake_logits(
     discriminator: nn.Module, variables: Mapping[str, Any], real: Array, fake: Array, labels: Array
 ) -> tuple[Array, Array, dict[str, Any]]:
-    """Logits of real and of generated images, and the running statistics after both, in this order."""
+    """Logits of real images, logits of generated images, and running statistics after both passes, in this order."""
     real_logits, after_real = apply_in_training(discriminator, variables, real, labels)
     fake_logits, after_fake = apply_in_training(discriminator, {**variables, **after_real}, fake, labels)
     return real_logits, fake_logits, {**after_real, **after_fake}
@@ -32,15 +32,15 @@ def discriminator_loss(
     """The mean loss of the net "discriminator", and its metrics.
 
     Args:
-      loss: the pair whose discriminator's half counts.
-      real_logits, fake_logits: [b], or [b, h, w] of patches.
-      penalty: [b], added to the loss of each example; None for none.
-      stats: changed running statistics.
+        loss: the pair of losses, of which the discriminator's is used.
+        real_logits, fake_logits: float [b], or [b, h, w] for patch discriminators.
+        penalty: float [b], added to the loss of each example; None for no penalty.
+        stats: updated running statistics.
     """
     metrics = {
         "real_logits": real_logits.mean(),
         "fake_logits": fake_logits.mean(),
-        # How often real and fake are told apart: near .5 the discriminator knows little, near 1 it knows all.
+        # Near .5 the discriminator cannot distinguish real from fake; near 1 it nearly always can.
         "accuracy": (jnp.mean(real_logits > 0) + jnp.mean(fake_logits <= 0)) / 2,
     }
     losses = loss.discriminator(real_logits, fake_logits)

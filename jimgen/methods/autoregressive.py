@@ -28,19 +28,19 @@ from jimgen.train_step import Aux, Batch, Phase, Variables
 
 
 class Autoregressive(NamedTuple):
-    """A method over pixels, with what coding images without loss needs of it. Labels are int32 [n]."""
+    """A method over pixels, with the functions that lossless coding of images needs. Labels are int32 [n]."""
 
     method: Method
     log_likelihood: Callable[[Variables, Array, Array], Array]  # (variables, images, labels) -> nats [n]
-    to_levels: Callable[[Array], Array]  # images -> int32 [n, places], in the order in which they are read
-    to_images: Callable[[Array], Array]  # and back, [-1, 1]
-    empty: Callable[[int], Any]  # number of images -> the start of decoding
-    # (variables, decoding, levels, i, labels) -> logits [n, levels] of place i, given those before it; decoding
+    to_levels: Callable[[Array], Array]  # images -> int32 [n, places], in decoding order
+    to_images: Callable[[Array], Array]  # the inverse, images in [-1, 1]
+    empty: Callable[[int], Any]  # number of images -> the initial decoding state
+    # (variables, decoding, levels, i, labels) -> logits [n, levels] of place i given the places before it, decoding
     decode: Callable[[Variables, Any, Array, Array, Array], tuple[Array, Any]]
 
 
 class _Pixels(NamedTuple):
-    """The net, over images as sequences of levels."""
+    """The net, applied to images as sequences of levels."""
 
     net: PixelTransformer
 
@@ -76,18 +76,17 @@ def pixel_autoregressive(
 ) -> Autoregressive:
     """Maximum likelihood over the levels of sub-pixels: one phase; sampler, exact likelihood, inpainting.
 
-    In inpainting known pixels stay what they are, and unknown ones are drawn given the pixels before them alone.
+    Inpainting keeps the known pixels and draws each unknown pixel given only the pixels before it.
 
     Args:
-      net: with num_classes > 0 the model is p(x | label).
-      tx: the optimiser.
-      flips: whether training mirrors every other image; likelihoods are of images as they are.
-      label_drop: how often training hides the label, where the net has labels.
-      guidance: weight of classifier-free guidance; 1 for none.
-      filter: of the logits in sampling.
-
+        net: with num_classes > 0 the model is p(x | label).
+        tx: the optimiser.
+        flips: whether training mirrors half of the images at random; likelihoods use images without mirroring.
+        label_drop: probability with which training hides the label, if the net has labels.
+        guidance: weight of classifier-free guidance; 1 for none.
+        filter: filter of the logits in sampling.
     Raises:
-      ValueError: options outside their ranges, or guidance without labels or without hiding them.
+        ValueError: for options outside their ranges, or guidance without num_classes > 0 and label_drop > 0.
     """
     check_filter(filter)
     check_guidance(guidance, net.num_classes, label_drop)
@@ -111,13 +110,13 @@ def pixel_autoregressive(
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         nats = pixels.nats(variables, batch["image"], batch["label"])
         given = "_given_label" if net.num_classes else ""
-        if net.levels != 256:  # no likelihood of 8-bit images
+        if net.levels != 256:  # not a likelihood of 8-bit images
             return {f"nats{given}": nats}
         name = LikelihoodProtocol("8-bit", "exact").name
         return {name(f"nats{given}"): nats, name(f"bits_per_dim{given}"): bits_per_dim(nats, net.num_places)}
 
     def fill(variables: Variables, key: Array, levels: Array, known: Array, labels: Array) -> Array:
-        """Draws the levels that are not known: int32 and bool [n, places] -> int32 [n, places]."""
+        """Draws the unknown levels: levels int32 [n, places], known bool [n, places] -> int32 [n, places]."""
         decode = lambda decoding, levels, i, labels: pixels.decode(variables, decoding, levels, i, labels)  # noqa: E731
         step, copies = guided_step(decode, labels, net.num_classes, guidance)
         return decode_one_by_one(step, net.empty(copies * levels.shape[0]), levels, known, key, filter)
@@ -146,14 +145,14 @@ def pixel_autoregressive(
 
 
 class _Tokens(NamedTuple):
-    """The net, over the tokens of a frozen tokenizer in some order."""
+    """The net, applied to the tokens of a frozen tokenizer in raster or random order."""
 
     net: TokenTransformer
     tokenizer: Tokenizer
     random_order: bool
 
     def orders(self, key: Array, index: Array, known: Array | None = None) -> Array:
-        """Places as training and sampling read them, int32 [n, t]; in drawn orders known ones come first."""
+        """The order of places in training and sampling, int32 [n, t]; a random order starts with the known places."""
         if not self.random_order:
             return self.raster(index.shape[0])
         rank = noise.uniform(key, index, (self.net.num_places,))
@@ -180,7 +179,7 @@ class _Tokens(NamedTuple):
         guidance: float,
         filter: LogitFilter,
     ) -> Array:
-        """Draws the tokens that are not known, int32 and bool [n, t], and decodes all to images."""
+        """Draws the unknown tokens (tokens int32 [n, t], known bool [n, t]), and decodes all tokens to images."""
         n = tokens.shape[0]
         order = self.orders(jax.random.fold_in(key, 0), jnp.arange(n), known.astype(jnp.float32))
 
@@ -208,23 +207,22 @@ def token_autoregressive(
 ) -> Method:
     """Maximum likelihood over the tokens of a frozen tokenizer: one phase; sampler, inpainting.
 
-    In random order each token is told the place of the next one (Yu et al., RAR, arXiv:2411.00776). Training draws an
-    order for each example, sampling too; inpainting then reads the known tokens first, so that the others depend on all
-    of them. Held-out metrics are those of the order row by row. They are likelihoods of tokens, not of images.
+    In random order each token is given the place of the next one (Yu et al., RAR, arXiv:2411.00776). Training and
+    sampling draw an order for each example. Inpainting then starts with the known tokens, so that all other tokens
+    depend on them. Held-out metrics use raster order. They are likelihoods of tokens, not of images.
 
-    In inpainting a token is known if its whole cell of the image is; known pixels stay what they are.
+    In inpainting a token is known if all pixels of its cell are. Known pixels are kept.
 
     Args:
-      net: over the tokenizer's codes and grid; with num_classes > 0 the model is p(tokens | label).
-      tokenizer, frozen: as `load_tokenizer` gives them; no phase trains these variables.
-      tx: the optimiser.
-      label_drop: how often training hides the label, where the net has labels.
-      guidance: weight of classifier-free guidance; 1 for none.
-      filter: of the logits in sampling.
-      random_order: whether tokens are read in random orders, or row by row.
-
+        net: its codes and grid are the tokenizer's; with num_classes > 0 the model is p(tokens | label).
+        tokenizer, frozen: the results of `load_tokenizer`; no phase trains these variables.
+        tx: the optimiser.
+        label_drop: probability with which training hides the label, if the net has labels.
+        guidance: weight of classifier-free guidance; 1 for none.
+        filter: filter of the logits in sampling.
+        random_order: whether to order tokens at random, instead of row by row.
     Raises:
-      ValueError: as `pixel_autoregressive`; or a net of another grid or number of codes than the tokenizer.
+        ValueError: see `pixel_autoregressive`; also if grid or number of codes differ from the tokenizer's.
     """
     check_filter(filter)
     check_guidance(guidance, net.num_classes, label_drop)

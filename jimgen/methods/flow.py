@@ -1,6 +1,6 @@
 """Flow matching and diffusion (Lipman et al., arXiv:2210.02747; Liu et al., arXiv:2209.03003).
 
-A net learns the velocity of the straight path from image to noise, and a solver walks back.
+A net learns the velocity of the straight path from image to noise, and a solver integrates it from noise to image.
 """
 
 from functools import partial
@@ -34,7 +34,7 @@ from jimgen.train_step import Aux, Batch, Phase, Variables
 
 
 class _Net(NamedTuple):
-    """The net with its prediction: what it says as a loss, and as a velocity."""
+    """The net with its type of prediction, which it converts to losses and velocities."""
 
     net: nn.Module
     prediction: Prediction | Literal["edm"]
@@ -47,7 +47,7 @@ class _Net(NamedTuple):
     def losses(
         self, variables: Variables, x: Array, eps: Array, t: Array, labels: Array, keys: Array | None, loss: Prediction
     ) -> Array:
-        """The squared error of each example [b], a mean over its dimensions, in the space of `loss` or EDM's own."""
+        """Squared errors [b], means over dimensions, in the space of `loss`; for EDM, EDM's own loss."""
         x_t = interpolate(x, eps, t)
         if self.prediction == "edm":
             predict = lambda scaled, c_noise: self.run(variables, scaled, c_noise, labels, keys)  # noqa: E731
@@ -58,13 +58,22 @@ class _Net(NamedTuple):
         return flow_matching_loss(output, target_of(self.prediction, x, eps), weight)
 
     def velocity(self, variables: Variables, x: Array, t: Array, labels: Array) -> Array:
-        """v(x, t) for one t [] and labels [n], without guidance."""
+        """v(x, t) without guidance, for one t [] and labels int32 [n]."""
         each = jnp.broadcast_to(t, x.shape[:1])
         if self.prediction == "edm":
             predict = lambda scaled, c_noise: self.run(variables, scaled, c_noise, labels, None)  # noqa: E731
             denoised, _ = edm_denoise(predict, x, each, self.sigma_data)
             return velocity_from("data", denoised, x, t)
         return velocity_from(self.prediction, self.run(variables, x, each, labels, None), x, t)
+
+    def guided_velocity(self, variables: Variables, labels: Array, guidance: Guidance) -> solvers.Velocity:
+        """v(x, t) for labels int32 [n], with guidance."""
+
+        def velocity(x: Array, t: Array) -> Array:
+            weight = 1 if guidance.weight == 1 else guidance_weight(guidance, t)
+            return guided(lambda x, labels: self.velocity(variables, x, t, labels), x, labels, self.num_classes, weight)
+
+        return velocity
 
 
 def flow(
@@ -86,31 +95,30 @@ def flow(
     """Flow matching: one phase; sampler, held-out loss, inpainting.
 
     Args:
-      net: (x_t [b, h, w, c], times [b], labels int32 [b], dropout_keys=keys [b]) -> [b, h, w, c] float32; the label
-        num_classes stands for none.
-      image_shape: (h, w, c).
-      num_classes: 0 to learn and sample without labels.
-      tx: the optimiser.
-      prediction: what the net predicts; edm for the denoiser of Karras et al. (arXiv:2206.00364), preconditioned, whose
-        loss is its own, and whose net is told ln(sigma) / 4 as time.
-      loss: the space in which the squared error is measured: any prediction goes with any loss.
-      times: mean and standard deviation of the logit-normal training times; (0, 1), or EDM's.
-      label_drop: how often training hides a label, for guidance.
-      guidance: of sampling; weight 1 for none.
-      sampler: a solver of jimgen/sampling/solvers.py.
-      num_steps: of the sampler: its times are evenly spaced, or EDM's.
-      inpaint_rounds: times that each step of inpainting is taken.
-      sigma_data: edm: standard deviation of the pixels.
-
+        net: (x_t [b, h, w, c], times [b], labels int32 [b], dropout_keys=keys [b]) -> float32 [b, h, w, c]; the label
+            num_classes means no label.
+        image_shape: (h, w, c).
+        num_classes: 0 to learn and sample without labels.
+        tx: the optimiser.
+        prediction: what the net predicts; edm for the preconditioned denoiser of Karras et al. (arXiv:2206.00364), with
+            its own loss, and ln(sigma) / 4 in place of the time.
+        loss: the space in which the squared error is measured; every prediction works with every loss.
+        times: mean and standard deviation of the logit-normal training times; None for (0, 1), or EDM's.
+        label_drop: probability with which training hides a label, for guidance.
+        guidance: guidance in sampling; weight 1 for none.
+        sampler: a solver of jimgen/sampling/solvers.py.
+        num_steps: steps of the sampler, at evenly spaced times, or EDM's.
+        inpaint_rounds: how often inpainting repeats each step.
+        sigma_data: standard deviation of the pixels, for edm.
     Raises:
-      ValueError: guidance without classes, or a label_drop outside [0, 1].
+        ValueError: for guidance without num_classes > 0 and label_drop > 0, or a label_drop outside [0, 1].
     """
     check_guidance(guidance.weight, num_classes, label_drop)
     predictor = _Net(net, prediction, num_classes, sigma_data)
     mean, std = times or (EDM_TIMES if prediction == "edm" else (0.0, 1.0))
     points = edm_times(num_steps) if prediction == "edm" else uniform_times(num_steps)
     if sampler is solvers.heun:
-        sampler = partial(solvers.heun, correct_last=False)  # images have no velocity at t = 0
+        sampler = partial(solvers.heun, correct_last=False)  # the velocity is not defined at t = 0
 
     def init(key: Array, batch: Batch) -> Variables:
         return {"net": net.init(key, batch["image"], batch["image"][:, 0, 0, 0] * 0, batch["label"] * 0)}
@@ -131,22 +139,17 @@ def flow(
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         return {"flow_loss": losses(variables, batch, key, train=False)}
 
-    def velocity_at(variables: Variables, labels: Array) -> solvers.Velocity:
-        def velocity(x: Array, t: Array) -> Array:
-            weight = 1 if guidance.weight == 1 else guidance_weight(guidance, t)
-            return guided(lambda x, labels: predictor.velocity(variables, x, t, labels), x, labels, num_classes, weight)
-
-        return velocity
-
     def sample(variables: Variables, key: Array, labels: Array) -> Array:
-        # The path starts at t = 1 or, EDM's, close to it, where x_t is all but t eps.
+        # The path starts at t = 1 or, for EDM, close to it, where x_t is nearly t eps.
         x_1 = points[0] * noise.normal(jax.random.fold_in(key, 0), jnp.arange(labels.shape[0]), image_shape)
-        images = sampler(velocity_at(variables, labels), x_1, points, jax.random.fold_in(key, 1))
+        velocity = predictor.guided_velocity(variables, labels, guidance)
+        images = sampler(velocity, x_1, points, jax.random.fold_in(key, 1))
         return jnp.clip(images, -1.0, 1.0)
 
     def inpaint(variables: Variables, key: Array, images: Array, mask: Array, labels: Array) -> Array:
         known = posterior.as_mask(mask, images)
-        filled = posterior.inpaint(velocity_at(variables, labels), images, known, points, key, inpaint_rounds)
+        velocity = predictor.guided_velocity(variables, labels, guidance)
+        filled = posterior.inpaint(velocity, images, known, points, key, inpaint_rounds)
         return jnp.where(known, images, jnp.clip(filled, -1.0, 1.0))
 
     return Method(

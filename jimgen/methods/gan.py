@@ -1,4 +1,4 @@
-"""Generative adversarial networks (Goodfellow et al., arXiv:1406.2661): a generator and a discriminator in turn."""
+"""Generative adversarial networks (Goodfellow et al., arXiv:1406.2661): alternating updates of two nets."""
 
 import flax.linen as nn
 import jax
@@ -35,24 +35,23 @@ def gan(
     gradient_penalty: float = 0.0,
     discriminator_steps: int = 1,
 ) -> Method:
-    """A GAN: the phases (discriminator, generator), and the samplers.
+    """A GAN: the phases (discriminator, generator), a sampler and interpolation.
 
     Args:
-      generator: net (z [b, latent_dim], labels [b], train=...) -> images [b, h, w, c] in [-1, 1].
-      discriminator: net (images, labels, train=...) -> logits [b]. Both nets may keep a `batch_stats` collection.
-      latent_dim: of z ~ N(0, I).
-      generator_tx, discriminator_tx: optimisers.
-      num_classes: labels that the nets know; 0 where they ignore labels.
-      loss: a pair of functions of (real_logits, fake_logits).
-      r1, r2: weights gamma of the penalties gamma/2 ||grad D||^2 on real and on fake images (Mescheder et al.,
-        arXiv:1801.04406). They are about one example alone: give them a discriminator without BatchNorm.
-      gradient_penalty: weight of (||grad D|| - 1)^2 between real and fake images (WGAN-GP, Gulrajani et al.,
-        arXiv:1704.00028), with the same demand.
-      discriminator_steps: updates of the discriminator before each one of the generator, on the same real images and
-        fresh fake ones.
-
+        generator: net (z [b, latent_dim], labels [b], train=...) -> images [b, h, w, c] in [-1, 1].
+        discriminator: net (images, labels, train=...) -> logits [b]. Both nets may keep a `batch_stats` collection.
+        latent_dim: dimension of z ~ N(0, I).
+        generator_tx, discriminator_tx: optimisers.
+        num_classes: number of labels of the nets; 0 if they ignore labels.
+        loss: a pair of functions of (real_logits, fake_logits).
+        r1, r2: weights gamma of the penalties gamma/2 ||grad D||^2 on real and on fake images (Mescheder et al.,
+            arXiv:1801.04406). They are defined per example, so the discriminator should have no BatchNorm.
+        gradient_penalty: weight of (||grad D|| - 1)^2 between real and fake images (WGAN-GP, Gulrajani et al.,
+            arXiv:1704.00028), also for a discriminator without BatchNorm.
+        discriminator_steps: updates of the discriminator before each update of the generator, on the same real images
+            and new fake ones.
     Raises:
-      ValueError: fewer than one discriminator step.
+        ValueError: for fewer than one discriminator step.
     """
     if discriminator_steps < 1:
         raise ValueError(f"discriminator_steps must be at least 1, got {discriminator_steps}")
@@ -99,7 +98,7 @@ def _discriminator_objective(
         labels, stats = batch["label"], {}
 
         def logits_of(images: Array, penalised: bool) -> tuple[Array, Array]:
-            """Logits [b] and squared gradient norms [b]; the statistics go on from one call to the next."""
+            """Logits [b] and squared gradient norms [b]; running statistics carry over from call to call."""
             nonlocal stats
             if penalised:
                 judge = lambda x: apply_in_training(discriminator, variables["discriminator"], x, labels)[0]  # noqa: E731
@@ -128,10 +127,10 @@ def _generator_objective(
 ) -> Objective:
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
         labels = batch["label"]
-        # The key is the discriminator phase's, so XLA computes these images once.
+        # The discriminator's phase has the same key, so XLA computes these images once.
         z = draw_latents(key, batch["index"], latent_dim)
         fake, stats = apply_in_training(generator, variables["generator"], z, labels)
-        # XLA drops the real half where the loss does not look at it: all but the relativistic ones.
+        # XLA removes the real half unless the loss uses it, as only the relativistic ones do.
         real_logits = apply_in_training(discriminator, variables["discriminator"], batch["image"], labels)[0]
         fake_logits = apply_in_training(discriminator, variables["discriminator"], fake, labels)[0]
         return loss.generator(real_logits, fake_logits).mean(), Aux({}, {"generator": stats})

@@ -1,4 +1,4 @@
-"""Latents z ~ N(0, I), and walks between them: what GANs and VAEs share."""
+"""Latents z ~ N(0, I) and interpolation between them, for GANs and VAEs."""
 
 from collections.abc import Callable
 
@@ -11,16 +11,16 @@ from jimgen.train_step import Variables
 
 
 def draw_latents(key: Array, index: Array, latent_dim: int) -> Array:
-    """z ~ N(0, I), one for each place of index int32 [n]: float [n, latent_dim]."""
+    """z ~ N(0, I), float [n, latent_dim], one row for each entry of index int32 [n]."""
     return noise.normal(key, index, (latent_dim,))
 
 
 def interpolation(
     decode: Callable[[Variables, Array, Array], Array], latent_dim: int
 ) -> Callable[[Variables, Array, Array, int], Array]:
-    """The `interpolate` of a method that decodes latents: (variables, z [n, d], labels [n]) -> images.
+    """The `Method.interpolate` of a method with a decoder (variables, z [n, d], labels [n]) -> images.
 
-    Walks go along arcs (`arcs.slerp`): points of a straight line between two draws are too short to look like draws.
+    It follows arcs (`arcs.slerp`): points on a straight line between two draws are too short to look like draws.
     """
 
     def interpolate(variables: Variables, key: Array, labels: Array, steps: int) -> Array:

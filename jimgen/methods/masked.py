@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,6 +18,38 @@ from jimgen.sampling.guidance import check_guidance, drop_labels, guided
 from jimgen.sampling.posterior import as_mask
 from jimgen.sampling.tokens import decode_in_parallel, lowest
 from jimgen.train_step import Aux, Batch, Phase, Variables
+
+
+class _Net(NamedTuple):
+    """The net, applied to the tokens of a frozen tokenizer."""
+
+    net: nn.Module
+    tokenizer: Tokenizer
+    num_classes: int
+
+    @property
+    def num_tokens(self) -> int:
+        return math.prod(self.tokenizer.grid)
+
+    def logits(self, variables: Variables, tokens: Array, labels: Array, dropout_keys: Array | None = None) -> Array:
+        return self.net.apply(variables["net"], tokens, labels, dropout_keys=dropout_keys)  # pyright: ignore[reportReturnType]
+
+    def losses(
+        self, variables: Variables, batch: Batch, key: Array, smoothing: float, label_drop: float, train: bool
+    ) -> Array:
+        """Mean cross-entropy over the masked tokens of each example at one draw of the mask: [b] nats."""
+        index = batch["index"]
+        keys = [jax.random.fold_in(key, i) for i in range(4)]
+        tokens = self.tokenizer.tokenize(variables, batch["image"]).reshape(-1, self.num_tokens)
+        ratio = jnp.cos(jnp.pi / 2 * noise.uniform(keys[0], index))
+        hidden = lowest(noise.uniform(keys[1], index, (self.num_tokens,)), jnp.ceil(self.num_tokens * ratio))
+        labels = drop_labels(batch["label"], keys[2], index, label_drop, self.num_classes)
+        dropout_keys = noise.example_keys(keys[3], index) if train else None
+        logits = self.logits(variables, jnp.where(hidden, self.tokenizer.num_codes, tokens), labels, dropout_keys)
+        return masked_cross_entropy(logits, tokens, hidden, smoothing)
+
+    def images(self, variables: Variables, tokens: Array) -> Array:
+        return self.tokenizer.detokenize(variables, tokens.reshape(-1, *self.tokenizer.grid))
 
 
 def masked(
@@ -38,76 +70,55 @@ def masked(
     The tokenizer's nets are part of the variables and of every checkpoint; no phase trains them.
 
     Args:
-      net: (tokens int32 [b, t] with num_codes for MASK, labels int32 [b], dropout_keys=keys [b]) -> logits
-        [b, t, num_codes]; the label num_classes stands for none.
-      tokenizer, frozen: the functions, and the nets' variables by name, of `runs.tokenizer.load_tokenizer`.
-      num_classes: 0 to learn and sample without labels.
-      tx: the optimiser.
-      label_drop: how often training hides a label, for guidance.
-      label_smoothing: epsilon of the cross-entropy, spread over all codes.
-      num_steps: of decoding.
-      choice_temperature: tau of decoding, by which noise takes part in choosing the tokens that are kept; it falls to 0
-        with the steps.
-      guidance: weight w of u + w (c - u) on the logits; 1 for none.
-
+        net: (tokens int32 [b, t] with num_codes for MASK, labels int32 [b], dropout_keys=keys [b]) -> logits
+            [b, t, num_codes]; the label num_classes means no label.
+        tokenizer, frozen: the functions and the variables by net name from `runs.tokenizer.load_tokenizer`.
+        num_classes: 0 to learn and sample without labels.
+        tx: the optimiser.
+        label_drop: probability with which training hides a label, for guidance.
+        label_smoothing: epsilon of the cross-entropy, spread over all codes.
+        num_steps: number of decoding steps.
+        choice_temperature: tau, the scale of the noise in the choice of the tokens to keep; it decreases to 0.
+        guidance: weight w of u + w (c - u) on the logits; 1 for none.
     Raises:
-      ValueError: guidance without classes, fewer than 1 step, or label_drop or label_smoothing outside [0, 1].
+        ValueError: for guidance without num_classes > 0 and label_drop > 0, fewer than 1 step, or label_drop or
+            label_smoothing outside [0, 1].
     """
     if not 0 <= label_smoothing <= 1:
-        raise ValueError(f"label_smoothing is a share, got {label_smoothing}")
+        raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
     check_guidance(guidance, num_classes, label_drop)
     if num_steps < 1:
         raise ValueError(f"decoding takes at least 1 step, got {num_steps}")
-    num_codes, num_tokens = tokenizer.num_codes, math.prod(tokenizer.grid)
+    model = _Net(net, tokenizer, num_classes)
+    num_codes, num_tokens = tokenizer.num_codes, model.num_tokens
 
     def init(key: Array, batch: Batch) -> Variables:
         tokens = jnp.zeros((batch["image"].shape[0], num_tokens), jnp.int32)
         return {"net": net.init(key, tokens, batch["label"] * 0), **jax.tree.map(jnp.asarray, dict(frozen))}
 
-    def run(variables: Variables, tokens: Array, labels: Array, dropout_keys: Array | None = None) -> Array:
-        return net.apply(variables["net"], tokens, labels, dropout_keys=dropout_keys)  # pyright: ignore[reportReturnType]
-
-    def tokens_of(variables: Variables, images: Array) -> Array:
-        return tokenizer.tokenize(variables, images).reshape(-1, num_tokens)
-
-    def losses(variables: Variables, batch: Batch, key: Array, smoothing: float, train: bool) -> Array:
-        """Cross-entropy of each example, nats [b]: the mean over its masked tokens, at one draw of the mask."""
-        index = batch["index"]
-        keys = [jax.random.fold_in(key, i) for i in range(4)]
-        tokens = tokens_of(variables, batch["image"])
-        ratio = jnp.cos(jnp.pi / 2 * noise.uniform(keys[0], index))
-        hidden = lowest(noise.uniform(keys[1], index, (num_tokens,)), jnp.ceil(num_tokens * ratio))
-        labels = drop_labels(batch["label"], keys[2], index, label_drop if train else 0.0, num_classes)
-        dropout_keys = noise.example_keys(keys[3], index) if train else None
-        logits = run(variables, jnp.where(hidden, num_codes, tokens), labels, dropout_keys)
-        return masked_cross_entropy(logits, tokens, hidden, smoothing)
-
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        return losses(variables, batch, key, label_smoothing, train=True).mean(), Aux({})
+        return model.losses(variables, batch, key, label_smoothing, label_drop, train=True).mean(), Aux({})
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        return {"bits_per_masked_token": losses(variables, batch, key, 0.0, train=False) / math.log(2)}
+        return {"bits_per_masked_token": model.losses(variables, batch, key, 0.0, 0.0, train=False) / math.log(2)}
 
     def fill(variables: Variables, key: Array, tokens: Array, labels: Array) -> Array:
-        """Decodes the masked ones among tokens [n, t]; the others stay."""
+        """Decodes the masked tokens among tokens int32 [n, t]; the others are kept."""
 
         def logits_of(tokens: Array) -> Array:
-            return guided(lambda x, labels: run(variables, x, labels), tokens, labels, num_classes, guidance)
+            return guided(lambda x, labels: model.logits(variables, x, labels), tokens, labels, num_classes, guidance)
 
         return decode_in_parallel(logits_of, tokens, key, num_codes, num_steps, choice_temperature)
 
-    def images_of(variables: Variables, tokens: Array) -> Array:
-        return tokenizer.detokenize(variables, tokens.reshape(-1, *tokenizer.grid))
-
     def sample(variables: Variables, key: Array, labels: Array) -> Array:
         empty = jnp.full((labels.shape[0], num_tokens), num_codes, jnp.int32)
-        return images_of(variables, fill(variables, key, empty, labels))
+        return model.images(variables, fill(variables, key, empty, labels))
 
     def inpaint(variables: Variables, key: Array, images: Array, mask: Array, labels: Array) -> Array:
         known = as_mask(mask, images)
         tokens, are_known = tokenize_known(tokenizer, variables, images, known)
         tokens = jnp.where(are_known, tokens, num_codes)
-        return jnp.where(known, images, images_of(variables, fill(variables, key, tokens, labels)))
+        return jnp.where(known, images, model.images(variables, fill(variables, key, tokens, labels)))
 
     return Method(
         init=init,

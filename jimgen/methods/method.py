@@ -1,4 +1,4 @@
-"""What a generative method is."""
+"""The interface of generative methods."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -13,21 +13,21 @@ class Method(NamedTuple):
     """A generative method over given nets: pure functions, no state.
 
     Images are float32 [n, h, w, c] in [-1, 1], labels int32 [n], keys PRNG keys, `variables` the nets' by name. Every
-    method trains and samples. A capability that a method lacks is None:
+    method trains and samples. Capabilities that a method lacks are None:
 
-    reconstruct: images through the latent space and back (VAEs, tokenizers).
-    interpolate: a walk between random latents (GANs, VAEs).
-    inpaint: new content in the unknown part of an image (flows, masked and autoregressive transformers).
-    evaluate: metrics of held-out examples, of which training reports the mean over the test split.
-    aggregate: scalar metrics computed from dataset means, for metrics that no example has alone, such as the usage of a
-      codebook: it takes the means [k] of those metrics of `evaluate` that are vectors.
+    reconstruct: encodes and decodes images (VAEs, tokenizers).
+    interpolate: interpolates between random latents (GANs, VAEs).
+    inpaint: draws the unknown part of an image (flows, masked and autoregressive transformers).
+    evaluate: computes metrics of held-out examples; training reports their means over the test split.
+    aggregate: computes scalar metrics from dataset means, such as the usage of a codebook, which a single example does
+        not have. It takes the means [k] of the vector-valued metrics of `evaluate`.
     """
 
     init: Callable[[Array, Batch], Variables]  # (key, example batch) -> variables of all nets
     phases: tuple[Phase, ...]
-    ema: tuple[str, ...]  # nets whose moving average is kept, and sampled from
+    ema: tuple[str, ...]  # nets whose moving average is kept, and used for sampling
     sample: Callable[[Variables, Array, Array], Array]  # (variables, key, labels) -> images
-    num_classes: int = 0  # labels that the nets know; 0: samples do not depend on labels
+    num_classes: int = 0  # number of labels of the nets; 0: samples do not depend on labels
     reconstruct: Callable[[Variables, Array, Array], Array] | None = None  # (variables, images, labels) -> images
     interpolate: Callable[[Variables, Array, Array, int], Array] | None = None
     # (variables, key, labels, steps) -> images [n, steps, h, w, c]
@@ -38,10 +38,10 @@ class Method(NamedTuple):
 
 
 class HasMethod(Protocol):
-    """A method with more beside it, such as a tokenizer with its functions between images and tokens."""
+    """A method together with further functions, such as a tokenizer's functions between images and tokens."""
 
     @property
     def method(self) -> Method: ...
 
 
-Build = Callable[[Any, DataSpec], Method | HasMethod]  # what an experiment defines: (its Config, data) -> method
+Build = Callable[[Any, DataSpec], Method | HasMethod]  # defined by an experiment: (Config, data) -> method

@@ -1,4 +1,4 @@
-"""Tokenizers: an autoencoder whose code is a grid of tokens (VQ-VAE, arXiv:1711.00937; VQGAN, arXiv:2012.09841)."""
+"""Tokenizers: autoencoders whose code is a grid of tokens (VQ-VAE, arXiv:1711.00937; VQGAN, arXiv:2012.09841)."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ NETS = ("encoder", "quantiser", "decoder")
 
 
 class Reconstruction(NamedTuple):
-    """How a decoder's output is read, and compared with images. Arrays [b, h, w, c], images in [-1, 1]."""
+    """How to convert a decoder's output to images, and to compare the two. Arrays [b, h, w, c], images in [-1, 1]."""
 
     loss: Callable[[Array, Array], Array]  # (decoder output, images) -> [b], summed over pixels
     as_images: Callable[[Array], Array]  # decoder output -> images, not clipped
@@ -56,20 +56,20 @@ CROSS_ENTROPY = Reconstruction(
 
 
 class Adversary(NamedTuple):
-    """A discriminator that judges reconstructions. It learns from the first step on; the decoder heeds it later."""
+    """A discriminator of reconstructions. It trains from the first step; its loss trains the decoder after `start`."""
 
-    discriminator: nn.Module  # (images, labels [b], train=...) -> logits [b] or, of patches, [b, h, w]
+    discriminator: nn.Module  # (images, labels [b], train=...) -> logits [b], or [b, h, w] of patches
     tx: optax.GradientTransformation
     loss: AdversarialLoss = HINGE
     weight: float = 0.8  # of the adversarial loss
-    adaptive: bool = True  # times `adaptive_weight`
-    start: int = 0  # images seen before the weight begins to rise from zero
-    ramp: int = 0  # images over which it rises, linearly; switched on at once it may wreck reconstructions
-    last_layer: str = "output"  # name of the decoder's last layer, whose kernel `adaptive_weight` looks at
+    adaptive: bool = True  # multiply the weight by `adaptive_weight`
+    start: int = 0  # images seen before the weight begins to increase from zero
+    ramp: int = 0  # images over which it increases linearly; an abrupt start may destroy reconstructions
+    last_layer: str = "output"  # name of the decoder's last layer, whose kernel `adaptive_weight` uses
 
 
 class Tokenizer(NamedTuple):
-    """A trained-by-`method` pair of functions between images and tokens, for methods that model tokens."""
+    """A pair of functions between images and tokens, trained by `method`, for methods that model tokens."""
 
     method: Method
     tokenize: Callable[[Variables, Array], Array]  # (variables, images [n, h, w, c]) -> int32 [n, *grid]
@@ -79,7 +79,7 @@ class Tokenizer(NamedTuple):
 
 
 class _Nets(NamedTuple):
-    """Encoder, quantiser and decoder, applied."""
+    """Encoder, quantiser and decoder as functions of the variables."""
 
     encoder: nn.Module
     quantiser: Quantiser
@@ -96,7 +96,7 @@ class _Nets(NamedTuple):
         }
 
     def quantise(self, variables: Variables, images: Array) -> tuple[Array, Quantised]:
-        """z before it is quantised, and what becomes of it. The codebook moves in `follow` alone."""
+        """z before quantisation, and its quantisation. Only `follow` updates the codebook."""
         z = self.encoder.apply(variables["encoder"], images)
         return z, self.quantiser.apply(variables["quantiser"], z)  # pyright: ignore[reportReturnType]
 
@@ -132,30 +132,29 @@ def tokenizer(
     adversary: Adversary | None = None,
     usage_half_life: float = 10_000,
 ) -> Tokenizer:
-    """Reconstruction + codebook + beta commitment + alpha entropy, in one phase; a discriminator's phase before it.
+    """Reconstruction + codebook + beta commitment + alpha entropy, in one phase, after that of a discriminator, if any.
 
     All terms are summed over pixels, or over places and dimensions, and averaged over the batch.
 
-    Beside the nets, `variables["usage"]` counts tokens and images. The counts decay with the given half-life, so they
-    tell which codes were in use over about the last usage_half_life images: a code counts as used if it was chosen
-    once within them, or more often before. Metrics named window_* are about these, the other codebook_* about the step.
+    `variables["usage"]` counts tokens and images. The counts decay with the given half-life, so that they show which
+    codes were used within about the last usage_half_life images: a code counts as used if it was chosen once within
+    them, or more often before. The metrics window_* describe these counts, the metrics codebook_* the current step.
 
-    `sample` draws each token by itself from these counts and decodes: a look at the codes, not a model of images. That
-    takes a second method over the tokens.
+    `sample` draws tokens independently from these counts and decodes them. This shows the codes, but is not a model of
+    images, for which a second method models the tokens.
 
     Args:
-      encoder: net (images [b, h, w, c] in [-1, 1]) -> z [b, *grid, quantiser.dim].
-      decoder: net (codes [b, *grid, dim]) -> what `reconstruction` reads, [b, h, w, c].
-      quantiser: of nets/vq.py.
-      image_shape: (h, w, c).
-      tx: the optimiser of encoder, decoder and codes, where codes are parameters.
-      reconstruction: L1, L2 or CROSS_ENTROPY.
-      commitment_weight, entropy_weight: beta and alpha of the terms that the quantiser has; see `Quantised`.
-      adversary: for the adversarial loss of VQGAN (Esser et al., arXiv:2012.09841), without its perceptual one.
-      usage_half_life: in images.
-
+        encoder: net (images [b, h, w, c] in [-1, 1]) -> z [b, *grid, quantiser.dim].
+        decoder: net (codes [b, *grid, dim]) -> the input of `reconstruction`, [b, h, w, c].
+        quantiser: a quantiser of nets/vq.py.
+        image_shape: (h, w, c).
+        tx: the optimiser of encoder, decoder and codes, if codes are parameters.
+        reconstruction: L1, L2 or CROSS_ENTROPY.
+        commitment_weight, entropy_weight: beta and alpha of the quantiser's losses; see `Quantised`.
+        adversary: for the adversarial loss of VQGAN (Esser et al., arXiv:2012.09841), without its perceptual loss.
+        usage_half_life: half-life of the counts, in images.
     Raises:
-      ValueError: encoder and quantiser, or decoder and image_shape, do not fit each other.
+        ValueError: if encoder and quantiser, or decoder and image_shape, have incompatible shapes.
     """
     grid, collections = _fitted(encoder, decoder, quantiser, image_shape)
     nets = _Nets(encoder, quantiser, decoder, reconstruction, image_shape, grid)
@@ -164,7 +163,7 @@ def tokenizer(
     def init(key: Array, batch: Batch) -> Variables:
         keys = jax.random.split(key, 4)
         variables = nets.init(keys, batch["image"])
-        # No one reads "images" any more, but the checkpoints of earlier versions hold it.
+        # "images" is unused, but kept for compatibility with existing checkpoints.
         variables["usage"] = {"counts": jnp.zeros(num_codes), "images": jnp.zeros((), jnp.int32)}
         if adversary:
             args = batch["image"], batch["label"]
@@ -200,7 +199,7 @@ def tokenizer(
 def _fitted(
     encoder: nn.Module, decoder: nn.Module, quantiser: Quantiser, image_shape: tuple[int, int, int]
 ) -> tuple[tuple[int, int], set[str]]:
-    """The grid of tokens, and the collections of the quantiser; ValueError where the parts do not fit each other."""
+    """The grid of tokens, and the collections of the quantiser. Raises ValueError if the parts do not fit together."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     z, _ = jax.eval_shape(encoder.init_with_output, jax.random.key(0), images)
     if len(z.shape) != 4 or z.shape[-1] != quantiser.dim:
@@ -240,7 +239,7 @@ def _autoencoder_objective(
 
 
 def _generator_loss(nets: _Nets, adversary: Adversary, variables: Variables, output: Array, batch: Batch) -> Array:
-    """What the discriminator makes of a decoder output, [b] or [b, h, w]."""
+    """The generator's loss on a decoder output, [b] or [b, h, w]."""
 
     def judge(images: Array) -> Array:
         return apply_in_training(adversary.discriminator, variables["discriminator"], images, batch["label"])[0]
@@ -249,9 +248,9 @@ def _generator_loss(nets: _Nets, adversary: Adversary, variables: Variables, out
 
 
 def _balance(nets: _Nets, adversary: Adversary, variables: Variables, z_q: Array, batch: Batch) -> Array:
-    """What makes the two gradients in the kernel of the decoder's last layer alike; a constant of the loss.
+    """The weight that balances both gradients of the kernel of the decoder's last layer; a constant in the loss.
 
-    `adaptive_weight` is made for errors averaged over pixels, so it gets such ones, and is multiplied for our sums.
+    `adaptive_weight` is defined for errors averaged over pixels. It gets these, and num_dims rescales it to our sums.
     """
     variables, z_q = lax.stop_gradient((variables, z_q))
     params, name = variables["decoder"]["params"], adversary.last_layer
@@ -285,7 +284,7 @@ def _discriminator_objective(nets: _Nets, adversary: Adversary) -> Objective:
 def _follow(
     quantiser: Quantiser, has_codebook: bool, half_life: float
 ) -> Callable[[Variables, dict[str, Array], Array], Aux]:
-    """Codebook and usage after the whole batch."""
+    """Updates codebook and usage by the whole batch."""
 
     def follow(variables: Variables, observed: dict[str, Array], key: Array) -> Aux:
         z, tokens = observed["z"], observed["tokens"]
@@ -308,8 +307,8 @@ def _follow(
 
 
 def _draw_by_frequency(key: Array, counts: Array, n: int, grid: tuple[int, int]) -> Array:
-    """Tokens that are drawn one by one from the codes' frequencies: counts [K] -> int [n, *grid]."""
-    below = jnp.cumsum(counts + (counts.sum() == 0))  # an untrained tokenizer has seen nothing: uniform
+    """Draws tokens independently with the codes' frequencies: counts [K] -> int [n, *grid]."""
+    below = jnp.cumsum(counts + (counts.sum() == 0))  # uniform if the tokenizer is untrained
     draws = noise.uniform(key, jnp.arange(n), grid) * below[-1]
     tokens = jnp.searchsorted(below, draws, side="right")
     return jnp.minimum(tokens, len(counts) - 1)  # rounding may give below[-1] itself
@@ -337,17 +336,16 @@ def _codebook_metrics(means: dict[str, Array]) -> dict[str, Array]:
 
 
 def tokenize_known(tokenizer: Tokenizer, variables: Variables, images: Array, known: Array) -> tuple[Array, Array]:
-    """Tokens of images of which only a part is known, for inpainting: what unknown pixels hold has no influence.
+    """Tokens of partly known images, for inpainting. The values of unknown pixels have no influence.
 
-    The encoder of a cell looks over its edge: there it meets the mean of what is known, not what is hidden.
+    The receptive field of a known token may contain unknown pixels. They are replaced by the mean of the known pixels.
 
     Args:
-      tokenizer, variables: as of `Tokenizer.tokenize`.
-      images: [n, h, w, c] in [-1, 1].
-      known: bool [n, h, w, 1].
-
+        tokenizer, variables: the arguments of `Tokenizer.tokenize`.
+        images: float [n, h, w, c] in [-1, 1].
+        known: bool [n, h, w, 1].
     Returns:
-      Tokens int32 [n, rows * columns], and which of them are known, bool of that shape.
+        Tokens int32 [n, rows * columns], and a mask of the known ones, bool [n, rows * columns].
     """
     count = jnp.maximum(known.sum((1, 2), keepdims=True), 1)
     mean = jnp.where(known, images, 0.0).sum((1, 2), keepdims=True) / count
@@ -359,7 +357,7 @@ def known_tokens(known: Array, grid: tuple[int, int]) -> Array:
     """A token is known if all pixels of its cell are: bool [n, h, w, 1] -> bool [n, rows * columns].
 
     Raises:
-      ValueError: a grid that does not divide the image.
+        ValueError: if the grid does not divide the image.
     """
     n, h, w, _ = known.shape
     if h % grid[0] or w % grid[1]:
@@ -371,14 +369,14 @@ def known_tokens(known: Array, grid: tuple[int, int]) -> Array:
 def unigram_bits(counts: Array, tokens: Array) -> Array:
     """-mean log2 p(token) under the frequencies of training, (count_k + 1) / (sum + K): [K], int [b, ...] -> [b] bits.
 
-    Its mean over a test set is no less than the entropy of the tokens there, so that 2^mean bounds their perplexity
-    from above; all else equal, a codebook that is used evenly has log2 K.
+    Its mean over a test set is at least the entropy of the tokens there, so 2^mean is an upper bound of their
+    perplexity. A codebook with uniform frequencies has log2 K bits.
     """
     log_p = jnp.log2((counts + 1) / (counts.sum() + len(counts)))
     return -log_p[tokens].reshape(tokens.shape[0], -1).mean(1)
 
 
 def _count(usage: Mapping[str, Array], counts: Array, num_images: int, half_life: float) -> dict[str, Array]:
-    """The decayed counts, and all images seen, after one more batch."""
+    """Updates the decayed counts and the number of images by one batch."""
     decay = 0.5 ** (num_images / half_life)
     return {"counts": decay * usage["counts"] + counts, "images": usage["images"] + num_images}

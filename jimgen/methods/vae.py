@@ -28,21 +28,21 @@ from jimgen.train_step import Aux, Batch, Phase, Variables
 
 
 class Likelihood(NamedTuple):
-    """p(x|z): what the data are taken to be, and how the decoder's output is read. Arrays [b, h, w, c]."""
+    """p(x|z): the data x that it models, and the interpretation of the decoder's output. Arrays [b, h, w, c]."""
 
-    observe: Callable[[Array, Array, Array], Array]  # (key, index [b], images in [-1, 1]) -> x, what p(x|z) is about
+    observe: Callable[[Array, Array, Array], Array]  # (key, index [b], images in [-1, 1]) -> x
     as_images: Callable[[Array], Array]  # x, or its expectation -> images in [-1, 1]
     expectation: Callable[[Array], Array]  # decoder output -> E[x|z]
     nll: Callable[[Any, Array, Array], Array]  # (params, decoder output, x) -> -log p(x|z), nats [b]
-    data: Literal["binarised"] | None  # a discrete x, whose nats are those of a code; None where they are not
-    params: dict[str, float] = {}  # learnt with the nets, from these values on
+    data: Literal["binarised"] | None  # the kind of discrete x, whose nats are a code length; None if x is not discrete
+    params: dict[str, float] = {}  # initial values of parameters that are learned with the nets
 
 
 def bernoulli(binarise: bool = True) -> Likelihood:
-    """Pixels are coins; the decoder's output is their logits.
+    """Independent Bernoulli pixels; the decoder's output is their logits.
 
-    With `binarise`, x is drawn afresh from the grey values at each step (dynamic binarisation; Salakhutdinov and Murray
-    2008). Without, x is the grey value itself: a cross-entropy loss, common but no likelihood.
+    With `binarise`, x is drawn from the grey values anew at each step (dynamic binarisation; Salakhutdinov and Murray
+    2008). Without, x is the grey value itself: a common cross-entropy loss, which is not a likelihood.
     """
 
     def observe(key: Array, index: Array, images: Array) -> Array:
@@ -59,13 +59,13 @@ def bernoulli(binarise: bool = True) -> Likelihood:
 
 
 def gaussian(sigma: float | None = None) -> Likelihood:
-    """Pixels in [-1, 1] are the decoder's output plus noise of deviation sigma, one for all pixels; None learns it.
+    """Pixels in [-1, 1] are the decoder's output plus noise of standard deviation sigma, shared; None learns sigma.
 
-    A fixed sigma is the loss ||x - D(E(x))||^2 + 2 sigma^2 KL up to a factor and a constant: lambda = 2 sigma^2. The
-    learnt one is softly bounded from below (Rybkin et al., arXiv:2006.13202).
+    A fixed sigma gives the loss ||x - D(E(x))||^2 + 2 sigma^2 KL up to a factor and a constant: lambda = 2 sigma^2. A
+    learned sigma has a soft lower bound (Rybkin et al., arXiv:2006.13202).
 
     Raises:
-      ValueError: a sigma that is not above 0.
+        ValueError: if sigma is not above 0.
     """
     if sigma is not None and not 0 < sigma < math.inf:
         raise ValueError(f"--sigma {sigma}: must be above 0; --likelihood learned_gaussian learns it")
@@ -84,7 +84,7 @@ def gaussian(sigma: float | None = None) -> Likelihood:
 
 
 class _Nets(NamedTuple):
-    """Encoder, decoder and likelihood, applied."""
+    """Encoder, decoder and likelihood as functions of the variables."""
 
     encoder: nn.Module
     decoder: nn.Module
@@ -113,7 +113,7 @@ class _Nets(NamedTuple):
         return jnp.clip(self.likelihood.as_images(mean), -1.0, 1.0)
 
     def posterior(self, variables: Variables, batch: Batch, key: Array) -> tuple[Array, Array, Array]:
-        """One draw of x (where it is drawn), and mean and log variance of q(z|x)."""
+        """x (one draw if x is random), and mean and log variance of q(z|x)."""
         x = self.likelihood.observe(jax.random.fold_in(key, 1), batch["index"], batch["image"])
         return x, *self.encode(variables, self.likelihood.as_images(x), batch["label"])
 
@@ -145,21 +145,21 @@ def vae(
     """A VAE: one phase that trains encoder, decoder and the likelihood's parameters; sampler, reconstructions, ELBO.
 
     Args:
-      encoder: net (images [b, h, w, c] in [-1, 1], labels [b]) -> mean, logvar of q(z|x), [b, latent_dim] each. Log
-        variances above 40 are bent to less than 50 (`bounded_logvar`), for draws and losses alike.
-      decoder: net (z [b, latent_dim], labels [b]) -> what the likelihood reads, [b, h, w, c].
-      latent_dim: of z, whose prior is N(0, I).
-      tx: the optimiser.
-      likelihood: `bernoulli(...)` or `gaussian(...)`.
-      num_classes: labels that the nets know; 0 where they ignore labels.
-      kl_weight: beta of the beta-VAE; 1 gives the ELBO.
-      importance_samples: k of a tighter bound that `evaluate` adds, IWAE-k; 0 for none. It decodes each image k times.
-
-    Metrics of `evaluate`, where x is discrete, say what is measured and by which bound: nats[binarised,ELBO],
-    bits_per_dim[binarised,IWAE-64]; "_given_label" before the bracket where the nets know the label.
-
+        encoder: net (images [b, h, w, c] in [-1, 1], labels [b]) -> mean, logvar of q(z|x), [b, latent_dim] each. Log
+            variances above 40 are bounded below 50 (`bounded_logvar`), in draws and losses alike.
+        decoder: net (z [b, latent_dim], labels [b]) -> the input of the likelihood, [b, h, w, c].
+        latent_dim: dimension of z, whose prior is N(0, I).
+        tx: the optimiser.
+        likelihood: `bernoulli(...)` or `gaussian(...)`.
+        num_classes: number of labels of the nets; 0 if they ignore labels.
+        kl_weight: beta of the beta-VAE; 1 gives the ELBO.
+        importance_samples: k of the tighter bound IWAE-k that `evaluate` adds; 0 for none. It decodes each image k
+            times.
+    Returns:
+        The method. If x is discrete, the names of its metrics contain data and bound: nats[binarised,ELBO],
+        bits_per_dim[binarised,IWAE-64]; with "_given_label" before the bracket for conditional nets.
     Raises:
-      ValueError: a negative number of importance samples.
+        ValueError: if importance_samples is negative.
     """
     if importance_samples < 0:
         raise ValueError(f"importance_samples {importance_samples}: must not be negative")
@@ -199,7 +199,7 @@ def vae(
 def _evaluation(
     nets: _Nets, given_label: bool, importance_samples: int
 ) -> Callable[[Variables, Batch, Array], dict[str, Array]]:
-    """The bounds of log p(x) of held-out examples."""
+    """Evaluation by bounds of -log p(x) on held-out examples."""
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         x, mean, logvar = nets.posterior(variables, batch, key)
@@ -207,7 +207,7 @@ def _evaluation(
         def log_weight(sample_key: Array) -> Array:
             z, eps = nets.draw(mean, logvar, batch, sample_key)
             zeros = jnp.zeros_like(z)
-            # -log q(z|x) from the noise itself: z - mean loses it to rounding where the standard deviation is small.
+            # -log q(z|x) from the noise itself, because z - mean is inaccurate for a small standard deviation.
             log_ratio = gaussian_nll(eps, zeros, 0.0) + logvar.sum(1) / 2 - gaussian_nll(z, zeros, 0.0)
             return log_ratio - nets.nll(variables, x, z, batch["label"])
 
@@ -215,7 +215,7 @@ def _evaluation(
         kl = gaussian_kl(mean, logvar)
         bounds = {"ELBO": negative_elbo(reconstruction, kl)}
         if importance_samples:
-            # One draw after the other: k decoded batches at once would not fit into memory.
+            # One draw at a time, because k decoded batches would not fit into memory.
             log_weights = jax.lax.map(log_weight, jax.random.split(jax.random.fold_in(key, 2), importance_samples))
             bounds[f"IWAE-{importance_samples}"] = -importance_weighted_bound(log_weights)
         metrics = {"reconstruction_nats": reconstruction, "kl_nats": kl}

@@ -1,1 +1,1 @@
-"""Metrics of samples and likelihoods: pure functions on arrays; what a figure means stands in each docstring."""
+"""Metrics of samples and likelihoods: pure functions on arrays. Each docstring explains the meaning of the metric."""

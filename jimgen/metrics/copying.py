@@ -1,6 +1,6 @@
-"""Does a model copy its training set? Tests on features of training, test and generated images.
+"""Tests for copies of the training set, on features of training, test and generated images.
 
-Frechet distances do not see copies: real training images score as well as test images. These three do.
+Frechet distances do not detect copies: training images score as well as test images. These three metrics do.
 """
 
 from typing import NamedTuple
@@ -15,25 +15,28 @@ from numpy.typing import ArrayLike
 from jimgen.metrics.neighbours import Neighbours, nearest
 from jimgen.metrics.pairwise import as_features, blocks, require_same_dims, squared_distances
 
-NEIGHBOURS = 4  # of a fake: so many mostly decide `authenticity` with no second search through the training set
+NEIGHBOURS = 4  # per fake; with these `authenticity` seldom needs a second search through the training set
 
 
 def authenticity(train: ArrayLike, fake: ArrayLike, *, neighbours: Neighbours | None = None) -> float:
     """AuthPct: 100 times the fraction of fakes y with |y - x| > |x - x'|.
 
-    Here x is the training sample nearest to y, and x' the one nearest to x. A fake closer to x than any other training
-    sample is taken for a copy.
+    Here x is the training sample nearest to y, and x' the training sample nearest to x. A fake that is closer to x than
+    x' counts as a copy.
 
     Args:
-        train: [n, d], n >= 2.
-        fake: [m, d].
-        neighbours: `nearest(fake, train, k)` of any k, where it is known already. With more of them fewer searches are
-            left, as most often one of y's neighbours is close enough to x to show that y is authentic.
-    Returns: percent, 0 for copies of the training set. A perfect model does *not* score 100, but what test samples
-        score in place of the fakes: 60 to 67 on features of pictures, and 35, 58, 79 for Gaussians of 2, 8, 64
-        dimensions (1000 training samples). More means fakes that lie away from the data.
-    Raises: ValueError for fewer than 2 training samples, NaN, or different dimensions.
-    References: Alaa et al., How Faithful is your Synthetic Data?, arXiv:2102.08921, section 3.3.
+        train: float [n, d], n >= 2.
+        fake: float [m, d].
+        neighbours: `nearest(fake, train, k)` for any k, if already computed. With a larger k fewer searches remain,
+            because a neighbour of y that is close enough to x shows that y is authentic.
+    Returns:
+        Percent, 0 for copies of the training set. A perfect model does *not* score 100, but as much as test samples in
+        place of the fakes: 60 to 67 on features of images, and 35, 58, 79 for Gaussians of 2, 8, 64 dimensions (1000
+        training samples). A higher score means that fakes lie outside the data.
+    Raises:
+        ValueError: for fewer than 2 training samples, NaN, or different dimensions.
+    References:
+        Alaa et al., How Faithful is your Synthetic Data?, arXiv:2102.08921, section 3.3.
     """
     train = as_features(train, "train", at_least=2)
     if neighbours is None:
@@ -50,7 +53,7 @@ def authenticity(train: ArrayLike, fake: ArrayLike, *, neighbours: Neighbours | 
 
 
 class Cells(NamedTuple):
-    """The training set cut into cells, and where the test samples lie: what `c_t` needs to know of real ones."""
+    """Cells of the training set, and the cells and distances of the test samples, for `c_t`."""
 
     centres: np.ndarray  # float64 [num_cells, d]
     test_cells: np.ndarray  # int [t], the cell of each test sample
@@ -58,14 +61,15 @@ class Cells(NamedTuple):
 
 
 def cut_into_cells(train: ArrayLike, test: ArrayLike, *, num_cells: int = 10, seed: int) -> Cells:
-    """Clusters the training set by k-means, the best of ten runs.
+    """Clusters the training set by the best of ten runs of k-means.
 
     Args:
-        train: [n, d], n >= num_cells.
-        test: [t, d].
+        train: float [n, d], n >= num_cells.
+        test: float [t, d].
         num_cells: >= 1; 1 for a global test.
-        seed: of k-means.
-    Raises: ValueError for num_cells < 1, fewer training samples than cells, NaN, or different dimensions.
+        seed: random seed of k-means.
+    Raises:
+        ValueError: for num_cells < 1, fewer training samples than cells, NaN, or different dimensions.
     """
     from sklearn.cluster import KMeans  # takes a second to import
 
@@ -73,9 +77,9 @@ def cut_into_cells(train: ArrayLike, test: ArrayLike, *, num_cells: int = 10, se
         raise ValueError(f"expected num_cells >= 1, got {num_cells}")
     train, test = as_features(train, "train", at_least=num_cells), as_features(test, "test")
     require_same_dims(train=train, test=test)
-    # sklearn takes seeds of 32 bits.
+    # sklearn accepts only 32-bit seeds.
     state = seed if seed < 2**32 else np.random.RandomState([seed % 2**32, seed >> 32])
-    # sklearn's defaults mislead the type checker: n_init is a number or "auto".
+    # The type checker infers the wrong type from sklearn's default: n_init is a number or "auto".
     kmeans = KMeans(num_cells, n_init=10, random_state=state)  # pyright: ignore[reportArgumentType]
     centres = kmeans.fit(train.astype(np.float32)).cluster_centers_.astype(np.float64)  # half the time of float64
     return Cells(centres, nearest(test, centres).indices[:, 0], nearest(test, train).distances[:, 0])
@@ -84,23 +88,26 @@ def cut_into_cells(train: ArrayLike, test: ArrayLike, *, num_cells: int = 10, se
 def c_t(
     cells: Cells, train: ArrayLike, fake: ArrayLike, *, min_fakes: int = 20, neighbours: Neighbours | None = None
 ) -> float:
-    """C_T: whether fakes lie nearer to the training set than test samples do, z-scored, averaged over cells.
+    """C_T: a z-score of whether fakes are closer to the training set than test samples, averaged over cells.
 
-    In each cell, with distances to the nearest training sample, U counts the pairs whose fake is farther than the test
-    sample (a tie counts one half), and z = (U - mn / 2) / sqrt(mn (m + n + 1) / 12) for m fakes and n test samples.
-    C_T is the mean of z weighted by n.
+    Distances are those to the nearest training sample. In each cell U counts the pairs whose fake is farther than the
+    test sample (a tie counts 1/2), and z = (U - mn / 2) / sqrt(mn (m + n + 1) / 12) for m fakes and n test samples. C_T
+    is the mean of z weighted by n.
 
     Args:
-        cells: of `cut_into_cells(train, test)`.
-        train: [n, d], the training set of the cells.
-        fake: [m, d].
-        min_fakes: cells with fewer fakes are left out; >= 1.
-        neighbours: `nearest(fake, train, k)` of any k, where it is known already.
-    Returns: z-score. 0 in expectation, and mostly within +-1, for a perfect model; far below 0 copies (below -3, say),
-        far above 0 underfits.
-    Raises: ValueError where no cell holds both test samples and enough fakes, for NaN, or different dimensions.
-    References: Meehan et al., A Non-Parametric Test to Detect Data-Copying in Generative Models, arXiv:2004.05675,
-        section 4. No continuity correction; distances are to the whole training set, not to the cell's.
+        cells: the result of `cut_into_cells(train, test)`.
+        train: float [n, d], the training set of the cells.
+        fake: float [m, d].
+        min_fakes: cells with fewer fakes are ignored; >= 1.
+        neighbours: `nearest(fake, train, k)` for any k, if already computed.
+    Returns:
+        A z-score. A perfect model scores 0 in expectation, and mostly within +-1. Scores far below 0 (such as -3) mean
+        copying, scores far above 0 underfitting.
+    Raises:
+        ValueError: if no cell contains test samples and enough fakes, for NaN, or different dimensions.
+    References:
+        Meehan et al., A Non-Parametric Test to Detect Data-Copying in Generative Models, arXiv:2004.05675, section 4;
+        here without continuity correction, and with distances to the whole training set, not only to the cell's.
     """
     from scipy.stats import rankdata  # takes a second to import
 
@@ -123,19 +130,19 @@ def c_t(
         scores.append((u - m * n / 2) / np.sqrt(m * n * (m + n + 1) / 12))
         weights.append(n)
     if not scores:
-        raise ValueError(f"no cell holds test samples and {min_fakes} fakes: give more samples or fewer cells")
+        raise ValueError(f"no cell holds test samples and {min_fakes} fakes: use more samples or fewer cells")
     return float(np.average(scores, weights=weights))
 
 
-_MIN_VARIANCE = 1e-6  # of standardised features; without a floor the widths of copies shrink for ever
+_MIN_VARIANCE = 1e-6  # of standardised features; without it the standard deviations of copies shrink to 0
 
 
 class FeatureLikelihoodScore(NamedTuple):
-    """FLS and what it says of overfitting."""
+    """FLS and its measures of overfitting."""
 
     score: float  # about 0 for a perfect model; lower is better; copies score thousands or more
-    generalization_gap: float  # score on train less score on test: a little below 0; far below, the model has copied
-    percent_overfit: float  # of fakes, how many fit train better than as many test samples; perfect: about 50
+    generalization_gap: float  # score on train minus score on test: slightly below 0; far below 0 for copies
+    percent_overfit: float  # fakes that fit train better than as many test samples; about 50 for a perfect model
 
 
 def feature_likelihood_score(
@@ -147,26 +154,30 @@ def feature_likelihood_score(
     seed: int,
     block_size: int = 512,
 ) -> FeatureLikelihoodScore:
-    """FLS = 100 / d [NLL(test | fakes) - NLL(test | half of train)]: a likelihood of the test set made from samples.
+    """FLS = 100 / d [NLL(test | fakes) - NLL(test | half of train)]: a likelihood of the test set from samples.
 
-    p(x) = 1/m sum_j N(x; y_j, s_j^2 I) has a Gaussian on each fake y_j, with the widths s_j that are most likely for
-    the training set. A fake that copies a training sample gets a width near 0 and so says nothing of the test set.
-    While widths are fitted, the density has one more term, N(x; mean of train, s^2 I), for training samples far from
-    every fake. The second NLL is a perfect model's: Gaussians on half of the training set, fitted to the other half.
+    p(x) = 1/m sum_j N(x; y_j, s_j^2 I) has a Gaussian on each fake y_j, whose standard deviations s_j maximise the
+    likelihood of the training set. A fake that copies a training sample gets s_j near 0, so that it does not contribute
+    to the likelihood of the test set. During the fit of s_j the density has one more term, N(x; mean of train, s^2 I),
+    for training samples far from every fake. The second NLL is that of a perfect model: Gaussians on half of the
+    training set, fitted to the other half.
 
     Args:
-        train, test, fake: [n, d], n >= 4 for train, 2 for test and 1 for fake. Standardised by the test set's mean and
-            deviation; a feature that is constant there up to rounding (`_scales`) is only shifted.
-        iterations: of expectation maximisation for the widths, >= 1. The likelihood never falls.
-        seed: of the halves, and of the subsets of equal size behind percent_overfit.
-        block_size: rows compared with all fakes at once; bounds memory.
-    Returns: FeatureLikelihoodScore; score and gap in hundredths of a nat a dimension. The baseline has as many
-        Gaussians as there are fakes, or half of the training samples if that is less. percent_overfit compares equal
-        numbers of training and test samples, so copies of other training samples do not count in it.
-    Raises: ValueError for too few samples, NaN, or different dimensions.
-    References: Jiralerspong et al., Feature Likelihood Score, arXiv:2302.04440, section 3; the later versions' sign and
-        scale. They climb by Adam; each width here moves to its optimum given the others' shares. Deviations stay above
-        1e-3 of the test set's, so that the scores of copies are large but finite.
+        train, test, fake: float [n, d], n >= 4 for train, 2 for test and 1 for fake. They are standardised by the test
+            set's mean and standard deviation; features that are constant there up to rounding (`_scales`) are shifted.
+        iterations: iterations of expectation maximisation for s_j, >= 1. The likelihood never decreases.
+        seed: random seed of the halves, and of the equally large subsets for percent_overfit.
+        block_size: rows compared with all fakes at once; limits memory.
+    Returns:
+        FeatureLikelihoodScore; score and gap in hundredths of a nat per dimension. The baseline has as many Gaussians
+        as there are fakes, but at most half of the training samples. percent_overfit compares equal numbers of training
+        and test samples, so it does not detect copies of other training samples.
+    Raises:
+        ValueError: for too few samples, NaN, or different dimensions.
+    References:
+        Jiralerspong et al., Feature Likelihood Score, arXiv:2302.04440, section 3, with sign and scale of the later
+        versions. The authors use Adam, we use expectation maximisation. Standard deviations stay above 1e-3 of the test
+        set's, so that the scores of copies are large but finite.
     """
     if iterations < 1:
         raise ValueError(f"expected iterations >= 1, got {iterations}")
@@ -191,10 +202,10 @@ def feature_likelihood_score(
 
 
 def _scales(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """The test set's standard deviations [d]; 1 for a feature that is constant there but for rounding in float32.
+    """The test set's standard deviations [d]; 1 for features that are constant there up to rounding in float32.
 
-    That is less than a millionth of the feature's largest value in either real set, or a billionth of the deviation of
-    the feature that varies most: a scale made of rounding would turn each fake into an outlier.
+    These have a standard deviation of less than 1e-6 of the feature's largest value in either real set, or 1e-9 of the
+    largest standard deviation. Dividing by rounding errors would turn each fake into an outlier.
     """
     scale = test.std(axis=0, ddof=1)
     largest = np.maximum(np.abs(test).max(axis=0), np.abs(train).max(axis=0))
@@ -213,7 +224,7 @@ def _fit_variances(x: np.ndarray, centres: np.ndarray, iterations: int, block_si
     for _ in range(iterations):
         sums = [jax.device_get(_expectation(rows, means, variances, log_weights)) for _, rows in x_blocks]
         shares, spreads = np.sum(sums, axis=0)
-        # A Gaussian too far from all of x to get a share of any keeps its width.
+        # A Gaussian that is too far from x to get a share keeps its variance.
         optimal = np.maximum(spreads / np.where(shares > 0, shares, 1) / d, _MIN_VARIANCE)
         variances = np.where(shares > 0, optimal, variances)
     return variances[:-1]
@@ -227,7 +238,7 @@ def _closest(x: Array, centres: Array) -> Array:
 
 @jax.jit
 def _expectation(x: Array, means: Array, variances: Array, log_weights: Array) -> tuple[Array, Array]:
-    """Each Gaussian's share of the rows of x, and the sum of squared distances weighted by it: two of [m]."""
+    """Each Gaussian's share of the rows of x, and the sum of squared distances weighted by it, [m] each."""
     shares = softmax(_log_densities(x, means, variances) + log_weights[None, :], axis=1)
     return shares.sum(axis=0), (shares * squared_distances(x, means)).sum(axis=0)
 

@@ -1,7 +1,7 @@
-"""The Frechet distance between Gaussians fitted to two sets of features; FID where the features are Inception's.
+"""The Frechet distance between Gaussians fitted to two sets of features; FID for features of Inception.
 
-Its value depends on the sample size (the bias falls as 1/n) and on the extractor: compare equal ones only. It does not
-see copies of the training set. Linear algebra is NumPy's in float64: in float32 a distance of 0 came out as 3.
+Its value depends on the sample size (the bias falls as 1/n) and on the extractor; compare only values with equal ones.
+It does not detect copies of the training set. Linear algebra is NumPy's in float64; in float32 a distance of 0 was 3.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from jimgen.metrics.pairwise import as_features, require_same_dims
 
 
 class Moments(NamedTuple):
-    """What the distance needs of a set of features. Of one row only, the covariance is 0 and no distance is defined."""
+    """The statistics of a set of features. For a single row the covariance is 0, and no distance is defined."""
 
     count: int
     mean: np.ndarray  # float64 [d]
@@ -21,12 +21,12 @@ class Moments(NamedTuple):
 
 
 def moments(features: ArrayLike) -> Moments:
-    """Count, mean and unbiased covariance of the features.
+    """Count, mean and unbiased covariance of the features, in float64.
 
     Args:
-        features: [n, d], n >= 1, finite.
-    Returns: Moments in float64, of the features' unit and its square.
-    Raises: ValueError for other shapes, NaN or infinity.
+        features: float [n, d], n >= 1, finite.
+    Raises:
+        ValueError: for other shapes, NaN or infinity.
     """
     checked = as_features(features, "features")
     mean = checked.mean(axis=0)
@@ -35,17 +35,16 @@ def moments(features: ArrayLike) -> Moments:
 
 
 def merge_moments(a: Moments, b: Moments) -> Moments:
-    """The moments of both sets together, so that statistics stream over batches and shards.
+    """The moments of the union of both sets, to accumulate statistics over batches and shards.
 
-    With n = n_a + n_b and delta = mean_b - mean_a: mean = mean_a + delta n_b / n, and the scatter matrices add, plus
-    delta delta^T n_a n_b / n. Nothing cancels, unlike in sums of squares.
+    With n = n_a + n_b and delta = mean_b - mean_a: mean = mean_a + delta n_b / n, and the scatter matrix is the sum of
+    both plus delta delta^T n_a n_b / n. Unlike sums of squares, this does not cancel.
 
-    Args:
-        a, b: Moments of d-dimensional features.
-    Returns: Moments.
-    Raises: ValueError where d differs.
-    References: Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances,
-        1979, equation 2.1.
+    Raises:
+        ValueError: if the dimensions of a and b differ.
+    References:
+        Chan, Golub and LeVeque, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979,
+        equation 2.1.
     """
     require_same_dims(a=a.mean, b=b.mean)
     count, delta = a.count + b.count, b.mean - a.mean
@@ -57,34 +56,37 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
 def frechet_distance(a: Moments, b: Moments) -> float:
     """|m_a - m_b|^2 + tr(S_a + S_b) - 2 tr (S_a^1/2 S_b S_a^1/2)^1/2, by symmetric eigenvalues.
 
-    That matrix is symmetric and has no negative eigenvalues but for rounding, so the result is real and never NaN. Up
-    to rounding, it is the same both ways round and 0 for equal moments. Fewer samples than dimensions make covariances
-    singular; then `frechet_distance_svd` keeps more digits.
+    The matrix is symmetric and positive semidefinite up to rounding, so the result is never NaN. Up to rounding, the
+    distance is symmetric, and 0 for equal moments. With fewer samples than dimensions the covariances are singular, and
+    `frechet_distance_svd` is more accurate.
 
     Args:
         a, b: Moments of at least 2 samples each.
-    Returns: the *squared* distance, as usual for FID, in squared units of the features; rounding may leave a 0
-        slightly negative.
-    Raises: ValueError for fewer than 2 samples, NaN, or different dimensions.
-    References: Dowson and Landau, The Frechet Distance between Multivariate Normal Distributions, 1982; Heusel et al.,
-        GANs Trained by a Two Time-Scale Update Rule, arXiv:1706.08500, equation 6.
+    Returns:
+        The *squared* distance, as usual for FID, in squared units of the features. Rounding may make a 0 slightly
+        negative.
+    Raises:
+        ValueError: for fewer than 2 samples, NaN, or different dimensions.
+    References:
+        Dowson and Landau, The Frechet Distance between Multivariate Normal Distributions, 1982; Heusel et al., GANs
+        Trained by a Two Time-Scale Update Rule, arXiv:1706.08500, equation 6.
     """
     _require_distance_exists(a, b)
     return _distance(a, b, _square_root(a.covariance))
 
 
 def frechet_distance_svd(features_a: ArrayLike, features_b: ArrayLike) -> float:
-    """`frechet_distance` of the features themselves: the root's trace is a nuclear norm, sum of singular values.
+    """`frechet_distance` computed from features: the trace of the root is a nuclear norm, the sum of singular values.
 
-    With A and B the centred features over sqrt(n - 1), S_a = A^T A and tr (S_a S_b)^1/2 = ||A B^T||_*. No covariance
-    is formed and no root taken of a rounded 0: identical sets give 1e-13 times the features' variance. The matrix is
-    [n_a, n_b]: use it for up to some thousands of samples.
+    With A and B the centred features over sqrt(n - 1), S_a = A^T A and tr (S_a S_b)^1/2 = ||A B^T||_*. This needs no
+    covariances and no roots of rounding errors: identical sets give 1e-13 times the features' variance. The matrix is
+    [n_a, n_b], so use it for at most a few thousand samples.
 
     Args:
-        features_a: [n_a, d], n_a >= 2.
-        features_b: [n_b, d], n_b >= 2.
-    Returns: as `frechet_distance`.
-    Raises: ValueError for fewer than 2 samples, NaN, or different dimensions.
+        features_a: float [n_a, d], n_a >= 2.
+        features_b: float [n_b, d], n_b >= 2.
+    Raises:
+        ValueError: for fewer than 2 samples, NaN, or different dimensions.
     """
     a = as_features(features_a, "features_a", at_least=2)
     b = as_features(features_b, "features_b", at_least=2)
@@ -96,20 +98,23 @@ def frechet_distance_svd(features_a: ArrayLike, features_b: ArrayLike) -> float:
 
 
 def frechet_distance_infinity(features: ArrayLike, reference: Moments, *, num_points: int = 15, seed: int) -> float:
-    """The distance at infinitely many samples: FD at n of them is about FD_inf + c / n; the intercept of that line.
+    """The distance extrapolated to infinitely many samples: FD at n samples is about FD_inf + c / n.
 
-    FD is measured on `num_points` random subsets, of a tenth of the samples to all, evenly spaced in n, and fitted by
-    least squares on 1/n. The bias of the reference's own size remains.
+    FD is measured on `num_points` random subsets, whose sizes are evenly spaced from n / 10 to n, and fitted by least
+    squares in 1/n. The bias due to the size of the reference remains.
 
     Args:
-        features: [n, d], n >= 20; a tenth of n should exceed d.
+        features: float [n, d], n >= 20; n / 10 should exceed d.
         reference: Moments of at least 2 samples.
-        num_points: subset sizes, >= 2.
-        seed: of the subsets.
-    Returns: FD_inf in squared units of the features. For a perfect model it scatters about the reference's own bias.
-    Raises: ValueError for fewer than 20 samples, fewer than 2 points, NaN, or different dimensions.
-    References: Chong and Forsyth, Effectively Unbiased FID and Inception Score, arXiv:1911.07023, section 4; with
-        random subsets, as there for a given pool of samples.
+        num_points: number of subset sizes, >= 2.
+        seed: random seed of the subsets.
+    Returns:
+        FD_inf in squared units of the features. For a perfect model it is the bias of the reference, with noise.
+    Raises:
+        ValueError: for fewer than 20 samples, fewer than 2 points, NaN, or different dimensions.
+    References:
+        Chong and Forsyth, Effectively Unbiased FID and Inception Score, arXiv:1911.07023, section 4, with random
+        subsets of a given pool of samples.
     """
     if num_points < 2:
         raise ValueError(f"a line needs at least 2 points, got num_points = {num_points}")

@@ -1,8 +1,8 @@
-"""How near a picture is to its original, one value an image: PSNR, SSIM, MS-SSIM, compiled.
+"""Similarity of an image to its original, one value per image: PSNR, SSIM, MS-SSIM, compiled.
 
-Images are floating point, [n, h, w, c], in any range whose length is `data_range`: 2 for [-1, 1], 1 for [0, 1], 255 for
-values of 8 bits. uint8 is refused, since its differences wrap around; cast it to float32 first. 16-bit floats are
-computed in float32. Gradients are finite everywhere; where the value has a kink or is infinite, they are zero.
+Images are float [n, h, w, c], in any range of length `data_range`: 2 for [-1, 1], 1 for [0, 1], 255 for 8-bit values.
+uint8 raises an error, because its differences wrap around; cast it to float32 first. 16-bit floats are computed in
+float32. Gradients are finite everywhere, and zero where the value has a kink or is infinite.
 """
 
 from functools import partial
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import relu
 
-_WINDOW = 11  # the Gaussian window of SSIM: pixels across,
-_SIGMA = 1.5  # and its deviation in pixels
+_WINDOW = 11  # width of the Gaussian window of SSIM in pixels
+_SIGMA = 1.5  # its standard deviation in pixels
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
@@ -22,15 +22,17 @@ def psnr(x: Array, y: Array, *, data_range: float) -> Array:
     """Peak signal-to-noise ratio, 10 log10(data_range^2 / mean (x - y)^2).
 
     Args:
-        x, y: [n, h, w, c] float.
+        x, y: float [n, h, w, c].
         data_range: > 0.
-    Returns: [n] decibel; infinite for equal images.
-    Raises: ValueError for different shapes, dtypes that are not floating point, or data_range <= 0.
+    Returns:
+        [n] decibels; infinite for equal images.
+    Raises:
+        ValueError: for different shapes, dtypes that are not floating point, or data_range <= 0.
     """
     x, y = _checked(x, y, data_range)
     error = jnp.mean(jnp.square(x - y), axis=(1, 2, 3))
     differ = error > 0
-    # The logarithm must not see the zeros, even in the branch that where() drops: inf * 0 is NaN in the backward pass.
+    # log10 must not be given zeros, even in the branch that where() discards: inf * 0 is NaN in the backward pass.
     return jnp.where(differ, 10 * jnp.log10(data_range**2 / jnp.where(differ, error, 1)), jnp.inf)
 
 
@@ -39,15 +41,18 @@ def ssim(x: Array, y: Array, *, data_range: float) -> Array:
     """Structural similarity: mean over pixels and channels of l(x, y) cs(x, y) in a Gaussian window.
 
     l = (2 m_x m_y + C1) / (m_x^2 + m_y^2 + C1) and cs = (2 s_xy + C2) / (s_x^2 + s_y^2 + C2), with local means m and
-    (co)variances s under an 11x11 window of deviation 1.5, only where it fits, C1 = (.01 R)^2 and C2 = (.03 R)^2.
+    (co)variances s in an 11x11 window of standard deviation 1.5, without padding, C1 = (.01 R)^2 and C2 = (.03 R)^2.
 
     Args:
-        x, y: [n, h, w, c] float, h and w at least 11.
+        x, y: float [n, h, w, c], h and w at least 11.
         data_range: R > 0.
-    Returns: [n], from -1 to 1; 1 for equal images.
-    Raises: as `psnr`, and for smaller images.
-    References: Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, 2004, equation
-        13. Channels are averaged, not turned grey.
+    Returns:
+        [n], from -1 to 1; 1 for equal images.
+    Raises:
+        ValueError: see `psnr`; also for smaller images.
+    References:
+        Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, 2004, equation 13.
+        Channels are averaged, not converted to grey.
     """
     x, y = _checked(x, y, data_range)
     if min(x.shape[1:3]) < _WINDOW:
@@ -58,18 +63,20 @@ def ssim(x: Array, y: Array, *, data_range: float) -> Array:
 
 @partial(jax.jit, static_argnames="data_range")
 def ms_ssim(x: Array, y: Array, *, data_range: float) -> Array:
-    """SSIM over five scales, each half the one before: prod_s cs_s^w_s, with the coarsest scale's l too.
+    """SSIM over five scales, each half of the previous: prod_s cs_s^w_s, times l at the coarsest scale.
 
-    Per channel l cs and cs are averaged over pixels and cut at 0 before the powers, then channels are averaged. Scales
-    are 2x2 means; a last odd row or column is repeated.
+    For each channel, l cs and cs are averaged over pixels and clipped at 0 before the powers; then channels are
+    averaged. Scales are 2x2 means; an odd last row or column is repeated.
 
     Args:
-        x, y: [n, h, w, c] float, h and w more than 160, so that the window fits the coarsest scale.
+        x, y: float [n, h, w, c], h and w more than 160, so that the window fits into the coarsest scale.
         data_range: > 0.
-    Returns: [n], from 0 to 1; 1 for equal images.
-    Raises: as `psnr`, and for images of 160 pixels or fewer either way.
-    References: Wang, Simoncelli and Bovik, Multi-scale Structural Similarity for Image Quality Assessment, 2003,
-        equation 7.
+    Returns:
+        [n], from 0 to 1; 1 for equal images.
+    Raises:
+        ValueError: see `psnr`; also for images of at most 160 pixels on a side.
+    References:
+        Wang, Simoncelli and Bovik, Multi-scale Structural Similarity for Image Quality Assessment, 2003, equation 7.
     """
     x, y = _checked(x, y, data_range)
     if min(x.shape[1:3]) <= 160:
@@ -95,7 +102,7 @@ def _similarities(x: Array, y: Array, data_range: float) -> tuple[Array, Array]:
 
 
 def _blur(x: Array) -> Array:
-    """Gaussian means where the window fits. Shifted sums: XLA on CPU is slow at depthwise convolutions."""
+    """Gaussian means without padding, by shifted sums, because depthwise convolutions are slow in XLA on CPU."""
     offsets = jnp.arange(_WINDOW, dtype=x.dtype) - _WINDOW // 2
     weights = jnp.exp(-jnp.square(offsets / _SIGMA) / 2)
     weights /= weights.sum()

@@ -1,4 +1,4 @@
-"""The inception score: how sure a classifier is of each sample, and how evenly the samples spread over its classes."""
+"""The inception score: high for samples that a classifier is confident about, and that cover its classes evenly."""
 
 from typing import NamedTuple
 
@@ -12,22 +12,25 @@ class InceptionScore(NamedTuple):
     """The score over the splits."""
 
     mean: float
-    std: float  # between splits, divided by their number
+    std: float  # between splits, without Bessel's correction
 
 
 def inception_score(logits: ArrayLike, *, num_splits: int = 10, seed: int) -> InceptionScore:
     """exp mean_x KL(p(y|x) || p(y)), p(y) the mean of p(y|x) over a split, averaged over splits.
 
-    The samples are shuffled first: splits of samples that come class by class would see one class each and score 1.
-    The score reads no real image, so that it is for comparison with old papers only.
+    Samples are shuffled first, because splits of samples sorted by class would contain one class each and score 1. The
+    score does not use real images; it only serves to compare with old papers.
 
     Args:
-        logits: [n, classes], finite. For probabilities pass their logarithms (a 0 as, say, 1e-300).
+        logits: float [n, classes], finite. For probabilities pass their logarithms (for 0 that of 1e-300).
         num_splits: 1 to n.
-        seed: of the shuffle.
-    Returns: mean and standard deviation over splits, from 1 to the number of classes; higher is better.
-    Raises: ValueError for other shapes, NaN or infinity, or more splits than samples.
-    References: Salimans et al., Improved Techniques for Training GANs, arXiv:1606.03498, section 4.
+        seed: random seed of the shuffle.
+    Returns:
+        Mean and standard deviation over splits, from 1 to the number of classes; higher is better.
+    Raises:
+        ValueError: for other shapes, NaN or infinity, or more splits than samples.
+    References:
+        Salimans et al., Improved Techniques for Training GANs, arXiv:1606.03498, section 4.
     """
     checked = as_features(logits, "logits", at_least=max(num_splits, 1))
     if num_splits < 1:
@@ -41,7 +44,7 @@ def _score(logits: np.ndarray) -> float:
     log_p = logits - logits.max(axis=1, keepdims=True)
     log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
     p = np.exp(log_p)
-    # Each row's KL is a sum over y; a class that no sample has contributes 0 log 0 = 0.
+    # Each row's KL is a sum over y; a class without samples contributes 0 log 0 = 0.
     marginal = p.mean(axis=0)
     negative_entropies = np.sum(p * log_p, axis=1)
     entropy = -np.sum(marginal * np.log(np.where(marginal > 0, marginal, 1)))

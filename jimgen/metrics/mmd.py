@@ -1,4 +1,4 @@
-"""Maximum mean discrepancies between two sets of features: KID and CMMD. No Gaussian assumed, no sample-size bias."""
+"""Maximum mean discrepancies between two sets of features, KID and CMMD: no Gaussian assumption, no bias."""
 
 import math
 from collections.abc import Callable
@@ -18,8 +18,8 @@ class KernelInceptionDistance(NamedTuple):
     """KID over the subsets."""
 
     mean: float
-    # Between subsets, divided by their number; subsets overlap, so it is no standard error of the mean. NaN where there
-    # is but one subset, or all are the whole of both sets.
+    # Between subsets, without Bessel's correction. Subsets overlap, so this gives no standard error of the mean. NaN
+    # for a single subset, or if the subsets are the complete sets.
     std: float
 
 
@@ -28,18 +28,21 @@ def kernel_inception_distance(
 ) -> KernelInceptionDistance:
     """The squared MMD with kernel (x.y / d + 1)^3, unbiased, averaged over random subsets of both sets.
 
-    On each subset sum_{i != j} [k(a_i, a_j) + k(b_i, b_j)] / (n (n - 1)) - 2 sum_{i, j} k(a_i, b_j) / n^2: diagonals
-    are dropped within a set only, as public tools do.
+    Each subset gives sum_{i != j} [k(a_i, a_j) + k(b_i, b_j)] / (n (n - 1)) - 2 sum_{i, j} k(a_i, b_j) / n^2. As in
+    public tools, diagonals are omitted only within a set.
 
     Args:
-        features_a, features_b: [n, d], n >= subset_size.
+        features_a, features_b: float [n, d], n >= subset_size.
         num_subsets: >= 1.
-        subset_size: >= 2. Drawn without replacement. Where it is the size of both sets, they are compared once, whole.
-        seed: of the subsets.
-    Returns: mean and standard deviation over subsets, in units of the kernel; 0 in expectation for a perfect model,
-        and then negative half of the time. Often printed times 1000.
-    Raises: ValueError for too few samples, NaN, or different dimensions.
-    References: Binkowski et al., Demystifying MMD GANs, arXiv:1801.01401, section 4.
+        subset_size: >= 2, drawn without replacement. If it is the size of both sets, they are compared once.
+        seed: random seed of the subsets.
+    Returns:
+        Mean and standard deviation over subsets, in units of the kernel. A perfect model scores 0 in expectation, so
+        about half of the values are negative. Often reported times 1000.
+    Raises:
+        ValueError: for too few samples, NaN, or different dimensions.
+    References:
+        Binkowski et al., Demystifying MMD GANs, arXiv:1801.01401, section 4.
     """
     if num_subsets < 1 or subset_size < 2:
         raise ValueError(f"expected num_subsets >= 1 and subset_size >= 2, got {num_subsets} and {subset_size}")
@@ -62,24 +65,27 @@ def kernel_inception_distance(
 
 
 def cmmd(features_a: ArrayLike, features_b: ArrayLike, sigma: float = 10.0, *, block_size: int = BLOCK_SIZE) -> float:
-    """1000 times the unbiased squared MMD with kernel exp(-|x - y|^2 / (2 sigma^2)); the paper's on CLIP embeddings.
+    """1000 times the unbiased squared MMD with kernel exp(-|x - y|^2 / (2 sigma^2)), in the paper on CLIP embeddings.
 
-    The authors' program keeps the diagonals, against the paper: that adds about 1000 (1 - mean k) / n for each set.
+    The authors' program includes the diagonals, unlike the paper, which adds about 1000 (1 - mean k) / n for each set.
 
     Args:
-        features_a, features_b: [n, d], n >= 2; sigma = 10 is meant for embeddings of length 1.
+        features_a, features_b: float [n, d], n >= 2; sigma = 10 is for embeddings of length 1.
         sigma: > 0, in units of the features.
-        block_size: rows compared at once; bounds memory, does not change the value.
-    Returns: thousandths of the kernel; 0 in expectation for a perfect model.
-    Raises: ValueError for fewer than 2 samples, NaN, different dimensions or sigma <= 0.
-    References: Jayasumana et al., Rethinking FID, arXiv:2401.09603, section 4; Gretton et al., A Kernel Two-Sample
-        Test, 2012, equation 3.
+        block_size: rows compared at once; limits memory, does not change the value.
+    Returns:
+        The discrepancy in thousandths of the kernel; 0 in expectation for a perfect model.
+    Raises:
+        ValueError: for fewer than 2 samples, NaN, different dimensions or sigma <= 0.
+    References:
+        Jayasumana et al., Rethinking FID, arXiv:2401.09603, section 4; Gretton et al., A Kernel Two-Sample Test, 2012,
+        equation 3.
     """
     if not sigma > 0:
         raise ValueError(f"expected sigma > 0, got {sigma}")
     a, b = as_features(features_a, "features_a", at_least=2), as_features(features_b, "features_b", at_least=2)
     require_same_dims(features_a=a, features_b=b)
-    # Scaling the features is scaling sigma, and leaves one kernel to compile. Near the origin distances keep digits.
+    # Scaling features instead of sigma needs only one compiled kernel. Distances are more accurate near the origin.
     origin = a[0]
     return 1000 * _squared_mmd(_gaussian, (a - origin) / sigma, (b - origin) / sigma, block_size)
 
@@ -96,7 +102,7 @@ def _gaussian(x: Array, y: Array) -> Array:
 
 
 def _squared_mmd(kernel: Kernel, a: np.ndarray, b: np.ndarray, block_size: int) -> float:
-    """Unbiased: means over pairs of different rows within a set, over all pairs between sets."""
+    """Unbiased: means over pairs of different rows within each set, and over all pairs between the sets."""
     with jax.enable_x64(True):
         x, y = blocks(a, block_size), blocks(b, block_size)
         within = sum(

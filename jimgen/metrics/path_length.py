@@ -1,4 +1,4 @@
-"""Perceptual path length: how far features move where the latent moves a little. Smooth generators score low."""
+"""Perceptual path length: the change of features for a small step of the latent. Smooth generators score low."""
 
 from collections.abc import Callable
 
@@ -13,17 +13,19 @@ from jimgen.arcs import arc_between, turned
 def slerp(z_start: Array, z_end: Array, t: Array) -> Array:
     """Spherical interpolation, [sin((1 - t) w) z_start + sin(t w) z_end] / sin w, w the angle between the two.
 
-    Vectors that point nearly in opposite directions, w > 3 pi / 4, are met by few pairs of many dimensions. There the
-    formula gives lengths out of all bounds if the ends' differ, so length and angle go evenly from one to the other;
-    opposite vectors have many arcs, of which it follows one. Parallel vectors, a zero vector and vectors of one
-    dimension have no arc, and are interpolated along a straight line.
+    For nearly opposite vectors (w > 3 pi / 4, rare in many dimensions) of different length, the formula gives unbounded
+    lengths. Length and angle then change linearly with t; between opposite vectors this follows one of many arcs.
+    Parallel vectors, a zero vector and one-dimensional vectors are interpolated along a straight line.
 
     Args:
-        z_start, z_end: [n, d] float.
-        t: [n], 0 to 1.
-    Returns: [n, d]. Between vectors of one length, of that length (but for d = 1).
-    Raises: ValueError for other shapes.
-    References: Shoemake, Animating Rotation with Quaternion Curves, 1985; White, Sampling Generative Networks,
+        z_start, z_end: float [n, d].
+        t: float [n], 0 to 1.
+    Returns:
+        [n, d]. Between vectors of equal length, of that length (except for d = 1).
+    Raises:
+        ValueError: for other shapes.
+    References:
+        Shoemake, Animating Rotation with Quaternion Curves, 1985; White, Sampling Generative Networks,
         arXiv:1609.04468.
     """
     if z_start.ndim != 2 or z_start.shape != z_end.shape or t.shape != z_start.shape[:1]:
@@ -51,19 +53,22 @@ def path_length(
 ) -> Array:
     """|f(G(slerp(z_start, z_end; t))) - f(G(slerp(z_start, z_end; t + epsilon)))|^2 / epsilon^2, of each pair.
 
-    In float32 the difference keeps about three digits at epsilon = 1e-4, if f is of the order of its change along the
-    path; a larger epsilon keeps more.
+    In float32 the difference has about three correct digits at epsilon = 1e-4, if f is of the order of its change along
+    the path; a larger epsilon gives more.
 
     Args:
-        generate: G, latents [n, d] -> images [n, h, w, c], without noise of its own.
-        features: f, images -> float [n, ...]; the paper's are scaled activations of VGG16, whose squared distance is
-            LPIPS. Name them with every value.
-        z_start, z_end: [n, d] float, independent draws from the prior.
-        t: [n], uniform in [0, 1].
+        generate: G, latents [n, d] -> images [n, h, w, c], deterministic.
+        features: f, images -> float [n, ...]; in the paper scaled activations of VGG16, whose squared distance is
+            LPIPS. Report the features with every value.
+        z_start, z_end: float [n, d], independent draws from the prior.
+        t: float [n], uniform in [0, 1].
         epsilon: > 0.
-    Returns: [n], >= 0, in squared units of the features. Report the mean after `discard_outliers`.
-    Raises: ValueError for other shapes, or epsilon <= 0.
-    References: Karras et al., A Style-Based Generator Architecture, arXiv:1812.04948, section 4.1.
+    Returns:
+        [n], >= 0, in squared units of the features. Report the mean after `discard_outliers`.
+    Raises:
+        ValueError: for other shapes, or epsilon <= 0.
+    References:
+        Karras et al., A Style-Based Generator Architecture, arXiv:1812.04948, section 4.1.
     """
     if not epsilon > 0:
         raise ValueError(f"expected epsilon > 0, got {epsilon}")
@@ -73,13 +78,15 @@ def path_length(
 
 
 def discard_outliers(lengths: ArrayLike, lower: float = 0.01, upper: float = 0.99) -> np.ndarray:
-    """The lengths from the `lower` to the `upper` quantile: a few very long ones would rule the mean.
+    """The lengths between two quantiles, because a few very long ones would dominate the mean.
 
     Args:
-        lengths: [n], n >= 1.
-        lower, upper: 0 <= lower < upper <= 1. Quantiles are samples: the next one outwards.
-    Returns: float64 [at most n], in the order they came.
-    Raises: ValueError for another shape, no lengths, NaN, or quantiles out of order.
+        lengths: float [n], n >= 1.
+        lower, upper: 0 <= lower < upper <= 1. Quantiles are samples, rounded outwards.
+    Returns:
+        float64 [at most n], in the order of the input.
+    Raises:
+        ValueError: for another shape, no lengths, NaN, or quantiles out of order.
     """
     checked = np.asarray(lengths, np.float64)
     if checked.ndim != 1 or not len(checked) or np.isnan(checked).any():

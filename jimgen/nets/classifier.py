@@ -1,4 +1,4 @@
-"""A small convolutional classifier, whose features and errors judge samples of its data set."""
+"""A small convolutional classifier, whose features and predictions serve to evaluate samples of its data set."""
 
 from collections.abc import Sequence
 
@@ -8,18 +8,18 @@ from jax import Array
 
 from jimgen.nets.layers import BatchNorm, Conv, base_size
 
-he_normal = nn.initializers.he_normal()  # keeps the variance through ReLU (He et al., arXiv 1502.01852, eq. 10)
+he_normal = nn.initializers.he_normal()  # preserves the variance under ReLU (He et al., arXiv:1502.01852, equation 10)
 
 
 class Classifier(nn.Module):
     """Images float32 [b, h, w, c] in [-1, 1] -> features float32 [b, widths[-1]] >= 0, logits float32 [b, num_classes].
 
-    3x3 convolutions, each with BatchNorm (Ioffe and Szegedy, arXiv 1502.03167) and ReLU. Every width but the first
-    begins with a stride of 2, so any size that those strides divide will do; the features are the mean over the last
-    feature map. 427,000 parameters with these defaults.
+    3x3 convolutions, each with BatchNorm (Ioffe and Szegedy, arXiv:1502.03167) and ReLU. Every width except the first
+    starts with a stride of 2. The features are the mean over the last feature map. The defaults have 427,000
+    parameters.
 
     Raises:
-      ValueError: the image's sides are not divisible by 2^(len(widths) - 1).
+        ValueError: if 2^(len(widths) - 1) does not divide the image's sides.
     """
 
     num_classes: int

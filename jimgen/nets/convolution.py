@@ -1,22 +1,22 @@
-"""Convolution and its transpose, as one family closed under differentiation, in forms that are fast on each platform.
+"""Convolution and its transpose, as a family closed under differentiation, in forms that are fast on each platform.
 
-Take the sum over all indices, for stride s and padding p, with x zero outside the picture:
+Consider the sum over all indices, for stride s and padding p, with x zero outside the image:
 
     S(x, k, y) = sum x[b, s u + i - p, s v + j - p, c] k[i, j, c, o] y[b, u, v, o]
 
-S is linear in each of its three arguments, so it has three partial gradients, each bilinear in the other two:
+S is linear in each of its three arguments, so it has three partial gradients, each bilinear in the other arguments:
 
     C(x, k) = dS/dy     strided convolution            [b, H, W, c], [i, j, c, o] -> [b, h, w, o]
     T(y, k) = dS/dx     transposed convolution         [b, h, w, o], [i, j, c, o] -> [b, H, W, c]
     W(x, y) = dS/dk     gradient of the kernel         [b, H, W, c], [b, h, w, o] -> [i, j, c, o]
 
-The gradient of each is made of the other two: <C(x, k), y> = S(x, k, y) has the gradients T(y, k) and W(x, y), and so
-on around. Gradients of every order therefore stay in the family, and three fast operations are enough. The library's
-own rules leave it: the kernel gradient of a transposed convolution becomes one with both operands dilated, for which
-XLA on CPU has no fast path (30 times slower than W). `jax.custom_vjp` states the rules; its price is that forward mode
-(`jax.jvp`) is refused. Accelerators use the native convolution for all three. On CPU, T has forms of its own, as has C
-of a grey picture, and where the kernel is two strides long and channels are many, all three are those of
-`jimgen.nets.winograd`.
+The gradients of each are the other two: <C(x, k), y> = S(x, k, y) has the gradients T(y, k) and W(x, y), and likewise
+for T and W. Gradients of every order therefore stay in the family, and three fast operations are enough. JAX's own
+rules leave the family: the kernel gradient of a transposed convolution becomes a convolution with both operands
+dilated, for which XLA on CPU has no fast path (30 times slower than W). `jax.custom_vjp` defines the rules, so forward
+mode (`jax.jvp`) is not supported. Accelerators use the native convolution for all three. On CPU, T has its own forms,
+and so has C for grey images. `jimgen.nets.winograd` computes all three if the kernel is two strides long and there are
+many channels.
 """
 
 from functools import partial
@@ -28,15 +28,15 @@ import numpy as np
 from jax import Array, lax
 
 from jimgen.nets import winograd
+from jimgen.nets.winograd import Size
 
 Pair = tuple[int, int]
-Size = tuple[int, ...]  # of length two: (height, width)
 Padding = str | int | tuple[Pair, Pair]
 _NHWC = ("NHWC", "HWIO", "NHWC")
 
 
 class _Geometry(NamedTuple):
-    """What S knows besides its arrays; hashable, so static under jit."""
+    """The static parameters of S; hashable for jit."""
 
     picture: Size  # (H, W), the size of x
     kernel: Size
@@ -48,16 +48,14 @@ def conv(x: Array, kernel: Array, *, stride: int | Pair = 1, padding: Padding = 
     """Strided convolution (cross-correlation), C above; equal to `lax.conv_general_dilated` in NHWC, HWIO.
 
     Args:
-        x: [b, H, W, c], any float dtype.
-        kernel: [i, j, c, o], same dtype.
-        stride: of both axes, or of each.
+        x: float [b, H, W, c], any float dtype.
+        kernel: float [i, j, c, o], same dtype.
+        stride: one for both axes, or one for each.
         padding: "SAME" (h = ceil(H / stride)), "VALID", one number for all sides, or ((top, bottom), (left, right)).
-
     Returns:
         [b, h, w, o] with h = (H + top + bottom - i) // stride + 1.
-
     Raises:
-        ValueError: if the ranks or channels do not fit, or the kernel is larger than the padded picture.
+        ValueError: for wrong ranks or channels, or a kernel larger than the padded image.
     """
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
         raise ValueError(f"conv takes x [b, H, W, c] and kernel [i, j, c, o], not {x.shape} and {kernel.shape}")
@@ -73,22 +71,20 @@ def conv_transpose(
 ) -> Array:
     """Transposed convolution, T above: the adjoint in x of `conv` with the same kernel, stride and padding.
 
-    Equal to `lax.conv_transpose(..., transpose_kernel=True)` for "SAME" and "VALID"; numbers mean the padding of that
+    It equals `lax.conv_transpose(..., transpose_kernel=True)` for "SAME" and "VALID". Numbers are the padding of that
     `conv`, as in PyTorch, so they crop the result.
 
     Args:
-        y: [b, h, w, o], any float dtype.
-        kernel: [i, j, c, o], same dtype, as that `conv` has it: c are the channels of the *result*, o those of y.
-        stride: how many times larger the result is, on both axes or on each.
+        y: float [b, h, w, o], any float dtype.
+        kernel: float [i, j, c, o], same dtype, the layout of that `conv`: c channels in the *result*, o in y.
+        stride: the upsampling factor, one for both axes, or one for each.
         padding: as in `conv`.
         output_size: (H, W), any size that `conv` maps to (h, w). By default h * stride for "SAME", and for "VALID" with
             a kernel smaller than the stride; else (h - 1) * stride + i - top - bottom.
-
     Returns:
         [b, H, W, c].
-
     Raises:
-        ValueError: if the ranks or channels do not fit, or `conv` does not map the output size to that of y.
+        ValueError: for wrong ranks or channels, or if `conv` does not map the output size to that of y.
     """
     if y.ndim != 4 or kernel.ndim != 4 or y.shape[3] != kernel.shape[3]:
         raise ValueError(
@@ -130,8 +126,8 @@ def _default_size(y: Size, kernel: Size, stride: Pair, padding: Padding) -> Pair
     return (y[0] - 1) * stride[0] + kernel[0] - crop[0], (y[1] - 1) * stride[1] + kernel[1] - crop[1]
 
 
-# The family. Every rule below is "the other two". The form is chosen when lowering, for the platform that the program
-# is compiled for: the default backend may be another.
+# The family. The gradients of each member are the other two. Lowering chooses the form, for the platform of the
+# compiled program, which may differ from the default backend.
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -159,7 +155,7 @@ def _c_native(g: _Geometry, x: Array, k: Array) -> Array:
 
 
 def _t_native(g: _Geometry, y: Array, k: Array) -> Array:
-    """T as the convolution of y, spread out by the stride, with the mirrored kernel: what accelerators recognise."""
+    """T as the convolution of the dilated y with the flipped kernel, the form that accelerators recognise."""
     before = [g.kernel[d] - 1 - g.padding[d][0] for d in (0, 1)]
     spread = [(y.shape[1 + d] - 1) * g.stride[d] + 1 for d in (0, 1)]
     pads = [(before[d], g.picture[d] + g.kernel[d] - 1 - spread[d] - before[d]) for d in (0, 1)]
@@ -175,7 +171,7 @@ def _w_native(g: _Geometry, x: Array, y: Array) -> Array:
 def _c_cpu(g: _Geometry, x: Array, k: Array) -> Array:
     if _suits_winograd(g, x, k.shape[2:]):
         return winograd.convolution(x, k, stride=g.stride, before=_before(g), size=_output(g))
-    few_terms = g.kernel[0] * g.kernel[1] * x.shape[3] <= 32  # a library gathers them for longer than it multiplies
+    few_terms = g.kernel[0] * g.kernel[1] * x.shape[3] <= 32  # a library spends more time on gathering than multiplying
     return _c_sums(g, x, k) if few_terms and _sums_are_exact(x) else _c_native(g, x, k)
 
 
@@ -186,24 +182,24 @@ def _w_cpu(g: _Geometry, x: Array, y: Array) -> Array:
 
 
 def _t_cpu(g: _Geometry, y: Array, k: Array) -> Array:
-    """T without multiplying by the zeros that spreading y would put in, and on all cores."""
+    """T on all cores, without the multiplications by zeros of a dilated y."""
     if g.stride == (1, 1):
         return _t_native(g, y, k)
     if _suits_winograd(g, y, k.shape[2:]):
         return winograd.transposed(y, k, stride=g.stride, before=_before(g), size=g.picture)
-    # With few channels the products are too thin for a library's convolution, and the sums cost nothing.
+    # With few channels a library's convolution is inefficient, and the sums are cheap.
     return _t_phases(g, y, k) if k.shape[2] >= 8 else _t_matmul(g, y, k)
 
 
 def _suits_winograd(g: _Geometry, x: Array, channels: Size) -> bool:
-    """Whether it is defined, exact enough, and saves more in products than its sums and differences cost."""
+    """Whether Winograd's form is defined, accurate enough, and faster."""
     two_strides = g.kernel == (2 * g.stride[0], 2 * g.stride[1])
     whole_tiles = not any(n % 2 for n in _output(g))
     return two_strides and whole_tiles and min(channels) >= 64 and _sums_are_exact(x)
 
 
 def _sums_are_exact(x: Array) -> bool:
-    """Whether sums in its own dtype lose nothing that counts; those of shorter ones are a library's, in float32."""
+    """Whether sums in the dtype of x are accurate enough; a library sums 16-bit floats in float32."""
     return x.dtype in (jnp.float32, jnp.float64)
 
 
@@ -212,7 +208,7 @@ def _before(g: _Geometry) -> Pair:
 
 
 def _c_sums(g: _Geometry, x: Array, k: Array) -> Array:
-    """C as one multiply-add a tap and channel, which XLA on CPU makes one pass of."""
+    """C as one multiply-add per tap and channel, which XLA on CPU fuses into one pass."""
     (h, w), (s, t) = _output(g), g.stride
     x = lax.pad(x, x.dtype.type(0), ((0, 0, 0), *((*pads, 0) for pads in g.padding), (0, 0, 0)))
     y = jnp.zeros((), x.dtype)
@@ -223,10 +219,10 @@ def _c_sums(g: _Geometry, x: Array, k: Array) -> Array:
 
 
 def _t_phases(g: _Geometry, y: Array, k: Array) -> Array:
-    """T as one small convolution of y for each place within a stride, their results interleaved.
+    """T as one small convolution of y for each offset r within a stride, with interleaved results.
 
-    Pixel s m + r of the result is reached from pixels m - j of y by the taps s j + r + p alone: for each r a
-    convolution of stride one.
+    Only the taps s j + r + p contribute to pixel s m + r of the result, from pixels m - j of y: a convolution of
+    stride one for each r.
     """
     sizes = [-(-n // s) for n, s in zip(g.picture, g.stride, strict=True)]
     rows = []
@@ -248,7 +244,7 @@ def _t_phases(g: _Geometry, y: Array, k: Array) -> Array:
 
 
 def _taps(r: int, stride: int, padding: int, kernel: int, length: int, size: int) -> tuple[list[int], Pair]:
-    """The taps that reach pixels s m + r, in the order of y's pixels, and the padding of y that lines them up."""
+    """The taps that contribute to pixels s m + r, in the order of y's pixels, and the padding of y that aligns them."""
     first, last = -((r + padding) // stride), (kernel - 1 - r - padding) // stride  # j with 0 <= s j + r + p < kernel
     return [stride * j + r + padding for j in range(last, first - 1, -1)], (last, size - first - length)
 
@@ -256,8 +252,8 @@ def _taps(r: int, stride: int, padding: int, kernel: int, length: int, size: int
 def _t_matmul(g: _Geometry, y: Array, k: Array) -> Array:
     """T as one matrix product and shifted sums.
 
-    Cut the kernel into blocks of stride x stride taps. Each pixel of y sends each block to one block of pixels of the
-    result, so one product holds all contributions, and one shifted sum a block of the kernel collects them.
+    The kernel is cut into blocks of stride x stride taps. Each pixel of y times each block contributes to one block of
+    pixels of the result. One product computes all contributions, and one shifted sum per block adds them up.
     """
     (b, h, w, o), c, (s, t) = y.shape, k.shape[2], g.stride
     rows, columns = -(-g.kernel[0] // s), -(-g.kernel[1] // t)  # blocks of the kernel
@@ -265,7 +261,7 @@ def _t_matmul(g: _Geometry, y: Array, k: Array) -> Array:
     z = (y.reshape(-1, o) @ k.transpose(3, 0, 1, 2).reshape(o, -1)).reshape(b, h, w, rows, s, columns, t, c)
     z = z.transpose(3, 5, 0, 1, 4, 2, 6, 7).reshape(rows, columns, b, h * s, w * t, c)
     top, left = g.padding[0][0], g.padding[1][0]
-    below = max(g.picture[0] + top - (h + rows - 1) * s, 0)  # pixels that no window reaches
+    below = max(g.picture[0] + top - (h + rows - 1) * s, 0)  # pixels outside of every window
     right = max(g.picture[1] + left - (w + columns - 1) * t, 0)
     x = jnp.zeros((), y.dtype)
     for i, j in np.ndindex(rows, columns):

@@ -1,7 +1,7 @@
-"""DCGAN: strided convolutions and BatchNorm (Radford, Metz and Chintala, arXiv 1511.06434).
+"""DCGAN: strided convolutions and BatchNorm (Radford, Metz and Chintala, arXiv:1511.06434).
 
-The layers are those of the common 32x32 and 64x64 implementations: the generator's first layer is a transposed
-convolution on a 1x1 image, which is a dense layer; the discriminator's last is a convolution over all of its input.
+The layers are those of the common 32x32 and 64x64 implementations. There the generator's first layer is a transposed
+convolution of a 1x1 image, and the discriminator's last layer a convolution over all of its input: dense layers here.
 """
 
 import math
@@ -11,24 +11,31 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jimgen.nets.layers import BatchNorm, Conv, ConvTranspose, Dtype, at_least_float32, base_size, with_labels
-
-normal_02 = nn.initializers.normal(0.02)  # the paper's initialisation, section 4
+from jimgen.nets.layers import (
+    BatchNorm,
+    Conv,
+    ConvTranspose,
+    Dtype,
+    at_least_float32,
+    base_size,
+    normal_02,
+    with_labels,
+)
 
 
 def scale_init(key: Array, shape: Sequence[int], dtype: Dtype = jnp.float32) -> Array:
-    """BatchNorm scales around one, N(1, .02^2), as in the authors' code."""
+    """Initialises BatchNorm scales by N(1, .02^2), as in the authors' code; kernels by N(0, .02^2), section 4."""
     return 1.0 + normal_02(key, shape, dtype)
 
 
 class Generator(nn.Module):
     """z [b, d], labels int32 [b] -> images float32 [b, *image_shape] in [-1, 1].
 
-    `widths` are the channels of the feature maps from the smallest on; each stage but the last doubles both sides, and
-    the last doubles them into the image. Where num_classes > 0 the one-hot label joins z.
+    `widths` are the channels of the feature maps, starting at the smallest. Each stage doubles both sides, the last one
+    to those of the image. If num_classes > 0, the one-hot label is appended to z.
 
     Raises:
-      ValueError: the image's sides are not divisible by 2^len(widths).
+        ValueError: if 2^len(widths) does not divide the image's sides.
     """
 
     image_shape: tuple[int, int, int]
@@ -57,11 +64,11 @@ class Discriminator(nn.Module):
     """Images [b, h, w, c], labels int32 [b] -> logits float32 [b].
 
     `widths` are the channels after each halving. Without BatchNorm the convolutions have biases, and the logit of an
-    example depends on that example alone: what gradient penalties ask for. Where num_classes > 0 the label enters by
-    projection, <embedding, pooled features> added to the logit (Miyato and Koyama, arXiv 1802.05637, eq. 3).
+    example depends only on that example, as gradient penalties require. If num_classes > 0, the label enters by
+    projection: <embedding, pooled features> is added to the logit (Miyato and Koyama, arXiv:1802.05637, equation 3).
 
     Raises:
-      ValueError: the image's sides are not divisible by 2^len(widths).
+        ValueError: if 2^len(widths) does not divide the image's sides.
     """
 
     widths: Sequence[int] = (64, 128, 256)

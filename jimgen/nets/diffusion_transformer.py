@@ -1,27 +1,27 @@
-"""DiT (Peebles and Xie, arXiv 2212.09748): patches of a noisy image through a transformer told time and label."""
+"""DiT (Peebles and Xie, arXiv:2212.09748): a transformer over patches of a noisy image, with time and label."""
 
 import flax.linen as nn
 from jax import Array
 
-from jimgen.nets.embeddings import PatchHead, TimeEmbedding, grid_shape, patchify, sincos_embedding
+from jimgen.nets.embeddings import PatchHead, TimeEmbedding, grid_shape, patchify
 from jimgen.nets.layers import at_least_float32, normal_02, xavier
-from jimgen.nets.transformer import Backbone, grid_positions
+from jimgen.nets.positions import grid_positions, sincos_embedding
+from jimgen.nets.transformer import Backbone
 
 
 class DiffusionTransformer(nn.Module):
-    """Noisy images [b, h, w, c], times, labels -> a prediction of the same shape, float32, zero at the start.
+    """Noisy images, times, labels -> a prediction of the shape of the images, float32, zero at initialisation.
 
-    Patches of the image with fixed absolute and rotary relative positions; the backbone's condition is time + label
-    (DiT; Peebles and Xie, arXiv 2212.09748).
+    The patches have fixed absolute and rotary relative positions; the backbone's condition is the sum of the embeddings
+    of time and label.
 
-    Args of a call:
-      x: [b, h, w, c] float.
-      times: [b] float, or [b, num_times], each with an embedding of its own.
-      labels: int32 [b] in [0, num_classes]; num_classes stands for no label.
-      dropout_keys: as of Backbone.
-
+    Args:
+        x: float [b, h, w, c].
+        times: float [b], or [b, num_times], each with its own embedding.
+        labels: int32 [b] in [0, num_classes]; num_classes means no label.
+        dropout_keys: see Backbone.
     Raises:
-      ValueError: patches that do not divide the image, and what Backbone refuses.
+        ValueError: if patches do not divide the image; see also Backbone.
     """
 
     patch: int

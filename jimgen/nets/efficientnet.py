@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 for inference: features of natural images (Tan and Le, EfficientNet, arXiv 1905.11946).
+"""EfficientNet-Lite0 for inference: features of natural images (Tan and Le, EfficientNet, arXiv:1905.11946).
 
-The Lite variant has ReLU6 in place of swish, and no squeeze-and-excitation. Its blocks are inverted residuals (Sandler
-et al., MobileNetV2, arXiv 1801.04381, section 3.3). Each BatchNorm (epsilon .001) is folded into the convolution before
-it: what is left are kernels and biases, and layers bear the names that they have in PyTorch's weights.
+The Lite variant has ReLU6 instead of swish, and no squeeze-and-excitation. Its blocks are inverted residuals (Sandler
+et al., MobileNetV2, arXiv:1801.04381, section 3.3). Each BatchNorm (epsilon .001) is folded into the convolution before
+it, so that only kernels and biases remain. Layers have the names of PyTorch's weights.
 """
 
 from functools import partial
@@ -15,7 +15,7 @@ from jax import Array, lax
 NUM_FEATURES = 1280
 NUM_CLASSES = 1000
 EPSILON = 1e-3  # of the folded BatchNorms
-# (blocks, kernel, stride of the first block, expansion, channels): arXiv 1905.11946, table 1
+# (blocks, kernel, stride of the first block, expansion, channels): arXiv:1905.11946, table 1
 STAGES = (
     (1, 3, 1, 1, 16),
     (2, 3, 2, 6, 24),
@@ -30,8 +30,8 @@ STAGES = (
 class EfficientNetLite0(nn.Module):
     """Images float32 [n, h, w, 3], (x - 127) / 128 of levels 0..255 -> features [n, 1280], logits [n, 1000].
 
-    The features, in [0, 6], are the mean over the last feature map, a 32nd of the image's sides. The logits are those
-    of ImageNet's classes. 4,631,000 parameters.
+    The features, in [0, 6], are the mean over the last feature map, whose sides are 1/32 of the image's. The logits are
+    those of ImageNet's classes. 4,631,000 parameters.
     """
 
     @nn.compact
@@ -56,7 +56,7 @@ class EfficientNetLite0(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """A convolution a channel with "SAME" padding: [n, h, w, c] -> [n, ceil(h / stride), ceil(w / stride), c]."""
+    """One convolution per channel with "SAME" padding: [n, h, w, c] -> [n, ceil(h / stride), ceil(w / stride), c]."""
 
     kernel_size: int
     stride: int = 1
@@ -66,7 +66,7 @@ class DepthwiseConv(nn.Module):
         channels = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (self.kernel_size, self.kernel_size, 1, channels))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        # decided when lowering, for the platform the program is compiled for: the default backend may be another
+        # Lowering chooses the form, for the platform of the compiled program, not the default backend.
         y = lax.platform_dependent(
             x, kernel, cpu=partial(_shifted_sums, self.stride), default=partial(_native, self.stride)
         )
@@ -85,7 +85,7 @@ def _native(stride: int, x: Array, kernel: Array) -> Array:
 
 
 def _shifted_sums(stride: int, x: Array, kernel: Array) -> Array:
-    """The same as one multiply-add a tap, which XLA on CPU makes one pass of: 5 to 11 times faster there."""
+    """The same as one multiply-add per tap, which XLA on CPU fuses into one pass: 5 to 11 times faster there."""
     rows, columns = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), "SAME")
     height, width = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
     x = jnp.pad(x, ((0, 0), rows, columns, (0, 0)))

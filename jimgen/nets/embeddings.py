@@ -1,4 +1,4 @@
-"""What stands before and behind a transformer: patches, tokens and times become vectors, and vectors pixels."""
+"""Layers before and after a transformer: embeddings of patches, tokens and times, and a head for pixels."""
 
 import math
 
@@ -12,7 +12,7 @@ from jimgen.nets.layers import Dtype, at_least_float32, normal_02
 
 
 def patchify(images: Array, patch: int) -> Array:
-    """[b, h, w, c] -> [b, (h / patch)(w / patch), patch^2 c]: patches row by row, in each rows, columns, channels."""
+    """[b, h, w, c] -> [b, (h / patch)(w / patch), patch^2 c]: patches row by row, each as rows, columns, channels."""
     b, h, w, c = images.shape
     rows, columns = grid_shape((h, w), patch)
     cut = images.reshape(b, rows, patch, columns, patch, c)
@@ -27,7 +27,7 @@ def unpatchify(tokens: Array, size: tuple[int, int], patch: int) -> Array:
 
 
 def grid_shape(size: tuple[int, int], patch: int) -> tuple[int, int]:
-    """Rows and columns of the patches of an image of (h, w) = size. Raises ValueError where they do not divide it."""
+    """Rows and columns of patches in an image of (h, w) = size. Raises ValueError if they do not divide it."""
     if patch < 1 or size[0] % patch or size[1] % patch:
         fits = [p for p in range(1, min(size) + 1) if not (size[0] % p or size[1] % p)]
         raise ValueError(f"patches of {patch} do not divide {size[0]}x{size[1]} images: use one of {fits}")
@@ -35,9 +35,9 @@ def grid_shape(size: tuple[int, int], patch: int) -> tuple[int, int]:
 
 
 class PatchHead(nn.Module):
-    """Tokens [b, t, d] -> values of each pixel, float32 [b, h, w, features], (h, w) = size; starts at zero.
+    """Tokens [b, t, d] -> float32 [b, h, w, features] with (h, w) = size; zero at initialisation.
 
-    Features are the channels of what is predicted, or the logits of each pixel.
+    Features are the channels of the prediction, or the logits of each pixel.
     """
 
     size: tuple[int, int]
@@ -56,7 +56,7 @@ class TokenEmbedding(nn.Module):
     """Tokens int32 [b, t] in [0, vocab_size] -> float32 [b, t, width]; the token vocab_size is MASK, or the start.
 
     Raises:
-      ValueError: tokens that are no integers, or (outside jit) out of range.
+        ValueError: if tokens are not integers, or out of range (not checked under jit).
     """
 
     vocab_size: int
@@ -74,9 +74,9 @@ class TokenEmbedding(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Times [b] -> float32 [b, width]: cosines and sines of scale t at 128 frequencies, then two dense layers.
+    """Times [b] -> float32 [b, width]: cosines and sines of scale * t at 128 frequencies, then two dense layers.
 
-    Derivatives in t grow with the scale: what takes them (mean flows) asks for a small one.
+    Derivatives in t grow with the scale, so mean flows, which use them, need a small one.
     """
 
     width: int
@@ -90,12 +90,3 @@ class TimeEmbedding(nn.Module):
         features = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
         hidden = nn.silu(nn.Dense(self.width, kernel_init=normal_02, dtype=t.dtype, name="hidden")(features))
         return nn.Dense(self.width, kernel_init=normal_02, dtype=t.dtype, name="output")(hidden)
-
-
-def sincos_embedding(positions: Array, width: int) -> Array:
-    """Fixed sines and cosines of rows, then of columns: positions [t, 2] -> [t, width]; width a multiple of 4."""
-    if width % 4:
-        raise ValueError(f"sines and cosines on two axes fill a multiple of 4, got a width of {width}")
-    frequencies = jnp.asarray(10_000.0 ** (-np.arange(width // 4) / (width // 4)), positions.dtype)
-    angles = positions[:, :, None] * frequencies[None, None]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(-1, width)

@@ -1,7 +1,7 @@
 """Layers that several nets share."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,7 +9,9 @@ from jax import Array, lax
 
 from jimgen.nets.convolution import conv, conv_transpose
 from jimgen.parallel import mean_over_devices
+from jimgen.precision import at_least_float32
 
+Activation = Callable[[Array], Array]
 Initializer = Callable[..., Array]
 Dtype = Any
 
@@ -47,7 +49,7 @@ class ConvTranspose(nn.Module):
     stride: int = 2
     padding: int = 1
     use_bias: bool = True
-    # The kernel is that of the convolution it transposes: [kernel, kernel, out, in].
+    # The kernel has the layout of the convolution that is transposed: [kernel, kernel, out, in].
     kernel_init: Initializer = nn.initializers.lecun_normal(in_axis=-1, out_axis=-2)
     dtype: Dtype = jnp.float32
 
@@ -63,16 +65,46 @@ def _add_bias(layer: Conv | ConvTranspose, y: Array) -> Array:
     if not layer.use_bias:
         return y
     bias = layer.param("bias", nn.initializers.zeros, (layer.features,))
-    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+    return y + along_last(bias.astype(y.dtype), y)
+
+
+def along_last(vector: Array, x: Array) -> Array:
+    """Reshapes a vector [c] to broadcast along the last axis of x [..., c]."""
+    return vector.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
+class Norm(nn.Module):
+    """RMS normalisation x / rms(x) (Zhang and Sennrich, arXiv:1910.07467), or layer normalisation, over the last axis.
+
+    The statistics are those of one place, computed in float32 or higher. The result is in `dtype`; None keeps the
+    precision of the computation.
+    """
+
+    kind: Literal["rms", "layer"] = "rms"
+    affine: bool = True  # learned scale, and bias for layer normalisation
+    epsilon: float = 1e-6
+    dtype: Dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = at_least_float32(x)
+        if self.kind == "layer":
+            x -= x.mean(-1, keepdims=True)
+        x *= lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + self.epsilon)
+        if self.affine:
+            x *= along_last(self.param("scale", nn.initializers.ones, x.shape[-1:]), x)
+        if self.affine and self.kind == "layer":
+            x += along_last(self.param("bias", nn.initializers.zeros, x.shape[-1:]), x)
+        return x if self.dtype is None else x.astype(self.dtype)
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy, arXiv 1502.03167) of [b, ..., c] over all axes but the last.
+    """Batch normalisation (Ioffe and Szegedy, arXiv:1502.03167) of [b, ..., c] over all axes but the last.
 
-    The statistics are those of the whole global batch in every mode. They, scale and bias stay in float32, and the mean
-    is subtracted before anything is multiplied; only the result is in `dtype`. No bias belongs before it: its gradient
-    is zero but for rounding, which Adam amplifies. Written out, rather than flax's: it is faster, and XLA sees that the
-    forward passes of two phases are one.
+    The statistics are those of the global batch in every mode. Statistics, scale and bias are float32, and the mean is
+    subtracted before any multiplication; only the result is in `dtype`. The layer before needs no bias: the gradient of
+    such a bias is rounding noise, which Adam amplifies. This is faster than flax's BatchNorm, and XLA recognises that
+    two phases share one forward pass.
     """
 
     train: bool
@@ -97,38 +129,33 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         factor = scale * lax.rsqrt(var + self.epsilon)
-        mean, factor, bias = (part.reshape((1,) * (x.ndim - 1) + shape) for part in (mean, factor, bias))
+        mean, factor, bias = (along_last(part, x) for part in (mean, factor, bias))
         return ((x - mean) * factor + bias).astype(self.dtype)
 
 
 def batch_moments(x: Array) -> tuple[Array, Array]:
     """Mean and variance [c] of [b, ..., c] over all axes but the last, and over devices under pmap.
 
-    Both by one pass, as means of x - s and its square, where s is the mean of one example: near enough to the mean for
-    the difference of squares to keep its digits (Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance,
-    1983). Neither depends on s, so its gradient is none.
+    Both are computed in one pass, as means of x - s and its square. The shift s is the mean of one example, close
+    enough to the mean to avoid cancellation (Chan, Golub and LeVeque, Algorithms for Computing the Sample Variance,
+    1983). Mean and variance do not depend on s, so it gets no gradient.
     """
     axes = tuple(range(x.ndim - 1))
     shift = lax.stop_gradient(mean_over_devices(x[:1].mean(axes)))
-    moved = x - shift.reshape((1,) * len(axes) + (-1,))
+    moved = x - along_last(shift, x)
     mean, square = mean_over_devices((moved.mean(axes), jnp.square(moved).mean(axes)))
     return shift + mean, jnp.maximum(square - jnp.square(mean), 0.0)
 
 
-def at_least_float32(x: Array) -> Array:
-    """x in float32, or in its own precision if that is higher: what nets return under any compute dtype."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def with_labels(x: Array, labels: Array, num_classes: int) -> Array:
-    """x [b, d] with the one-hot labels [b, num_classes] beside it; x itself where num_classes is 0."""
+    """Appends one-hot labels int32 [b] to x [b, d]: [b, d + num_classes]. Returns x itself if num_classes is 0."""
     if not num_classes:
         return x
     return jnp.concatenate([x, nn.one_hot(labels, num_classes, dtype=x.dtype)], axis=-1)
 
 
 def num_halvings(height: int, width: int, smallest: int = 4) -> int:
-    """How often both sides can be halved evenly without falling below `smallest`: 32 -> 3, 28 -> 2, 8 -> 1, 30 -> 1."""
+    """How often both sides can be halved without remainder, down to `smallest`: 32 -> 3, 28 -> 2, 8 -> 1, 30 -> 1."""
     halvings = 0
     while not (height % 2 or width % 2 or min(height, width) // 2 < smallest):
         height, width, halvings = height // 2, width // 2, halvings + 1
@@ -139,7 +166,7 @@ def base_size(image_shape: Sequence[int], num_stages: int, net: str) -> tuple[in
     """Height and width after `num_stages` halvings.
 
     Raises:
-      ValueError: they do not divide evenly; names sizes that do.
+        ValueError: if 2^num_stages does not divide both; the message suggests sizes.
     """
     height, width = image_shape[:2]
     factor = 2**num_stages

@@ -1,27 +1,27 @@
-"""A bidirectional transformer over tokens, some of them masked (MaskGIT; Chang et al., arXiv 2202.04200)."""
+"""A bidirectional transformer over tokens, some of them masked (MaskGIT; Chang et al., arXiv:2202.04200)."""
 
 import math
 
 import flax.linen as nn
 from jax import Array
 
-from jimgen.nets.embeddings import TokenEmbedding, sincos_embedding
+from jimgen.nets.embeddings import TokenEmbedding
 from jimgen.nets.layers import at_least_float32, normal_02
-from jimgen.nets.transformer import Backbone, grid_positions
+from jimgen.nets.positions import grid_positions, sincos_embedding
+from jimgen.nets.transformer import Backbone
 
 
 class MaskedTransformer(nn.Module):
-    """Tokens int32 [b, t] in reading order, num_codes for MASK -> logits [b, t, num_codes], float32, zero at the start.
+    """Tokens in raster order, num_codes for MASK -> logits float32 [b, t, num_codes], zero at initialisation.
 
-    Every token sees every other; the label is the backbone's condition.
+    Every token attends to every other; the label is the backbone's condition.
 
-    Args of a call:
-      tokens: int32 [b, t] in [0, num_codes].
-      labels: int32 [b] in [0, num_classes]; num_classes stands for no label.
-      dropout_keys: as of Backbone.
-
+    Args:
+        tokens: int32 [b, t] in [0, num_codes].
+        labels: int32 [b] in [0, num_classes]; num_classes means no label.
+        dropout_keys: see Backbone.
     Raises:
-      ValueError: tokens that do not fill the grid, or are out of range.
+        ValueError: if tokens do not fill the grid, or are out of range.
     """
 
     num_codes: int

@@ -1,9 +1,9 @@
-"""A transformer over patches and a small net for each pixel: exact likelihoods of images in one pass.
+"""A causal transformer over patches with a small head per sub-pixel: exact likelihoods of images in one pass.
 
-Sub-pixels are read in one order: patches row by row; in a patch pixels row by row; in a pixel its channels. A causal
-trunk of a token a patch sees all patches before it. The head sees, for each sub-pixel, what the trunk says to it and
-the window of pixels around it, as far as they come before it (PixelCNN; van den Oord et al., arXiv 1601.06759). So an
-attention over all pixels becomes one over patches and a few dense layers.
+Sub-pixels are ordered by patch (row by row), then by pixel in the patch (row by row), then by channel. A causal trunk
+with one token per patch attends to all earlier patches. For each sub-pixel, the head combines an output of the trunk
+with the earlier pixels in a window around it (PixelCNN; van den Oord et al., arXiv:1601.06759). This replaces attention
+over all pixels by attention over patches and a few dense layers.
 """
 
 import math
@@ -14,40 +14,42 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jimgen.nets.embeddings import patchify, unpatchify
-from jimgen.nets.layers import Dtype, at_least_float32, normal_02, xavier
-from jimgen.nets.transformer import Backbone, Cache, Norm, causal_mask, grid_positions
+from jimgen.nets.attention import causal_mask
+from jimgen.nets.embeddings import grid_shape, patchify, unpatchify
+from jimgen.nets.layers import Dtype, Norm, along_last, at_least_float32, normal_02, xavier
+from jimgen.nets.positions import grid_positions
+from jimgen.nets.transformer import Backbone, Cache
 
-NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1))  # rows and columns from a patch to those above it
+NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1))  # offsets (row, column) from a patch to those above it
 
 
 class Decoding(NamedTuple):
-    """What has been computed of the sub-pixels so far."""
+    """The state of decoding."""
 
     cache: Cache  # of the trunk
-    given: Array  # [b, p, head_width]: what the trunk says to each sub-pixel of the current patch
+    given: Array  # [b, p, head_width]: the trunk's output for each sub-pixel of the current patch
 
 
 class PixelTransformer(nn.Module):
-    """Levels int32 [b, n] in 0..levels-1, in the order of this file -> logits [b, n, levels], each from those before.
+    """Levels int32 [b, n] in 0..levels-1, in the order above -> logits [b, n, levels], each from earlier levels.
 
-    The output layer starts at zero: uniform, log2(levels) bits a dimension.
+    The output layer starts at zero, which gives uniform probabilities: log2(levels) bits per dimension.
     """
 
     image_shape: tuple[int, int, int]
     patch: int
     backbone: Backbone
-    num_classes: int = 0  # 0: labels are ignored; the label num_classes stands for none
+    num_classes: int = 0  # 0: labels are ignored; the label num_classes means no label
     head_width: int = 128
     head_depth: int = 1  # residual blocks
-    reach: int = 3  # of the window: pixels to each side
-    embedding: int = 8  # features of a level
+    reach: int = 3  # pixels of the window to each side
+    embedding: int = 8  # features per level
     levels: int = 256
     dtype: Dtype = jnp.float32
 
     @property
     def num_places(self) -> int:
-        """n, sub-pixels of an image."""
+        """n, the number of sub-pixels of an image."""
         return math.prod(self.image_shape)
 
     @property
@@ -56,12 +58,8 @@ class PixelTransformer(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches. Raises ValueError where they do not divide the image."""
-        height, width, _ = self.image_shape
-        if self.patch < 1 or height % self.patch or width % self.patch:
-            fits = [p for p in range(1, min(height, width) + 1) if not (height % p or width % p)]
-            raise ValueError(f"patches of {self.patch} do not divide {height}x{width} images: use one of {fits}")
-        return height // self.patch, width // self.patch
+        """Rows and columns of patches. Raises ValueError if they do not divide the image."""
+        return grid_shape(self.image_shape[:2], self.patch)
 
     def setup(self) -> None:
         width = self.backbone.width
@@ -82,18 +80,16 @@ class PixelTransformer(nn.Module):
         self.output_bias = self.param("output_bias", zeros, (self.levels,))
 
     def __call__(self, levels: Array, labels: Array, dropout_keys: Array | None = None) -> Array:
-        """All places at once.
+        """Computes the logits of all places at once.
 
         Args:
-          levels: int32 [b, n].
-          labels: int32 [b] in 0..num_classes.
-          dropout_keys: as of Backbone.
-
+            levels: int32 [b, n].
+            labels: int32 [b] in 0..num_classes.
+            dropout_keys: see Backbone.
         Returns:
-          Logits [b, n, levels], float32 at least.
-
+            Logits [b, n, levels], in float32 or higher.
         Raises:
-          ValueError: another number of places, or patches that do not divide the image.
+            ValueError: for another number of places, or patches that do not divide the image.
         """
         b, (rows, columns) = levels.shape[0], self.grid
         if levels.shape != (b, self.num_places):
@@ -101,7 +97,7 @@ class PixelTransformer(nn.Module):
         patches = self._features(levels.reshape(b, rows, columns, -1))
         padded = jnp.pad(patches, ((0, 0), (1, 0), (1, 1), (0, 0)))
         near = [padded[:, 1 + r : 1 + r + rows, 1 + c : 1 + c + columns] for r, c in NEIGHBOURS]
-        # And the patch before, which at the start of a row is the last of the row above.
+        # Also the previous patch; at the start of a row this is the last patch of the row above.
         flat = patches.reshape(b, rows * columns, -1)
         previous = jnp.pad(flat, ((0, 0), (1, 0), (0, 0)))[:, :-1]
         near = jnp.concatenate([previous, *(x.reshape(flat.shape) for x in near)], -1)
@@ -112,25 +108,24 @@ class PixelTransformer(nn.Module):
         return self._head(given, self._windows(levels).reshape(b, self.num_places, -1))
 
     def empty(self, batch_size: int) -> Decoding:
-        """The start of decoding."""
+        """The initial state of decoding."""
         cache = self.backbone.empty_cache(batch_size, math.prod(self.grid))
         return Decoding(cache, jnp.zeros((batch_size, self.places_per_patch, self.head_width), self.dtype))
 
     def decode(self, decoding: Decoding, levels: Array, i: Array, labels: Array) -> tuple[Array, Decoding]:
-        """The logits of place i alone, for i = 0, 1, .. in turn.
+        """Computes the logits of place i only; call it for i = 0, 1, .. in turn.
 
         Args:
-          decoding: from `empty`, or of place i - 1.
-          levels: int32 [b, n], of which only those before i are looked at.
-          i: int32 [].
-          labels: int32 [b].
-
+            decoding: the state from `empty`, or from place i - 1.
+            levels: int32 [b, n]; only levels before i are used.
+            i: int32 [].
+            labels: int32 [b].
         Returns:
-          Logits [b, levels], and what decoding place i + 1 takes.
+            Logits [b, levels], and the state for place i + 1.
         """
         patch, place = i // self.places_per_patch, i % self.places_per_patch
-        # Not lax.cond: flax's own keeps the parameters in sight. The decoding is an operand, so that the branch that is
-        # not taken sees an unknown number of tokens outside jit too: a full cache has no room, and needs none.
+        # flax's cond, because lax.cond cannot access parameters. The state is an operand, so that its number of tokens
+        # is a tracer outside jit too: else a full cache would raise in the branch that is not taken.
         given, cache = nn.cond(
             place == 0,
             lambda net, before: net._next_patch(before.cache, levels, patch, labels),
@@ -142,7 +137,7 @@ class PixelTransformer(nn.Module):
         return logits, Decoding(cache, given)
 
     def _next_patch(self, cache: Cache, levels: Array, patch: Array, labels: Array) -> tuple[Array, Cache]:
-        """What the trunk says to each place of a patch."""
+        """The trunk's output for each place of a patch."""
         b, (rows, columns) = levels.shape[0], self.grid
         row, column = patch // columns, patch % columns
         patches = levels.reshape(b, rows * columns, -1)
@@ -160,7 +155,7 @@ class PixelTransformer(nn.Module):
         return self.state(state).reshape(b, self.places_per_patch, self.head_width), cache
 
     def _windows(self, levels: Array) -> Array:
-        """The features around each place, zero where they come later or lie outside: [b, patches, p, features]."""
+        """The features around each place, zero for later and outside pixels: [b, patches, p, features]."""
         height, width, channels = self.image_shape
         offsets, before = _known_offsets(self.patch, channels, self.reach)
         b, k, r = levels.shape[0], len(offsets), self.reach
@@ -197,21 +192,20 @@ class PixelTransformer(nn.Module):
         return x + self.label(labels)[:, None] if self.num_classes else x
 
     def _head(self, given: Array, window: Array) -> Array:
-        """What the trunk says [..., head_width] and windows [..., features] -> logits [..., levels]."""
+        """The trunk's output [..., head_width] and windows [..., features] -> logits [..., levels]."""
         y = at_least_float32(given + self.window(window))
         for norm, up, down in zip(self.norms, self.up, self.down, strict=False):
             y += down(nn.gelu(up(norm(y).astype(self.dtype)), approximate=True))
         y = self.norms[-1](y).astype(self.dtype)
-        # One matrix in two parts, both linear: the second moves the logits of like levels together, from the start.
+        # The kernel has two linear parts: the second makes the logits of similar levels learn together from the start.
         kernel = self.output + self.smooth @ jnp.asarray(_cosine_table(self.levels, self.embedding).T, jnp.float32)
-        bias = self.output_bias.reshape((1,) * (y.ndim - 1) + (-1,))
-        return at_least_float32(y @ kernel.astype(self.dtype)) + bias
+        return at_least_float32(y @ kernel.astype(self.dtype)) + along_last(self.output_bias, y)
 
 
 def _known_offsets(patch: int, channels: int, reach: int) -> tuple[list[tuple[int, int]], np.ndarray]:
-    """The pixels around a pixel, as rows and columns from it, that some place has before it; and which each has.
+    """Offsets (row, column) of pixels that come before some place of a patch, and a mask of those before each place.
 
-    The second is bool [places of a patch, offsets * channels].
+    The mask is bool [places of a patch, offsets * channels].
     """
     steps = range(-reach, reach + 1)
     places = [(y, x, c) for y in range(patch) for x in range(patch) for c in range(channels)]
@@ -219,7 +213,7 @@ def _known_offsets(patch: int, channels: int, reach: int) -> tuple[list[tuple[in
     def is_before(place: tuple[int, int, int], dy: int, dx: int, channel: int) -> bool:
         y, x, c = place
         other = y + dy, x + dx
-        patches = other[0] // patch, other[1] // patch  # from the place's own patch
+        patches = other[0] // patch, other[1] // patch  # relative to the patch of the place
         return patches < (0, 0) or patches == (0, 0) and (*other, channel) < (y, x, c)
 
     before = {
@@ -232,10 +226,10 @@ def _known_offsets(patch: int, channels: int, reach: int) -> tuple[list[tuple[in
 
 
 def _cosine_table(levels: int, size: int) -> np.ndarray:
-    """cos(pi k (l + 1/2) / levels) for k = 1..size: [levels, size]; the first is the level's own value, nearly."""
+    """cos(pi k (l + 1/2) / levels) for k = 1..size: [levels, size]; the first is almost linear in the level."""
     return np.cos(np.pi * np.arange(1, size + 1)[None] * (np.arange(levels)[:, None] + 0.5) / levels)
 
 
 def _cosines(key: Array, shape: tuple[int, int]) -> Array:
-    """An embedding that starts with like features for like levels."""
+    """An initialiser of embeddings with similar features for similar levels."""
     return jnp.asarray(_cosine_table(*shape), jnp.float32)

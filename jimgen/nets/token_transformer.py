@@ -1,4 +1,4 @@
-"""A transformer over the tokens of an image, in any order (GPT; with target places as in RAR, arXiv 2411.00776)."""
+"""A transformer over the tokens of an image, in any order (GPT; with target places as in RAR, arXiv:2411.00776)."""
 
 import math
 
@@ -6,25 +6,27 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jimgen.nets.attention import causal_mask
 from jimgen.nets.layers import at_least_float32, normal_02
-from jimgen.nets.transformer import Backbone, Cache, causal_mask, grid_positions
+from jimgen.nets.positions import grid_positions
+from jimgen.nets.transformer import Backbone, Cache
 
 
 class TokenTransformer(nn.Module):
-    """Tokens int32 [b, t] in reading order -> logits [b, t, num_codes], each from the label and the tokens before it.
+    """Tokens int32 [b, t] in decoding order -> logits [b, t, num_codes], each from the label and the tokens before it.
 
-    The token that is read to predict the i-th is the one before it, the first is the label's; to each are added an
-    embedding of its place and one of the place that comes next. The output layer starts at zero: uniform.
+    The input at i is the embedding of token i - 1, or of the label for i = 0, plus embeddings of its own place and of
+    the place of token i. The output layer starts at zero, which gives uniform probabilities.
     """
 
     num_codes: int
     grid: tuple[int, int]
-    num_classes: int  # 0: labels are ignored; the label num_classes stands for none
+    num_classes: int  # 0: labels are ignored; the label num_classes means no label
     backbone: Backbone
 
     @property
     def num_places(self) -> int:
-        """t, tokens of an image."""
+        """t, the number of tokens of an image."""
         return math.prod(self.grid)
 
     def setup(self) -> None:
@@ -37,19 +39,17 @@ class TokenTransformer(nn.Module):
         self.output = nn.Dense(self.num_codes, kernel_init=zeros, dtype=self.backbone.dtype)
 
     def __call__(self, tokens: Array, labels: Array, order: Array, dropout_keys: Array | None = None) -> Array:
-        """All places at once.
+        """Computes the logits of all tokens at once.
 
         Args:
-          tokens: int32 [b, t] in 0..num_codes-1, in reading order.
-          labels: int32 [b] in 0..num_classes.
-          order: int32 [b, t], the place of each token on the grid, read row by row.
-          dropout_keys: as of Backbone.
-
+            tokens: int32 [b, t] in 0..num_codes-1, in decoding order.
+            labels: int32 [b] in 0..num_classes.
+            order: int32 [b, t], the place of each token on the grid, counted row by row.
+            dropout_keys: see Backbone.
         Returns:
-          Logits [b, t, num_codes], float32 at least.
-
+            Logits [b, t, num_codes], in float32 or higher.
         Raises:
-          ValueError: tokens or order of another shape.
+            ValueError: if tokens or order have another shape.
         """
         shape = (labels.shape[0], self.num_places)
         if tokens.shape != shape or order.shape != shape:
@@ -63,21 +63,20 @@ class TokenTransformer(nn.Module):
         return at_least_float32(self.output(y))
 
     def empty(self, batch_size: int) -> Cache:
-        """The start of decoding."""
+        """The initial state of decoding."""
         return self.backbone.empty_cache(batch_size, self.num_places)
 
     def decode(self, cache: Cache, tokens: Array, i: Array, labels: Array, order: Array) -> tuple[Array, Cache]:
-        """The logits of the i-th token alone, for i = 0, 1, .. in turn.
+        """Computes the logits of the i-th token only; call it for i = 0, 1, .. in turn.
 
         Args:
-          cache: from `empty`, or of i - 1.
-          tokens: int32 [b, t] in reading order, of which only those before i are looked at.
-          i: int32 [].
-          labels: int32 [b].
-          order: int32 [b, t].
-
+            cache: the state from `empty`, or from token i - 1.
+            tokens: int32 [b, t] in decoding order; only tokens before i are used.
+            i: int32 [].
+            labels: int32 [b].
+            order: int32 [b, t].
         Returns:
-          Logits [b, num_codes], and the cache for i + 1.
+            Logits [b, num_codes], and the cache for i + 1.
         """
         place = lax.dynamic_slice_in_dim(order, jnp.maximum(i - 1, 0), 1, axis=1)
         token = lax.dynamic_slice_in_dim(tokens, jnp.maximum(i - 1, 0), 1, axis=1)

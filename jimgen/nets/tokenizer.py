@@ -1,35 +1,16 @@
-"""Convolutional encoder and decoder of a tokenizer: images to a grid of vectors and back."""
+"""Convolutional encoder and decoder of a tokenizer, between images and a grid of vectors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 
-from jimgen.nets.layers import Conv, ConvTranspose, Dtype, at_least_float32, base_size
-
-Activation = Callable[[Array], Array]
-
-
-class RMSNorm(nn.Module):
-    """x / sqrt(mean x^2) times a learnt scale, over the channels of each place (Zhang and Sennrich, arXiv 1910.07467).
-
-    No sum leaves the place: the vector of a token is normalised alike whatever else is in the image.
-    """
-
-    dtype: Dtype = jnp.float32
-    epsilon: float = 1e-6
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
-        whole = at_least_float32(x)
-        whole = whole * lax.rsqrt(jnp.mean(jnp.square(whole), axis=-1, keepdims=True) + self.epsilon)
-        return (whole * scale.astype(whole.dtype).reshape((1,) * (x.ndim - 1) + (-1,))).astype(self.dtype)
+from jimgen.nets.layers import Activation, Conv, ConvTranspose, Dtype, Norm, at_least_float32, base_size
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(act(norm(conv(act(norm(x)))))), both 3x3; the second begins at zero, so the block at the identity."""
+    """x + conv(act(norm(conv(act(norm(x)))))), both 3x3; the second starts at zero, so the block at the identity."""
 
     activation: Activation = nn.silu
     dtype: Dtype = jnp.float32
@@ -37,9 +18,9 @@ class ResidualBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         options = {"kernel_size": 3, "stride": 1, "dtype": self.dtype}
-        y = self.activation(RMSNorm(self.dtype, name="norm0")(x))
+        y = self.activation(Norm(dtype=self.dtype, name="norm0")(x))
         y = Conv(x.shape[-1], **options, name="conv0")(y)
-        y = self.activation(RMSNorm(self.dtype, name="norm1")(y))
+        y = self.activation(Norm(dtype=self.dtype, name="norm1")(y))
         return x + Conv(x.shape[-1], **options, kernel_init=nn.initializers.zeros, name="conv1")(y)
 
 
@@ -48,8 +29,10 @@ class Encoder(nn.Module):
 
     Strided convolutions of the given `widths`, each halving both sides, then `depth` residual blocks.
 
+    Norms are per place, so that the vector of a token does not depend on statistics of the rest of the image.
+
     Raises:
-      ValueError: the image's sides are not divisible by 2^n.
+        ValueError: if 2^n does not divide the image's sides.
     """
 
     dim: int
@@ -66,14 +49,14 @@ class Encoder(nn.Module):
             x = Conv(features, dtype=self.dtype, name=f"down{i}")(x if i == 0 else self.activation(x))
         for i in range(self.depth):
             x = ResidualBlock(self.activation, self.dtype, name=f"block{i}")(x)
-        x = self.activation(RMSNorm(self.dtype, name="norm")(x))
+        x = self.activation(Norm(dtype=self.dtype, name="norm")(x))
         return at_least_float32(Conv(self.dim, kernel_size=1, stride=1, padding=0, dtype=self.dtype, name="to_z")(x))
 
 
 class Decoder(nn.Module):
     """The mirror image of Encoder: z [b, h, w, dim] -> float32 [b, 2^n h, 2^n w, channels], n = len(widths); unbounded.
 
-    `widths` are the channels from the smallest feature maps on; the last layer, "output", doubles both sides as well.
+    `widths` are the channels, starting at the smallest feature maps; the last layer, "output", also doubles both sides.
     """
 
     channels: int
@@ -87,7 +70,7 @@ class Decoder(nn.Module):
         x = Conv(self.widths[0], kernel_size=3, stride=1, dtype=self.dtype, name="from_z")(z)
         for i in range(self.depth):
             x = ResidualBlock(self.activation, self.dtype, name=f"block{i}")(x)
-        x = self.activation(RMSNorm(self.dtype, name="norm")(x))
+        x = self.activation(Norm(dtype=self.dtype, name="norm")(x))
         for i, features in enumerate(self.widths[1:]):
             x = self.activation(ConvTranspose(features, dtype=self.dtype, name=f"up{i}")(x))
         return at_least_float32(ConvTranspose(self.channels, dtype=self.dtype, name="output")(x))

@@ -1,27 +1,25 @@
-"""Encoders and decoders of variational autoencoders: one convolutional pair, one of dense layers.
+"""Encoders and decoders of variational autoencoders: a convolutional pair and a pair with dense layers.
 
 An encoder maps images [b, h, w, c] and labels int32 [b] to mean and log variance of q(z|x), float32 [b, latent_dim]
-each. A decoder maps z [b, latent_dim] and labels to the parameters of p(x|z), float32 [b, h, w, c]: unbounded, for the
-likelihood to read as logits or means. Where num_classes > 0 the one-hot label joins the dense layers' input.
+each. A decoder maps z [b, latent_dim] and labels to the parameters of p(x|z), float32 [b, h, w, c], unbounded: logits
+or means, depending on the likelihood. If num_classes > 0, the one-hot label is appended to the dense layers' input.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jimgen.nets.layers import Conv, ConvTranspose, Dtype, at_least_float32, base_size, with_labels
-
-Activation = Callable[[Array], Array]
+from jimgen.nets.layers import Activation, Conv, ConvTranspose, Dtype, at_least_float32, base_size, with_labels
 
 
 class ConvEncoder(nn.Module):
     """Strided convolutions, each halving both sides, then one hidden dense layer.
 
     Raises:
-      ValueError: the image's sides are not divisible by 2^len(widths).
+        ValueError: if 2^len(widths) does not divide the image's sides.
     """
 
     latent_dim: int = 64
@@ -46,7 +44,7 @@ class ConvDecoder(nn.Module):
     """The mirror image of ConvEncoder: two dense layers, then transposed convolutions, each doubling both sides.
 
     Raises:
-      ValueError: the image's sides are not divisible by 2^len(widths).
+        ValueError: if 2^len(widths) does not divide the image's sides.
     """
 
     image_shape: tuple[int, int, int]

@@ -1,16 +1,16 @@
-"""Convolution with a kernel two strides long, in 9 products for every 16 (Winograd; Lavin and Gray, arXiv:1509.09308).
+"""Convolution with a kernel two strides long, with 9 products for 16 (Winograd; Lavin and Gray, arXiv:1509.09308).
 
-Cut picture and kernel along one axis into blocks of a stride, so that y_u = d_u g_0 + d_{u+1} g_1, where a product sums
+Cut image and kernel along one axis into blocks of a stride, so that y_u = d_u g_0 + d_{u+1} g_1, where a product sums
 over a block's pixels and channels. For two neighbours in y, the sum S of `jimgen.nets.convolution` then needs three
 products instead of four:
 
     S = d0 g0 y0 + d1 g1 y0 + d1 g0 y1 + d2 g1 y1
       = (d0 - d1) g0 y0 + d1 (g0 + g1) (y0 + y1) + (d1 - d2) g1 (-y1)
 
-and along both axes nine instead of sixteen. With the linear maps X, K and Y from picture, kernel and result to those
-factors, S(x, k, y) = sum_n <X_n(x) K_n(k), Y_n(y)>. One decomposition so serves all three partial gradients of S, and
-the compiler computes a map once where two of them share it. All coefficients are 0 and +-1: nothing is lost but to
-rounding (1e-6 relative in float32).
+and along both axes nine instead of sixteen. With the linear maps X, K and Y from image, kernel and result to those
+factors, S(x, k, y) = sum_n <X_n(x) K_n(k), Y_n(y)>. One decomposition thus gives all three partial gradients of S, and
+the compiler computes a map once if two of them share it. All coefficients are 0 and +-1, so that the only errors are
+those of rounding (1e-6 relative in float32).
 """
 
 from functools import partial, reduce
@@ -31,12 +31,11 @@ def convolution(x: Array, k: Array, *, stride: Size, before: Size, size: Size) -
     """C(x, k), the strided convolution.
 
     Args:
-        x: [b, H, W, c], float32 or float64: the differences would cost shorter ones digits that they need.
-        k: [2 s, 2 t, c, o], same dtype.
+        x: float32 or float64 [b, H, W, c]; 16-bit floats would be too inaccurate, because of the differences.
+        k: float [2 s, 2 t, c, o], same dtype.
         stride: (s, t).
         before: padding above x and to its left.
         size: (h, w) of the result, both even.
-
     Returns:
         [b, h, w, o].
     """
@@ -45,7 +44,7 @@ def convolution(x: Array, k: Array, *, stride: Size, before: Size, size: Size) -
 
 
 def transposed(y: Array, k: Array, *, stride: Size, before: Size, size: Size) -> Array:
-    """T(y, k), its adjoint in x: y [b, h, w, o] -> [b, H, W, c], where size is (H, W) and the rest as above."""
+    """T(y, k), its adjoint in x: y [b, h, w, o] -> [b, H, W, c]; size is (H, W), the rest as in `convolution`."""
     of_picture = partial(_of_picture, stride, before, y.shape[1:3])
     products = [r @ g.T for r, g in zip(_of_result(y), _of_kernel(stride, k), strict=True)]
     return _adjoint(of_picture, (len(y), *size, k.shape[2]), products)
@@ -60,7 +59,7 @@ def kernel_gradient(x: Array, y: Array, *, stride: Size, before: Size) -> Array:
 
 
 def _of_picture(stride: Size, before: Size, size: Size, x: Array) -> list[Array]:
-    """X: nine times [tiles, s t c], a tile for every 2 x 2 places of a result of the given size."""
+    """X: nine arrays [tiles, s t c], with a tile for every 2 x 2 places of a result of the given size."""
     (b, _, _, c), (s, t), (h, w) = x.shape, stride, size
     after = s * (h + 2) - x.shape[1] - before[0], t * (w + 2) - x.shape[2] - before[1]
     pads = (0, 0, 0), (before[0], after[0], 0), (before[1], after[1], 0), (0, 0, 0)
@@ -72,7 +71,7 @@ def _of_picture(stride: Size, before: Size, size: Size, x: Array) -> list[Array]
 
 
 def _of_kernel(stride: Size, k: Array) -> list[Array]:
-    """K: nine times [s t c, o]."""
+    """K: nine arrays [s t c, o]."""
     (_, _, c, o), (s, t) = k.shape, stride
     k = k.reshape(2, s, 2, t, c, o)
     factors = []
@@ -82,7 +81,7 @@ def _of_kernel(stride: Size, k: Array) -> list[Array]:
 
 
 def _of_result(y: Array) -> list[Array]:
-    """Y: nine times [tiles, o]."""
+    """Y: nine arrays [tiles, o]."""
     b, h, w, o = y.shape
     y = y.reshape(b, h // 2, 2, w // 2, 2, o)
     factors = []
@@ -98,5 +97,5 @@ def _combined(matrix: tuple[tuple[int, ...], ...], parts: list[Array]) -> list[A
 
 
 def _adjoint(linear_map, shape: tuple[int, ...], factors: list[Array]) -> Array:
-    """The transpose of X, K or Y, which collects the products in an array of the given shape."""
+    """The transpose of X, K or Y, which sums the products into an array of the given shape."""
     return jax.linear_transpose(linear_map, jax.ShapeDtypeStruct(shape, factors[0].dtype))(factors)[0]

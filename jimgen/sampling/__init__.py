@@ -1,1 +1,1 @@
-"""From a trained net to images: diffusion maths, solvers, logits and guidance."""
+"""Sampling from trained nets: diffusion maths, solvers, logit filters, guidance and decoding of tokens."""

@@ -1,8 +1,8 @@
-"""The maths of diffusion and flow matching: paths between images and noise, what a net may predict, times.
+"""The maths of diffusion and flow matching: paths between images and noise, prediction types, times.
 
-The convention of this project: x_t = (1 - t) x + t eps with eps ~ N(0, I), so t = 1 is noise and t = 0 the image, and
-the velocity of the straight path is v = eps - x. Images, noise and predictions are [b, ...] float of one shape; times
-are [b], or one scalar for all.
+The convention of this project is x_t = (1 - t) x + t eps with eps ~ N(0, I). So t = 1 is noise, t = 0 is the image, and
+the velocity of the straight path is v = eps - x. Images, noise and predictions are float [b, ...] of equal shape; times
+are [b], or [] for all examples.
 """
 
 from collections.abc import Callable
@@ -13,28 +13,29 @@ import numpy as np
 from jax import Array
 
 Prediction = Literal["velocity", "data", "noise"]
-SMALLEST_TIME = 0.05  # divisors in weights of the loss are at least this (Li and He, JiT, arXiv:2511.13720)
+SMALLEST_TIME = 0.05  # lower bound of the divisors in loss weights (Li and He, JiT, arXiv:2511.13720)
 
 
-def per_example(t: Array | float, x: Array) -> Array:
-    """t [b] or [] in the rank of x [b, ...], to multiply with it. Raises ValueError for any other shape of t."""
+def per_example(t: Array | float, x: Array, name: str = "times") -> Array:
+    """Reshapes t [b] or [] to multiply x [b, ...]. Raises ValueError for any other shape of t."""
     t = jnp.asarray(t)
     if t.shape not in ((), x.shape[:1]):
-        raise ValueError(f"expected times [] or {list(x.shape[:1])}, one an example, got {list(t.shape)}")
+        raise ValueError(f"expected {name} [] or {list(x.shape[:1])}, one per example, got {list(t.shape)}")
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
-def _require_one_shape(x: Array, other: Array) -> None:
-    if x.shape != other.shape:  # arrays of one channel and of three would broadcast
-        raise ValueError(f"expected two arrays of one shape, got {list(x.shape)} and {list(other.shape)}")
+def require_equal_shapes(x: Array, other: Array) -> None:
+    """Raises ValueError if the shapes differ: arrays of one channel and of three would broadcast."""
+    if x.shape != other.shape:
+        raise ValueError(f"expected equal shapes, got {list(x.shape)} and {list(other.shape)}")
 
 
 def interpolate(x: Array, noise: Array, t: Array | float) -> Array:
-    """x_t = (1 - t) x + t eps: [b, ...] (Liu et al., Rectified Flow, arXiv:2209.03003; there t runs backwards).
+    """x_t = (1 - t) x + t eps: [b, ...] (Liu et al., Rectified Flow, arXiv:2209.03003; their t runs the other way).
 
-    Raises ValueError where x and eps differ in shape.
+    Raises ValueError if the shapes of x and eps differ.
     """
-    _require_one_shape(x, noise)
+    require_equal_shapes(x, noise)
     t = per_example(t, x)
     return (1 - t) * x + t * noise
 
@@ -60,25 +61,22 @@ def score_of(x_t: Array, velocity: Array, t: Array | float) -> Array:
 
 
 def velocity_from(prediction: Prediction, output: Array, x_t: Array, t: Array | float) -> Array:
-    """The velocity that a prediction of v, x or eps implies at x_t, exactly.
+    """Converts a prediction of v, x or eps at x_t to a velocity, exactly.
 
-    v = v, (x_t - x) / t or (eps - x_t) / (1 - t). Where the divisor is 0, x_t itself is what the net predicts, and of
-    the other end of the path nothing is known but its prior mean, 0: v = -x_t from data at t = 0 and v = x_t from noise
-    at t = 1.
+    It is v, (x_t - x) / t or (eps - x_t) / (1 - t). If the divisor is 0, the predicted end of the path is x_t itself,
+    and the other end is replaced by its prior mean 0: v = -x_t from data at t = 0, v = x_t from noise at t = 1.
 
     Args:
-      prediction: what the net predicts.
-      output: [b, ...] float, its prediction.
-      x_t: [b, ...] float.
-      t: [b] or [], in [0, 1].
-
+        prediction: what the net predicts.
+        output: float [b, ...], its prediction.
+        x_t: float [b, ...].
+        t: float [b] or [], in [0, 1].
     Returns:
-      v [b, ...], finite.
-
+        v [b, ...], finite.
     Raises:
-      ValueError: an unknown prediction, or an output or times of another shape.
+        ValueError: for an unknown prediction, or wrong shapes of output or t.
     """
-    _require_one_shape(x_t, output)
+    require_equal_shapes(x_t, output)
     t = per_example(t, x_t)
     if _known(prediction) == "velocity":
         return output
@@ -88,25 +86,24 @@ def velocity_from(prediction: Prediction, output: Array, x_t: Array, t: Array | 
 
 
 def target_of(prediction: Prediction, x: Array, noise: Array) -> Array:
-    """What the net should say: v, x or eps."""
+    """The training target of the net: v, x or eps."""
     return {"velocity": velocity_of(x, noise), "data": x, "noise": noise}[_known(prediction)]
 
 
 def loss_weight(prediction: Prediction, loss: Prediction, t: Array) -> Array:
-    """w with ||loss-space error||^2 = w ||prediction error||^2: the nine pairings of prediction and loss.
+    """w with ||error in the space of the loss||^2 = w ||prediction error||^2, for each pair of prediction and loss.
 
-    At a given x_t the three are affine in each other, so errors differ by a factor alone: e_v = e_x / t = e_eps /
-    (1 - t) up to sign. Divisors are SMALLEST_TIME at least, for prediction and target alike, so that no example near an
-    end rules the batch; samplers divide by t itself (`velocity_from`).
+    At a given x_t the three predictions are affine in each other, so their errors differ only by a factor: up to sign,
+    e_v = e_x / t = e_eps / (1 - t). Divisors are at least SMALLEST_TIME, so that no example near an end of the path
+    dominates the batch. Samplers divide by t itself (`velocity_from`).
 
     Args:
-      prediction, loss: what the net predicts, and where its error is measured.
-      t: [b] float in [0, 1].
-
+        prediction, loss: what the net predicts, and the space in which its error is measured.
+        t: float [b] in [0, 1].
     Returns:
-      [b], >= 0.
-
-    References: Li and He, Back to Basics: Let Denoising Generative Models Denoise, arXiv:2511.13720, table 1.
+        [b], >= 0.
+    References:
+        Li and He, Back to Basics: Let Denoising Generative Models Denoise, arXiv:2511.13720, table 1.
     """
     if _known(prediction) == _known(loss):
         return jnp.ones_like(t)
@@ -126,15 +123,15 @@ def _known(prediction: Prediction) -> Prediction:
 
 
 def logit_normal(z: Array, mean: float = 0.0, std: float = 1.0) -> Array:
-    """t = sigmoid(mean + std z), z ~ N(0, 1): in (0, 1) (Esser et al., arXiv:2403.03206, eq. 19).
+    """t = sigmoid(mean + std z) in (0, 1), with z ~ N(0, 1) (Esser et al., arXiv:2403.03206, equation 19).
 
-    As sigma = t / (1 - t), this is EDM's log-normal noise level: ln sigma ~ N(mean, std^2).
+    With sigma = t / (1 - t) this is EDM's log-normal noise level, ln sigma ~ N(mean, std^2).
     """
     return 1 / (1 + jnp.exp(-(mean + std * z)))
 
 
-# EDM: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, arXiv:2206.00364. There the
-# noisy image is x + sigma eps = x_t / (1 - t).
+# EDM: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, arXiv:2206.00364. The noisy
+# image of that paper is x + sigma eps = x_t / (1 - t).
 
 EDM_TIMES = (-1.2, 1.2)  # mean and standard deviation of ln sigma in training, table 1
 
@@ -150,7 +147,7 @@ def time_of(sigma: Array) -> Array:
 
 
 class EDMCoefficients(NamedTuple):
-    """D(x; sigma) = skip x + out F(in_ x; noise), and the weight of ||D - x||^2; each in the shape of sigma."""
+    """D(x; sigma) = skip x + out F(in_ x; noise), and the weight of ||D - x||^2; each of the shape of sigma."""
 
     skip: Array
     out: Array
@@ -160,13 +157,13 @@ class EDMCoefficients(NamedTuple):
 
 
 def edm_coefficients(sigma: Array, sigma_data: float = 0.5) -> EDMCoefficients:
-    """Table 1 of Karras et al., column "Ours": scales that keep input and target of F at unit variance.
+    """Table 1 of Karras et al., column "Ours": scales with which input and target of F have unit variance.
 
-    weight out^2 = 1, so the weighted loss is ||F - (x - skip x_noisy) / out||^2.
+    Since weight out^2 = 1, the weighted loss is ||F - (x - skip x_noisy) / out||^2.
 
     Args:
-      sigma: noise levels > 0, any shape.
-      sigma_data: standard deviation of the data.
+        sigma: float of any shape, noise levels > 0.
+        sigma_data: standard deviation of the data.
     """
     total = jnp.square(sigma) + sigma_data**2
     return EDMCoefficients(
@@ -184,13 +181,12 @@ def edm_denoise(
     """D(x_t / (1 - t); sigma), and the weight of its squared error.
 
     Args:
-      net: F (scaled x [b, ...], c_noise [b]) -> [b, ...].
-      x_t: [b, ...] float.
-      t: [b] float in [0, 1]; sigma is kept within [1e-4, 1e4].
-      sigma_data: standard deviation of the data.
-
+        net: F (scaled x [b, ...], c_noise [b]) -> [b, ...].
+        x_t: float [b, ...].
+        t: float [b] in [0, 1]; sigma is clipped to [1e-4, 1e4].
+        sigma_data: standard deviation of the data.
     Returns:
-      The denoised images [b, ...], and weights [b].
+        The denoised images [b, ...], and weights [b].
     """
     sigma = jnp.clip(t / jnp.maximum(1 - t, 1e-5), 1e-4, 1e4)
     c = edm_coefficients(sigma, sigma_data)
@@ -200,7 +196,7 @@ def edm_denoise(
 
 
 def uniform_times(num_steps: int) -> np.ndarray:
-    """1 = t_0 > ... > t_N = 0, evenly: float32 [num_steps + 1]."""
+    """1 = t_0 > ... > t_N = 0, evenly spaced: float32 [num_steps + 1]."""
     if num_steps < 1:
         raise ValueError(f"expected at least one step, got {num_steps}")
     return np.linspace(1, 0, num_steps + 1, dtype=np.float32)
@@ -209,7 +205,8 @@ def uniform_times(num_steps: int) -> np.ndarray:
 def edm_sigmas(num_steps: int, smallest: float = 0.002, largest: float = 80.0, rho: float = 7.0) -> np.ndarray:
     """sigma_i = (largest^(1/rho) + i / (N - 1) (smallest^(1/rho) - largest^(1/rho)))^rho, then 0: float32 [N + 1].
 
-    References: Karras et al., arXiv:2206.00364, eq. 5.
+    References:
+        Karras et al., arXiv:2206.00364, equation 5.
     """
     if num_steps < 2:
         raise ValueError(f"expected at least two steps, got {num_steps}")

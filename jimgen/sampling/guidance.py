@@ -1,6 +1,6 @@
-"""Classifier-free guidance: labels that training sometimes hides, and two predictions that sampling combines.
+"""Classifier-free guidance: training hides some labels, and sampling combines predictions with and without label.
 
-Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv:2207.12598. The label num_classes stands for no label.
+Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv:2207.12598. The label num_classes means no label.
 """
 
 import math
@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from jax import Array
 
 from jimgen import noise
+from jimgen.sampling.diffusion import per_example, require_equal_shapes
 
 
 class Guidance(NamedTuple):
-    """v = u + w (c - u) of the conditional c and the unconditional u: w = 1 is plain, w = 0 ignores labels.
+    """v = u + w (c - u) for conditional c and unconditional u: w = 1 means no guidance, w = 0 ignores labels.
 
     The weight of the paper is w - 1. Outside the interval of times w is 1 (Kynkaanniemi et al., arXiv:2404.07724).
-    Schedules go from 1 at the noise to `weight` at the image: linear in 1 - t, or power_cosine
+    Schedules change w from 1 at the noise to `weight` at the image: linear in 1 - t, or power_cosine,
     (1 - cos(pi (1 - t)^power)) / 2 (Gao et al., MDT, arXiv:2303.14389).
     """
 
@@ -31,7 +32,7 @@ PLAIN = Guidance()
 
 
 def guidance_weight(guidance: Guidance, t: Array) -> Array:
-    """w at times t, in the shape of t. Raises ValueError for an unknown schedule."""
+    """w at times t, of the shape of t. Raises ValueError for an unknown schedule."""
     if guidance.schedule == "constant":
         progress = jnp.ones_like(t)
     elif guidance.schedule == "linear":
@@ -45,27 +46,24 @@ def guidance_weight(guidance: Guidance, t: Array) -> Array:
 
 
 def guide(conditional: Array, unconditional: Array, weight: Array | float) -> Array:
-    """u + w (c - u). Of logits: log-probabilities, up to a constant, of p_u^(1 - w) p_c^w (equation 6 of the paper).
+    """u + w (c - u). For logits: the log-probabilities of p_u^(1 - w) p_c^w up to a constant (equation 6 of the paper).
 
     Args:
-        conditional, unconditional: [b, ...] float.
-        weight: w, a scalar or [b].
-    Returns: [b, ...].
-    Raises: ValueError for shapes that differ, or a weight of another shape.
+        conditional, unconditional: float [b, ...].
+        weight: w, float [] or [b].
+    Returns:
+        [b, ...].
+    Raises:
+        ValueError: if the shapes differ, or weight has another shape.
     """
-    if conditional.shape != unconditional.shape:
-        raise ValueError(f"expected equal shapes, got {list(conditional.shape)} and {list(unconditional.shape)}")
-    weight = jnp.asarray(weight)
-    if weight.shape not in ((), conditional.shape[:1]):
-        raise ValueError(f"expected weight a scalar or {list(conditional.shape[:1])}, got {list(weight.shape)}")
-    weight = weight.reshape(weight.shape + (1,) * (conditional.ndim - weight.ndim))
-    return unconditional + weight * (conditional - unconditional)
+    require_equal_shapes(conditional, unconditional)
+    return unconditional + per_example(weight, conditional, "weight") * (conditional - unconditional)
 
 
 def guided(predict: Callable[[Array, Array], Array], x: Array, labels: Array, num_classes: int, weight: Array | float):
-    """The guided prediction, from one call with labels and without: (x [n, ...], labels [n]) -> [n, ...].
+    """The guided prediction [n, ...], by one call of predict(x [n, ...], labels [n]) with and without labels.
 
-    Without classes, and at a constant weight of 1, x is predicted once.
+    Without classes, and at a constant weight of 1, each x is predicted only once.
     """
     if not num_classes:
         return predict(x, jnp.zeros_like(labels))
@@ -76,19 +74,19 @@ def guided(predict: Callable[[Array, Array], Array], x: Array, labels: Array, nu
 
 
 def with_and_without(labels: Array, num_classes: int) -> Array:
-    """Labels [n], and as often none: [2 n]."""
+    """Labels [n], followed by n times no label: [2 n]."""
     return jnp.concatenate([labels, jnp.full_like(labels, num_classes)])
 
 
 def drop_labels(labels: Array, key: Array, index: Array, probability: float, num_classes: int) -> Array:
-    """Labels int32 [b] of which each is hidden with the given probability; zeros where there are no classes."""
+    """Hides each label of int32 [b] with the given probability; zeros if num_classes is 0."""
     if not num_classes:
         return jnp.zeros_like(labels)
     return jnp.where(noise.uniform(key, index) < probability, num_classes, labels)
 
 
 def check_guidance(weight: float, num_classes: int, label_drop: float) -> None:
-    """Raises ValueError for a label_drop outside [0, 1], and for guidance of a net that never trains without labels."""
+    """Raises ValueError for a label_drop outside [0, 1], and for guidance if the net never trains without labels."""
     if not 0 <= label_drop <= 1:
         raise ValueError(f"label_drop is a probability, got {label_drop}")
     if weight != 1 and not (num_classes and label_drop):

@@ -1,4 +1,4 @@
-"""From logits to draws: temperature, top-k and top-p, in this order. Logits are [..., k] float."""
+"""Filters of logits before sampling: temperature, top-k and top-p, in this order. Logits are float [..., n]."""
 
 import math
 from typing import NamedTuple
@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jimgen.precision import at_least_float32
+
 
 class LogitFilter(NamedTuple):
-    """What is done to the logits before one draws. The defaults change nothing."""
+    """Options of `filter_logits`. The defaults change nothing."""
 
-    temperature: float = 1.0  # divides them; 0 takes the largest, and so in effect does a tiny one
+    temperature: float = 1.0  # divides the logits; 0 keeps only the largest
     top_k: int = 0  # keeps the k largest; 0 for all
-    top_p: float = 1.0  # keeps the fewest whose probability reaches p
+    top_p: float = 1.0  # keeps the smallest set of the largest whose probability reaches p
 
 
 PLAIN = LogitFilter()
@@ -29,19 +31,19 @@ def check_filter(options: LogitFilter) -> None:
 
 def _check_top_k(k: int) -> None:
     if k < 0:
-        raise ValueError(f"top_k counts tokens, 0 for all; got {k}")
+        raise ValueError(f"top_k must not be negative (0 keeps all), got {k}")
 
 
 def _check_top_p(p: float) -> None:
     if not 0 < p <= 1:
-        raise ValueError(f"top_p is a probability above 0, got {p}")
+        raise ValueError(f"top_p must be in (0, 1], got {p}")
 
 
 def keep_top_k(logits: Array, k: int) -> Array:
-    """-inf for all but the k largest (and those that equal the k-th): [..., n] -> [..., n]; k = 0 keeps all.
+    """Keeps the k largest logits and ties of the k-th, -inf elsewhere: [..., n] -> [..., n]; k = 0 keeps all.
 
     Raises:
-      ValueError: a negative k.
+        ValueError: if k is negative.
     """
     _check_top_k(k)
     if k == 0 or k >= logits.shape[-1]:
@@ -51,40 +53,38 @@ def keep_top_k(logits: Array, k: int) -> Array:
 
 
 def keep_top_p(logits: Array, p: float) -> Array:
-    """-inf for those whose larger ones have probability p or more together: [..., n] -> [..., n]; p = 1 keeps all.
+    """Keeps the smallest set of the largest logits whose probability reaches p, -inf elsewhere: [..., n] -> [..., n].
 
-    So the fewest of the largest stay whose probability reaches p, and always one. A sum that is p but for rounding, up
-    to 1e-5 of it, reaches p: of (.5, .3, .1, .1), p = .8 keeps two.
+    At least one logit is kept, and p = 1 keeps all. Sums within a relative 1e-5 of p count as p, because of rounding:
+    of (.5, .3, .1, .1), p = .8 keeps two.
 
     Raises:
-      ValueError: p outside (0, 1].
-
-    References: Holtzman et al., The Curious Case of Neural Text Degeneration, arXiv:1904.09751, section 3.1.
+        ValueError: if p is outside (0, 1].
+    References:
+        Holtzman et al., The Curious Case of Neural Text Degeneration, arXiv:1904.09751, section 3.1.
     """
     _check_top_p(p)
     if p == 1:
         return logits
     order = jnp.argsort(logits, axis=-1, descending=True)
-    probabilities = jax.nn.softmax(
-        jnp.take_along_axis(logits, order, -1).astype(jnp.promote_types(logits.dtype, jnp.float32))
-    )
+    probabilities = jax.nn.softmax(at_least_float32(jnp.take_along_axis(logits, order, -1)))
     before = jnp.cumsum(probabilities, -1) - probabilities
     kept = jnp.take_along_axis(before < p * (1 - 1e-5), jnp.argsort(order, axis=-1), -1)
     return jnp.where(kept, logits, -jnp.inf)
 
 
 def filter_logits(logits: Array, options: LogitFilter) -> Array:
-    """Temperature, then top-k, then top-p: [..., n] -> [..., n], -inf for what is never drawn.
+    """Temperature, then top-k, then top-p: [..., n] -> [..., n], -inf where the probability is 0.
 
     Raises:
-      ValueError: options outside their ranges.
+        ValueError: if an option is outside its range.
     """
     check_filter(options)
     if options.temperature == 0:
         first = jax.nn.one_hot(jnp.argmax(logits, -1), logits.shape[-1], dtype=bool)
         return jnp.where(first, 0.0, -jnp.inf)
     if options.temperature != 1:
-        # From the largest down, so that no quotient overflows upwards; what overflows downwards is never drawn.
+        # Relative to the largest logit, quotients can only overflow to -inf, the logit of probability 0.
         smallest = float(jnp.finfo(logits.dtype).tiny)
         logits = (logits - logits.max(-1, keepdims=True)) / max(options.temperature, smallest)
     return keep_top_p(keep_top_k(logits, options.top_k), options.top_p)

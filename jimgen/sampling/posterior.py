@@ -1,4 +1,4 @@
-"""Sampling given what is known of an image: solvers that keep to it.
+"""Sampling conditioned on the known pixels of an image.
 
 Convention as in diffusion.py: x_t = (1 - t) x + t eps, v = eps - x.
 """
@@ -14,12 +14,12 @@ from jimgen.sampling.solvers import Velocity, ancestral_step, steps_of
 
 
 def renoise(x: Array, t: Array, t_later: Array, fresh: Array) -> Array:
-    """A draw of x_t'' given x_t at t <= t'', the forward process: c x + sqrt(t''^2 - (c t)^2) n, c = (1 - t'')/(1 - t).
+    """Draws x_t'' given x_t at t <= t'', the forward process: c x + sqrt(t''^2 - (c t)^2) n, c = (1 - t'') / (1 - t).
 
     Args:
-      x: [n, ...] float at time t.
-      t, t_later: scalars, 0 <= t <= t_later <= 1, t < 1.
-      fresh: n, standard normal in the shape of x.
+        x: float [n, ...] at time t.
+        t, t_later: scalars, 0 <= t <= t_later <= 1, t < 1.
+        fresh: n, standard normal noise of the shape of x.
     """
     keep = (1 - t_later) / (1 - t)
     return keep * x + jnp.sqrt(jnp.maximum(jnp.square(t_later) - jnp.square(keep * t), 0)) * fresh
@@ -33,29 +33,29 @@ def inpaint(
     key: Array,
     rounds: int = 1,
 ) -> Array:
-    """Fills in what is unknown: ancestral steps in which the known pixels are noised to each level and pasted in.
+    """Draws the unknown pixels by ancestral steps, after each of which the known pixels are noised and inserted.
 
-    More rounds repeat each step: back to t by `renoise`, and down again, so that new pixels agree with known ones.
+    Further rounds repeat each step: `renoise` goes back to t, then the step is taken again. This makes the new pixels
+    consistent with the known ones.
 
     Args:
-      velocity: as of the solvers.
-      known: images [n, ...] float; what they hold where the mask is false is not read.
-      mask: bool, in the shape of `known` but for axes of length 1; True = known.
-      times: as of the solvers; at the first, what is unknown is its noise alone.
-      key: a PRNG key.
-      rounds: times each step is taken, >= 1.
-
+        velocity: see the solvers.
+        known: images, float [n, ...]; values where the mask is False are not used.
+        mask: bool, broadcastable to `known` by axes of length 1; True = known.
+        times: see the solvers; the unknown pixels start as noise.
+        key: a PRNG key.
+        rounds: how often each step is taken, >= 1.
     Returns:
-      [n, ...], equal to `known` where the mask is True.
-
-    References: Lugmayr et al., RePaint: Inpainting using Denoising Diffusion Probabilistic Models, arXiv:2201.09865,
-      algorithm 1, with a jump length of 1.
+        [n, ...], equal to `known` where the mask is True.
+    References:
+        Lugmayr et al., RePaint: Inpainting using Denoising Diffusion Probabilistic Models, arXiv:2201.09865, algorithm
+        1, with a jump length of 1.
     """
     if rounds < 1:
         raise ValueError(f"expected at least one round, got {rounds}")
     index = jnp.arange(known.shape[0], dtype=jnp.int32)
     t, t_next = steps_of(times, known)
-    # Each step in `rounds` copies; all but the last go back to where they started.
+    # Each step is repeated `rounds` times; every repetition except the last goes back to its start.
     back = jnp.tile(jnp.arange(rounds) < rounds - 1, t.size)
     numbers = 1 + jnp.arange(t.size * rounds, dtype=jnp.int32)
 
@@ -74,10 +74,10 @@ def inpaint(
 
 
 def as_mask(mask: Array, images: Array) -> Array:
-    """A mask [n, h, w] or [n, h, w, 1] of images [n, h, w, c], bool or numbers 0 and 1 -> bool [n, h, w, 1].
+    """Converts a mask [n, h, w] or [n, h, w, 1] of images [n, h, w, c], bool or 0 and 1, to bool [n, h, w, 1].
 
     Raises:
-      ValueError: a mask of another shape.
+        ValueError: if the mask has another shape.
     """
     if mask.shape not in (images.shape[:3], (*images.shape[:3], 1)):
         raise ValueError(f"expected a mask {list(images.shape[:3])}, True = known, got {list(mask.shape)}")

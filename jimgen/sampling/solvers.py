@@ -1,11 +1,11 @@
-"""Solvers of dx/dt = v(x, t) from noise at t = 1 to images at t = 0: each one `lax.scan`, so one compiled program.
+"""Solvers of dx/dt = v(x, t) from noise at t = 1 to images at t = 0. Each is a single `lax.scan`.
 
-All share a signature: (velocity, x_1, times, key) -> x_0 with
+They share the signature (velocity, x_1, times, key) -> x_0 with
 
-  velocity: (x [n, ...], t []) -> v [n, ...];
-  x_1: [n, ...] float, where the path starts: x at times[0];
-  times: float [steps + 1], falling, with 0 < t < 1 but for the ends (diffusion.uniform_times);
-  key: a PRNG key, which only `ancestral` reads.
+    velocity: (x [n, ...], t []) -> v [n, ...];
+    x_1: float [n, ...], the start of the path: x at times[0];
+    times: float [steps + 1], decreasing, with 0 < t < 1 except at the ends (diffusion.uniform_times);
+    key: a PRNG key, used only by `ancestral`.
 
 Convention as in diffusion.py: x_t = (1 - t) x + t eps, v = eps - x.
 """
@@ -25,7 +25,7 @@ Sampler = Callable[[Velocity, Array, Array | np.ndarray, Array], Array]
 
 
 def euler(velocity: Velocity, x_1: Array, times: Array | np.ndarray, key: Array) -> Array:
-    """x' = x + (t' - t) v: order 1, one evaluation a step. The deterministic DDIM in this convention."""
+    """x' = x + (t' - t) v: order 1, one evaluation per step. Deterministic DDIM in this convention."""
 
     def step(x: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
         t, t_next = at
@@ -35,11 +35,11 @@ def euler(velocity: Velocity, x_1: Array, times: Array | np.ndarray, key: Array)
 
 
 def heun(velocity: Velocity, x_1: Array, times: Array | np.ndarray, key: Array, correct_last: bool = True) -> Array:
-    """x' = x + (t' - t) (v + v') / 2, v' at Euler's x': order 2, two evaluations a step.
+    """x' = x + (t' - t) (v + v') / 2, v' at Euler's x': order 2, two evaluations per step.
 
-    With `correct_last` false the last step is Euler's, as Karras et al. (arXiv:2206.00364, algorithm 1) have it: where
-    data lie on a manifold (pixels that are always black), an image without noise does not say which noise it lost, and
-    a correction by that velocity would leave half of the last step's noise in the image.
+    With `correct_last` False the last step is Euler's, as in Karras et al. (arXiv:2206.00364, algorithm 1). If data lie
+    on a manifold (pixels that are always black), the velocity at an image without noise cannot be determined, and a
+    correction by it would leave half of the last step's noise in the image.
     """
 
     def step(x: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
@@ -54,15 +54,15 @@ def heun(velocity: Velocity, x_1: Array, times: Array | np.ndarray, key: Array, 
 
 
 def dpmpp_2m(velocity: Velocity, x_1: Array, times: Array | np.ndarray, key: Array) -> Array:
-    """DPM-Solver++(2M): x' = (t'/t) x + ((1 - t') - (1 - t) t'/t) D: order 2, one evaluation a step.
+    """DPM-Solver++(2M): x' = (t'/t) x + ((1 - t') - (1 - t) t'/t) D: order 2, one evaluation per step.
 
-    D = x^_i + (x^_i - x^_(i-1)) h_i / (2 h_(i-1)) of the denoised x^ = x - t v, where h are the steps of lambda =
-    ln((1 - t) / t); D = x^_i in the first step and in the last, where h is infinite (Lu et al., arXiv:2211.01095,
+    D = x^_i + (x^_i - x^_(i-1)) h_i / (2 h_(i-1)) with the denoised x^ = x - t v and the steps h of lambda =
+    ln((1 - t) / t). In the first and the last step, where h is infinite, D = x^_i (Lu et al., arXiv:2211.01095,
     algorithm 2).
     """
     points = jnp.asarray(times, x_1.dtype)
     h = jnp.diff(jnp.log1p(-points) - jnp.log(points))
-    # 0 after the step from t = 1, and where a step is infinite.
+    # 0 after the step from t = 1, and for infinite steps.
     ratio = jnp.append(0.0, h[1:] / h[:-1])
     ratio = jnp.where(jnp.isfinite(ratio), ratio, 0.0)
 
@@ -78,7 +78,7 @@ def dpmpp_2m(velocity: Velocity, x_1: Array, times: Array | np.ndarray, key: Arr
 
 
 def ancestral(velocity: Velocity, x_1: Array, times: Array | np.ndarray, key: Array, eta: float = 1.0) -> Array:
-    """The ancestral sampler: `ancestral_step` with fresh noise each time; order 1. eta = 0 is deterministic (DDIM).
+    """The ancestral sampler: `ancestral_step` with new noise in each step; order 1. eta = 0 is deterministic (DDIM).
 
     Example i of step j draws from fold_in(fold_in(key, j), i).
     """
@@ -94,15 +94,16 @@ def ancestral(velocity: Velocity, x_1: Array, times: Array | np.ndarray, key: Ar
 
 
 def ancestral_step(velocity: Velocity, x: Array, t: Array, t_next: Array, fresh: Array, eta: float = 1.0) -> Array:
-    """A draw of x_t' given x_t and the denoised x^: (1 - t') x^ + t' [sqrt(1 - a^2) eps^ + a n], a^2 = eta^2 (1 - r^2).
+    """Draws x_t' given x_t and the denoised x^: (1 - t') x^ + t' [sqrt(1 - a^2) eps^ + a n], a^2 = eta^2 (1 - r^2).
 
     r = sigma'/sigma = t' (1 - t) / (t (1 - t')) with sigma = t / (1 - t). At eta = 1 this is the posterior of the
-    forward process, DDPM's step; at 0 it is DDIM's (Song et al., arXiv:2010.02502, eq. 12 and 16).
+    forward process, DDPM's step; at 0 it is DDIM's (Song et al., arXiv:2010.02502, equations 12 and 16).
 
     Args:
-      velocity, x, t, t_next: as above; t > t_next, scalars.
-      fresh: n, standard normal in the shape of x.
-      eta: in [0, 1].
+        velocity, x: see the module's docstring.
+        t, t_next: scalars, t > t_next.
+        fresh: n, standard normal noise of the shape of x.
+        eta: scale of the noise, in [0, 1].
     """
     v = velocity(x, t)
     ratio = t_next * (1 - t) / (t * (1 - t_next))
@@ -115,7 +116,7 @@ SOLVERS: dict[str, Sampler] = {"euler": euler, "heun": heun, "dpmpp_2m": dpmpp_2
 
 
 def steps_of(times: Array | np.ndarray, x: Array) -> tuple[Array, Array]:
-    """Where each step starts and ends, [steps] each, in the dtype of x."""
+    """Start and end times of the steps, [steps] each, in the dtype of x."""
     points = jnp.asarray(times, x.dtype)
     if points.ndim != 1 or points.size < 2:
         raise ValueError(f"expected times [steps + 1], at least two, got {list(points.shape)}")

@@ -1,4 +1,4 @@
-"""Decoding of tokens: one by one (autoregressive models), or many at a time (MaskGIT)."""
+"""Decoding of tokens: one at a time (autoregressive models), or many at a time (MaskGIT)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ Step = Callable[[Any, Array, Array], tuple[Array, Any]]  # (decoding, tokens [n,
 def guided_step(
     step: Callable[[Any, Array, Array, Array], tuple[Array, Any]], labels: Array, num_classes: int, weight: float
 ) -> tuple[Step, int]:
-    """A decoding step at given labels, with guidance; and how many copies of the examples it decodes."""
+    """A decoding step for given labels with guidance, and the number of copies of each example that it decodes."""
     if weight == 1:
         return lambda decoding, tokens, i: step(decoding, tokens, i, labels), 1
     both = with_and_without(labels, num_classes)
@@ -34,7 +34,7 @@ def guided_step(
 def decode_one_by_one(
     step: Step, decoding: Any, tokens: Array, known: Array, key: Array, options: LogitFilter
 ) -> Array:
-    """Draws the unknown tokens one by one: int32 [n, t], of which bool [n, t] are known -> int32 [n, t]."""
+    """Draws the unknown tokens one by one: tokens int32 [n, t], known bool [n, t] -> int32 [n, t]."""
     index = jnp.arange(tokens.shape[0])
 
     def body(carry: tuple[Array, Any], i: Array) -> tuple[tuple[Array, Any], None]:
@@ -49,18 +49,18 @@ def decode_one_by_one(
 
 
 def lowest(values: Array, count: Array) -> Array:
-    """True for the `count` [n] lowest of values [n, t] in each row: bool [n, t]. Of equal ones the earlier."""
+    """True for the `count` [n] lowest values of each row of [n, t]: bool [n, t]. Earlier ones win ties."""
     ranks = jnp.argsort(jnp.argsort(values, axis=-1), axis=-1)
     return ranks < count[:, None]
 
 
 def num_masked(num_unknown: np.ndarray | Array, num_steps: int, most: int) -> Array:
-    """How many tokens are still masked after each step, of `num_unknown` int [n] <= most at the start: [num_steps, n].
+    """The number of masked tokens after each step, from `num_unknown` int [n] <= most at the start: [num_steps, n].
 
     floor(N cos(pi (s + 1) / (2 T))) for s = 0 .. T - 1: 16 in 4 steps leave 14, 11, 6, 0. `decode_in_parallel` clips
-    it to 1 less than are unknown and to at least 1. Chang et al., arXiv:2202.04200, section 3.3.
+    it to at most the number of unknown tokens less 1, and to at least 1. Chang et al., arXiv:2202.04200, section 3.3.
     """
-    # In float64: floor must not meet 11.999999 for 12.
+    # In float64, because floor of 11.999999 instead of 12 would be wrong.
     ratios = np.cos(np.pi * np.arange(1, num_steps + 1) / (2 * num_steps))
     table = np.floor(ratios[:, None] * np.arange(most + 1)[None] + 1e-9).astype(np.int32)
     return jnp.asarray(table)[:, num_unknown]
@@ -74,21 +74,20 @@ def decode_in_parallel(
     num_steps: int,
     choice_temperature: float,
 ) -> Array:
-    """MaskGIT's decoding as one scan: each step draws all unknown tokens and keeps the ones it is most confident of.
+    """MaskGIT's decoding as one scan: each step draws all unknown tokens and keeps the most confident ones.
 
-    Confidence is log p(token) + tau (1 - (s + 1) / T) g with Gumbel noise g, and infinite for known tokens. The clip of
-    the schedule leaves one token masked after the last step, so what comes back are the draws before masking again.
+    Confidence is log p(token) + tau (1 - (s + 1) / T) g with Gumbel noise g, and infinite for known tokens. The clipped
+    schedule leaves one token masked after the last step, so the result is taken before that step masks again.
 
     Args:
-      logits_of: tokens int32 [n, t] -> logits [n, t, num_codes].
-      tokens: int32 [n, t], num_codes where unknown.
-      key: a PRNG key.
-      num_codes: K, also the MASK token.
-      num_steps: T.
-      choice_temperature: tau.
-
+        logits_of: tokens int32 [n, t] -> logits [n, t, num_codes].
+        tokens: int32 [n, t], num_codes where unknown.
+        key: a PRNG key.
+        num_codes: K, also the MASK token.
+        num_steps: T.
+        choice_temperature: tau.
     Returns:
-      int32 [n, t] in [0, num_codes); known tokens unchanged.
+        int32 [n, t] in [0, num_codes); known tokens unchanged.
     """
     n, t = tokens.shape
     keys = noise.example_keys(key, jnp.arange(n))

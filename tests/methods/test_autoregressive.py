@@ -37,7 +37,7 @@ def tiny_net(shape=COLOUR, patch=2, num_classes=3, dropout=0.0, dtype=jnp.float3
 
 
 def moved(tree, scale=0.3):
-    """Of which none is zero."""
+    """Random variables, none of them zero."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(9), len(leaves))
     changed = [
@@ -69,9 +69,9 @@ def variables(model):
 def test_an_untrained_net_needs_eight_bits(model):
     batch = batch_of(random_images())
     variables = jax.jit(model.method.init)(jax.random.key(0), batch)
-    figures = jax.jit(model.method.evaluate)(variables, batch, jax.random.key(0))
-    np.testing.assert_allclose(figures["bits_per_dim_given_label[8-bit,exact]"], 8.0, rtol=1e-6)
-    np.testing.assert_allclose(figures["nats_given_label[8-bit,exact]"], 72 * np.log(256), rtol=1e-6)
+    metrics = jax.jit(model.method.evaluate)(variables, batch, jax.random.key(0))
+    np.testing.assert_allclose(metrics["bits_per_dim_given_label[8-bit,exact]"], 8.0, rtol=1e-6)
+    np.testing.assert_allclose(metrics["nats_given_label[8-bit,exact]"], 72 * np.log(256), rtol=1e-6)
 
 
 def test_levels_and_images_are_the_same(model):
@@ -108,7 +108,7 @@ def test_cached_decoding_is_the_full_pass(model, variables):
 
 
 def test_cached_decoding_outside_jit_is_that_within():
-    """Two patches of four places: the first of each runs the trunk, and the last of all finds its cache full."""
+    """Two patches of four places: the first place of each runs the trunk; at the last place the cache is full."""
     net = tiny_net((2, 4, 1), 2, num_classes=0, levels=3)
     levels, labels = jnp.asarray([[0, 2, 1, 1, 2, 0, 0, 1]], jnp.int32), jnp.zeros(1, jnp.int32)
     variables = moved(jax.jit(net.init)(jax.random.key(0), levels, labels), 1.0)
@@ -158,7 +158,7 @@ def test_samples_are_a_function_of_the_key(model, variables):
 
 
 def test_guidance_and_temperature(variables):
-    """Weight 0 forgets labels; temperature 0 forgets the key."""
+    """At weight 0 samples do not depend on labels, at temperature 0 not on the key."""
     draw = lambda labels, seed, **options: jax.jit(  # noqa: E731
         pixel_autoregressive(tiny_net(), tx=optax.sgd(0.0), **options).method.sample
     )(variables, jax.random.key(seed), labels)
@@ -168,7 +168,7 @@ def test_guidance_and_temperature(variables):
 
 
 def test_inpainting_keeps_known_pixels(model, variables):
-    """Exactly; and what the unknown ones held is not looked at."""
+    """Known pixels are kept exactly, and the values of unknown ones have no influence."""
     images, inpaint = random_images(), jax.jit(model.method.inpaint)
     mask = jax.random.bernoulli(jax.random.key(1), 0.5, images.shape[:3])
     filled = inpaint(variables, jax.random.key(0), images, mask, LABELS)
@@ -180,7 +180,7 @@ def test_inpainting_keeps_known_pixels(model, variables):
 
 
 def test_flips_mirror_some_images_of_training(variables):
-    """One image at eight places of a batch: each loss is its own or its mirror image's, and both occur."""
+    """One image at eight places of a batch: each loss is that of the image or of its mirror image, and both occur."""
     model = pixel_autoregressive(tiny_net(), tx=optax.sgd(0.0), flips=True, label_drop=0.0)
     image, label = random_images(1), LABELS[:1]
     objective, seen = jax.jit(model.method.phases[0].objective), []
@@ -194,7 +194,7 @@ def test_flips_mirror_some_images_of_training(variables):
 
 
 def test_every_mode_computes_the_same_numbers(x64):
-    """Labels dropped, dropout and all."""
+    """Including dropped labels and dropout."""
     net = tiny_net(SHAPE, 4, dropout=0.3, dtype=jnp.float64)
     method = pixel_autoregressive(net, tx=optax.adam(1e-3), label_drop=0.5).method
     batch, found = tiny_batch(dtype=jnp.float64), {}
@@ -228,7 +228,7 @@ def test_patches_must_divide_the_image():
 
 
 def test_coding_without_loss(model, variables):
-    """The images come back bit by bit, and the code is no longer than the likelihood says, but for a hundredth."""
+    """Decoding is lossless, and the code is at most 1% longer than the likelihood implies."""
     pytest.importorskip("constriction")
     spec = importlib.util.spec_from_file_location("lossless", ROOT / "benchmarks" / "lossless.py")
     lossless = importlib.util.module_from_spec(spec)
@@ -267,8 +267,8 @@ def test_untrained_tokens_are_uniform_and_the_tokenizer_stays(tokens):
     method, _, _ = tokens
     batch = tiny_batch()
     state = state_of(method, batch)
-    figures = jax.jit(method.evaluate)(state.variables, batch, jax.random.key(0))
-    np.testing.assert_allclose(figures["bits_per_token_given_label"], np.log2(6), rtol=1e-5)
+    metrics = jax.jit(method.evaluate)(state.variables, batch, jax.random.key(0))
+    np.testing.assert_allclose(metrics["bits_per_token_given_label"], np.log2(6), rtol=1e-5)
     before = jax.device_get(state.variables)
     state, metrics = jax.jit(make_train_step(method.phases))(state, batch, jax.random.key(0))
     assert float(metrics["autoregressive/loss"]) == pytest.approx(np.log(6), rel=1e-5)

@@ -1,4 +1,4 @@
-"""Flow matching: its loss at the start, its pairings, guidance, known flows, inpainting, and that one learns."""
+"""Flow matching: the initial loss, predictions and losses, guidance, known flows, inpainting, a short training."""
 
 import flax.linen as nn
 import jax
@@ -34,7 +34,7 @@ def tiny_flow(dtype=jnp.float32, dropout=0.0, num_classes=3, **options):
 
 @pytest.fixture(scope="module")
 def variables():
-    """Of which none is zero."""
+    """Random variables, none of them zero."""
     variables = state_of(tiny_flow(), tiny_batch()).variables
     leaves, structure = jax.tree.flatten(variables)
     keys = jax.random.split(jax.random.key(9), len(leaves))
@@ -47,8 +47,8 @@ def evaluated(method, variables, batch):
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "data", "noise", "edm"])
-def test_the_loss_of_a_net_that_says_zero(prediction):
-    """A dimension: 1 + E[x^2], E[x^2] or 1; the preconditioned net starts near 1 for data of deviation sigma_data."""
+def test_the_loss_of_a_net_whose_output_is_zero(prediction):
+    """Per dimension 1 + E[x^2], E[x^2] or 1; for edm about 1 if sigma_data is the data's standard deviation."""
     batch = tiny_batch(256)
     power = float(jnp.square(batch["image"]).mean())
     loss = "velocity" if prediction == "edm" else prediction
@@ -88,7 +88,7 @@ def test_noise_belongs_to_the_example(variables):
 
 
 def test_every_mode_computes_the_same_numbers(x64):
-    """Labels dropped, dropout and all."""
+    """Including dropped labels and dropout."""
     method, batch, found = tiny_flow(jnp.float64, dropout=0.3, label_drop=0.5), tiny_batch(dtype=jnp.float64), {}
     for mode, num_devices in (("jit", 1), ("sharded", 4)):
         compiled = compile_step(make_train_step(method.phases), mode, jax.devices()[:num_devices])
@@ -123,7 +123,7 @@ def test_samples_are_a_function_of_the_key_and_follow_their_labels(variables):
 
 
 def test_guidance_of_weight_one_is_none_and_of_zero_ignores_labels(variables):
-    """And outside its interval guidance does nothing."""
+    """Guidance has no effect outside its interval."""
 
     def draw(labels, *guidance):
         return jax.jit(tiny_flow(guidance=Guidance(*guidance)).sample)(variables, jax.random.key(0), labels)
@@ -144,7 +144,7 @@ def test_without_classes_labels_do_nothing():
 
 
 class KnownFlow(nn.Module):
-    """What a perfect net says of pixels x ~ N(.2, s^2): s = .3 in every second column, and 0 in the others."""
+    """The output of a perfect net for pixels x ~ N(.2, s^2): s = .3 in every second column, and 0 in the others."""
 
     prediction: str
 
@@ -177,18 +177,18 @@ def drawn(method):
 @pytest.mark.parametrize("prediction", ["velocity", "data", "noise", "edm"])
 @pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m", "ancestral"])
 def test_a_perfect_net_of_any_kind_gives_the_distribution_of_the_data(prediction, name):
-    """Every prediction with every sampler: constant pixels keep no noise at all, be the steps few or many; the mean and
-    the standard deviation of the others (6,400 draws) come close as steps grow."""
-    for num_steps, of_mean, of_deviation in ((20, 0.01, 0.26), (1000, 0.008, 0.02)):
+    """Every prediction with every sampler: constant pixels keep no noise for any number of steps; the mean and
+    the standard deviation of the others (6,400 draws) converge with the number of steps."""
+    for num_steps, of_mean, of_std in ((20, 0.01, 0.26), (1000, 0.008, 0.02)):
         images = drawn(known_flow(prediction, sampler=getattr(samplers, name), num_steps=num_steps))
         np.testing.assert_allclose(images[:, :, 1::2], 0.2, atol=2e-4)
         assert images[:, :, ::2].mean() == pytest.approx(0.2, abs=of_mean)
-        assert images[:, :, ::2].std() == pytest.approx(0.3, rel=of_deviation)
+        assert images[:, :, ::2].std() == pytest.approx(0.3, rel=of_std)
 
 
 @pytest.mark.parametrize("prediction", ["velocity", "data", "noise", "edm"])
 def test_a_perfect_net_fills_in_the_distribution_of_the_data(prediction):
-    """Pixels are independent, so the known ones, here all of -.9, tell nothing of the others."""
+    """Pixels are independent, so the known ones (-.9) do not change the distribution of the others."""
     images, labels = jnp.full((200, 8, 8, 1), -0.9), jnp.zeros(200, jnp.int32)
     mask = jnp.zeros((200, 8, 8), bool).at[:, :4].set(True)
     inpaint = jax.jit(known_flow(prediction, num_steps=60).inpaint)
@@ -206,7 +206,7 @@ def test_guidance_between_equal_predictions_changes_nothing_at_either_end(predic
 
 @pytest.mark.parametrize("prediction", ["velocity", "edm"])
 def test_inpainting_keeps_known_pixels(prediction, variables):
-    """Exactly, in each example its own; what the unknown ones held is not looked at."""
+    """Known pixels of each example are kept exactly, and the values of unknown ones have no influence."""
     method, images = tiny_flow(prediction=prediction, guidance=Guidance(2.0)), tiny_batch(4)["image"]
     mask = jax.random.bernoulli(jax.random.key(1), 0.5, images.shape[:3])
     inpaint = jax.jit(method.inpaint)

@@ -1,4 +1,4 @@
-"""GANs: samplers, walks between latents, and that one learns."""
+"""GANs: samplers, interpolation between latents, and a short training."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def method():
 
 @pytest.fixture(scope="module")
 def variables(method):
-    """Weights large enough that images differ visibly, and statistics that are not those of the start."""
+    """Large weights, so that images differ clearly, and statistics that differ from their initial values."""
     variables = state_of(method, tiny_batch()).variables
     return jax.tree.map(lambda x: 20 * x if x.ndim > 1 else x + 0.05, variables)
 
@@ -43,7 +43,7 @@ def test_samples_are_a_function_of_the_key(method, variables):
 
 
 def test_samples_follow_their_labels(method, variables):
-    """The same latents, one other label: that image changes, the others do not."""
+    """Changing one label changes only its image, for the same latents."""
     key = jax.random.key(0)
     before, after = (method.sample(variables, key, labels) for labels in (LABELS, LABELS.at[0].set(2)))
     assert (before[0] != after[0]).any()
@@ -51,7 +51,7 @@ def test_samples_follow_their_labels(method, variables):
 
 
 def test_walks_begin_and_end_where_two_steps_do(method, variables):
-    """[n, steps, h, w, c]: the ends depend on the key alone, the places between differ."""
+    """[n, steps, h, w, c]: the ends depend only on the key, and the images between them differ."""
     key, labels = jax.random.key(2), LABELS[:3]
     walk, ends = (method.interpolate(variables, key, labels, steps) for steps in (5, 2))
     assert walk.shape == (3, 5, *SHAPE)
@@ -60,9 +60,9 @@ def test_walks_begin_and_end_where_two_steps_do(method, variables):
 
 
 def test_penalties_enter_the_discriminator_s_loss_alone(variables):
-    """Each one is reported, positive, and proportional to its weight; the generator's loss does not see it."""
+    """Each penalty is reported, positive and proportional to its weight; the generator's loss does not contain it."""
     batch, key = tiny_batch(), jax.random.key(0)
-    plain = tiny_gan(r1=1e-9)  # a discriminator without BatchNorm, and a penalty of nothing
+    plain = tiny_gan(r1=1e-9)  # a discriminator without BatchNorm, and a negligible penalty
     start = state_of(plain, batch).variables
 
     def losses(**options):
@@ -80,7 +80,7 @@ def test_penalties_enter_the_discriminator_s_loss_alone(variables):
 
 
 def test_statistics_of_the_discriminator_see_real_and_fake_images():
-    """Both calls of a step move them: first the real, then the fake half."""
+    """Both passes of a step update them, first for real, then for fake images."""
     method, batch = tiny_gan(), tiny_batch()
     start = state_of(method, batch)
     state, _ = jax.jit(make_train_step(method.phases[:1]))(start, batch, jax.random.key(0))
@@ -98,7 +98,7 @@ def test_a_phase_is_repeated_and_no_step_is_refused():
 
 
 def test_a_gan_learns_digits():
-    """After a few hundred small steps, mean and deviation of each pixel are nearer to the data's than at the start."""
+    """A few hundred small steps bring the pixels' means and standard deviations closer to those of the data."""
     images = data.load("digits").train.images
     tx = optax.adam(2e-3, 0.5)
     options = {"latent_dim": 16, "generator_tx": tx, "discriminator_tx": tx}
@@ -113,10 +113,10 @@ def test_a_gan_learns_digits():
     real = images.astype(np.float32) / 127.5 - 1
 
     def distance(state):
-        """Root mean square of the differences of the pixels' means and deviations."""
+        """Root mean square of the differences of the pixels' means and standard deviations."""
         found = method.sample(state.ema | {}, jax.random.key(9), jnp.zeros(512, jnp.int32))
-        means, deviations = np.asarray(found).mean(0) - real.mean(0), np.asarray(found).std(0) - real.std(0)
-        return float(np.sqrt((means**2 + deviations**2).mean()))
+        means, stds = np.asarray(found).mean(0) - real.mean(0), np.asarray(found).std(0) - real.std(0)
+        return float(np.sqrt((means**2 + stds**2).mean()))
 
     state = state_of(method, scale_batch(batch(0)))
     before = distance(state)

@@ -1,4 +1,4 @@
-"""MaskGIT: the schedule to the integer, masks that cover what they should, and decoding that keeps what is known."""
+"""MaskGIT: the exact schedule, masks, and decoding that keeps known tokens."""
 
 import flax.linen as nn
 import jax
@@ -47,7 +47,7 @@ def method_of(frozen_tokenizer, **options):
 
 
 def test_schedules_to_the_integer():
-    """Chang et al.'s cosine, at numbers worked out by hand."""
+    """The cosine schedule of Chang et al. against hand values."""
     assert num_masked(np.array([16]), 4, 16)[:, 0].tolist() == [14, 11, 6, 0]
     assert num_masked(np.array([256]), 8, 256)[:, 0].tolist() == [251, 236, 212, 181, 142, 97, 49, 0]
     assert num_masked(np.array([0, 2, 3]), 3, 3).tolist() == [[0, 1, 2], [0, 1, 1], [0, 0, 0]]  # cos(pi / 3) is .5
@@ -89,7 +89,7 @@ def test_decoding_leaves_nothing_masked_and_keeps_what_is_known(num_steps):
 
 
 def test_without_chance_the_most_confident_tokens_come_first():
-    """tau = 0, and place i may hold i + 1 codes alike: after the first of two steps the right ones are masked again."""
+    """tau = 0, place i has i + 1 equally likely codes: the first of two steps masks the least confident again."""
     allowed = jnp.arange(6)[None, :] <= jnp.arange(6)[:, None]
     seen = []
 
@@ -103,7 +103,7 @@ def test_without_chance_the_most_confident_tokens_come_first():
 
 
 def test_the_loss_at_the_start_is_that_of_uniform_codes(frozen_tokenizer):
-    """The output layer begins at zero: log2 7 bits, whatever is masked."""
+    """The output layer starts at zero: log2 7 bits for every mask."""
     method = method_of(frozen_tokenizer)
     variables = state_of(method, batch_of()).variables
     found = jax.jit(method.evaluate)(variables, batch_of(), jax.random.key(0))
@@ -111,7 +111,7 @@ def test_the_loss_at_the_start_is_that_of_uniform_codes(frozen_tokenizer):
 
 
 class WrongWhereNotMasked(nn.Module):
-    """Uniform where a token is masked; elsewhere the token that it sees gets no chance."""
+    """Uniform for masked tokens; for visible ones the probability of the token itself is 0."""
 
     @nn.compact
     def __call__(self, tokens, labels, dropout_keys=None):
@@ -119,7 +119,7 @@ class WrongWhereNotMasked(nn.Module):
 
 
 def test_tokens_that_are_not_masked_have_no_loss(frozen_tokenizer):
-    """And one at least is masked in each example: log2 7 bits, neither 50 nats nor 0."""
+    """At least one token is masked in each example: log2 7 bits, neither 50 nats nor 0."""
     made, frozen = frozen_tokenizer
     method = masked(WrongWhereNotMasked(), made, frozen, num_classes=3, tx=optax.sgd(0.0))
     found = jax.jit(method.evaluate)({"net": {}, **frozen}, batch_of(), jax.random.key(0))
@@ -151,7 +151,7 @@ def test_one_step_is_the_same_on_one_device_and_on_eight(frozen_tokenizer):
 
 
 def test_samples_and_fillings(frozen_tokenizer):
-    """Known pixels come back exactly; unknown ones differ with the key; guidance runs; a bad mask is told."""
+    """Known pixels come back exactly; unknown ones depend on the key; guidance runs; a bad mask raises an error."""
     method, batch = method_of(frozen_tokenizer, guidance=2.0), batch_of(4)
     variables = state_of(method, batch).variables
     images = jax.jit(method.sample)(variables, jax.random.key(0), batch["label"])
@@ -172,7 +172,7 @@ def test_samples_and_fillings(frozen_tokenizer):
     [
         ({"guidance": 2.0, "label_drop": 0.0}, "guidance needs"),
         ({"label_drop": 2.0}, "label_drop is a probability, got 2.0"),
-        ({"label_smoothing": -0.1}, "label_smoothing is a share, got -0.1"),
+        ({"label_smoothing": -0.1}, "label_smoothing must be in .0, 1., got -0.1"),
     ],
 )
 def test_options_that_contradict_each_other(frozen_tokenizer, options, message):

@@ -1,4 +1,4 @@
-"""Mean flows: the identity they learn, on flows whose average velocities are known, and that one learns."""
+"""Mean flows: the identity that they learn, on flows with known average velocities, and a short training."""
 
 import math
 
@@ -26,8 +26,8 @@ def tiny_mean_flow(dtype=jnp.float32, num_classes=3, **options):
 
 def average_velocity(z, t, r):
     """Of x ~ N(2, .25): (z_t - z_r) / (t - r), with z_r on the path through z at t."""
-    deviation = lambda t: jnp.sqrt((1 - t) ** 2 * S2 + t**2)  # noqa: E731
-    z_r = (1 - r) * M + deviation(r) / deviation(t) * (z - (1 - t) * M)
+    std = lambda t: jnp.sqrt((1 - t) ** 2 * S2 + t**2)  # noqa: E731
+    z_r = (1 - r) * M + std(r) / std(t) * (z - (1 - t) * M)
     return (z - z_r) / (t - r)
 
 
@@ -58,7 +58,7 @@ class StraightFlow(nn.Module):
 @pytest.mark.parametrize("off", [0.0, 0.5])
 @pytest.mark.parametrize("r_equals_t", [0.0, 1.0])
 def test_errors_of_a_straight_flow(off, r_equals_t, x64):
-    """None where u is right. At u + a (t - r) the derivative is a, the target v - a (t - r), the error 2 a (t - r)."""
+    """The error is 0 for the exact u. u + a (t - r) has derivative a, target v - a (t - r) and error 2 a (t - r)."""
     options = {"image_shape": SHAPE, "num_classes": 0, "tx": optax.sgd(0.0), "r_equals_t": r_equals_t}
     method = mean_flow(StraightFlow(off), **options)
     index = jnp.arange(2000, dtype=jnp.int32)
@@ -73,7 +73,7 @@ def test_errors_of_a_straight_flow(off, r_equals_t, x64):
 
 
 def test_one_step_is_enough_for_a_perfect_net():
-    """So are four; and one step is z - u(z, 1, 0)."""
+    """One step and four steps are exact for the exact u; one step is z - u(z, 1, 0)."""
     for num_steps in (1, 4):
         method = mean_flow(StraightFlow(), image_shape=SHAPE, num_classes=0, tx=optax.sgd(0.0), num_steps=num_steps)
         images = method.sample({"net": {}}, jax.random.key(0), jnp.zeros(2, jnp.int32))
@@ -84,7 +84,7 @@ def test_one_step_is_enough_for_a_perfect_net():
 
 
 def test_the_error_of_a_net_that_says_zero():
-    """1 + E[x^2] a dimension, for every share of equal times."""
+    """1 + E[x^2] per dimension, for every fraction of equal times."""
     batch = tiny_batch(256)
     for r_equals_t in (0.0, 0.75):
         method = tiny_mean_flow(r_equals_t=r_equals_t)
@@ -95,15 +95,15 @@ def test_the_error_of_a_net_that_says_zero():
 
 
 class Constant(nn.Module):
-    """Says its label."""
+    """A net whose output is the label."""
 
     @nn.compact
     def __call__(self, z, times, labels, dropout_keys=None):
         return jnp.broadcast_to(labels.astype(z.dtype).reshape(-1, 1, 1, 1), z.shape)
 
 
-def test_guidance_is_learnt_as_a_mixed_velocity(x64):
-    """A net that says its label: u(0) = 0, u(none) = 1. The target is w v + (1 - w) 1, and so is the error."""
+def test_guidance_is_learned_as_a_mixed_velocity(x64):
+    """The output is the label: u(0) = 0, u(none) = 1. The target is w v + (1 - w) 1, and so is the error."""
     batch = tiny_batch(64, dtype=jnp.float64) | {"label": jnp.zeros(64, jnp.int32)}
     errors = {}
     for guidance in (1.0, 3.0):
@@ -142,7 +142,7 @@ def test_samples_follow_their_labels():
 
 
 def test_bad_options_are_named():
-    with pytest.raises(ValueError, match="r_equals_t is a share, got 2"):
+    with pytest.raises(ValueError, match="r_equals_t must be in .0, 1., got 2"):
         tiny_mean_flow(r_equals_t=2.0)
     with pytest.raises(ValueError, match="guidance needs num_classes > 0"):
         tiny_mean_flow(num_classes=0, guidance=2.0)
@@ -160,7 +160,7 @@ class ScaledFlow(nn.Module):
 
 
 def test_the_gradient_vanishes_at_the_average_velocity_of_a_known_flow(x64):
-    """Conditional velocities stand for the marginal one, whatever the share of equal times; elsewhere it does not."""
+    """Training on conditional velocities has its optimum at the exact u, for every fraction of equal times."""
     index = jnp.arange(4000, dtype=jnp.int32)
     images = M + math.sqrt(S2) * jax.random.normal(jax.random.key(1), (4000, 4, 4, 1))
     batch = {"image": images, "label": 0 * index, "index": index}
@@ -187,7 +187,7 @@ class Dense(nn.Module):
 
 
 def test_a_mean_flow_learns_one_step():
-    """Flat images of grey N(.2, .2^2): one step gives flat images around the right mean, and not all the same."""
+    """Flat images of grey N(.2, .2^2): one step gives varied flat images around the right mean."""
     options = {"image_shape": (2, 2, 1), "num_classes": 0, "tx": optax.adam(3e-3), "norm_power": 0.0}
     method = mean_flow(Dense(), **options)
     step = jax.jit(make_train_step(method.phases), donate_argnums=0)

@@ -1,4 +1,4 @@
-"""Tokenizers: images to tokens and back, losses, usage, the adversary, every mode alike, and that one learns."""
+"""Tokenizers: images to tokens and back, losses, usage, the adversary, agreement of all modes, and a short training."""
 
 import math
 
@@ -20,7 +20,8 @@ from jimgen.methods.tokenizer import (
     unigram_bits,
 )
 from jimgen.nets.dcgan import Discriminator
-from jimgen.nets.tokenizer import Decoder, Encoder, ResidualBlock, RMSNorm
+from jimgen.nets.layers import Norm
+from jimgen.nets.tokenizer import Decoder, Encoder, ResidualBlock
 from jimgen.nets.vq import FiniteScalarQuantiser, LookupFreeQuantiser, VectorQuantiser
 from jimgen.objectives import absolute_error, bernoulli_nll, squared_error
 from jimgen.parallel import DEVICE_AXIS, mean_over_devices
@@ -61,7 +62,7 @@ def train(method, steps, mode="jit", num_devices=1, dtype=jnp.float32, state=Non
 
 @pytest.fixture(scope="module")
 def trained():
-    """Variables after a few steps, so that codes and counts are not those of the start."""
+    """Variables after a few steps, so that codes and counts differ from their initial values."""
     return train(tiny_tokenizer().method, 5)[0].variables
 
 
@@ -89,9 +90,9 @@ def test_sizes_that_the_strides_do_not_divide_are_refused():
 
 
 def test_norm_and_block_at_the_start():
-    """Channels have mean square one at each place; a residual block begins as the identity."""
+    """Channels have mean square one at each place; a residual block is the identity at initialisation."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 3, 3, 6)), jnp.float32)
-    y, _ = RMSNorm().init_with_output(jax.random.key(0), x)
+    y, _ = Norm().init_with_output(jax.random.key(0), x)
     np.testing.assert_allclose(y, x / np.sqrt(np.square(x).mean(-1, keepdims=True)), rtol=1e-4)
     np.testing.assert_array_equal(ResidualBlock().init_with_output(jax.random.key(0), x)[0], x)
 
@@ -133,7 +134,7 @@ def test_bad_input_is_refused(trained):
 
 
 def test_samples_follow_the_codes_frequencies(trained):
-    """A code that alone was seen is drawn alone; images are a function of the key, and their first ones not of n."""
+    """If only one code was seen, only it is drawn. Images depend on the key, and the first ones not on n."""
     found, labels = tiny_tokenizer(), jnp.zeros(5, jnp.int32)
     only = {**trained, "usage": {**trained["usage"], "counts": jnp.zeros(12).at[7].set(3.0)}}
     sample = jax.jit(found.method.sample)
@@ -189,13 +190,13 @@ def test_the_loss_is_the_sum_of_its_parts(name, reconstruction):
     assert float(loss) == pytest.approx(float(expected.mean()), rel=1e-5)
     assert float(aux.metrics["reconstruction"]) == pytest.approx(float(error.mean()), rel=1e-5)
     assert float(aux.metrics["commitment"]) == pytest.approx(float(found.commitment.mean()), rel=1e-5, abs=1e-5)
-    figures = jax.jit(method.evaluate)(variables, batch, jax.random.key(0))
-    np.testing.assert_allclose(figures["reconstruction"], error, rtol=1e-5)
+    metrics = jax.jit(method.evaluate)(variables, batch, jax.random.key(0))
+    np.testing.assert_allclose(metrics["reconstruction"], error, rtol=1e-5)
     images = np.clip(np.asarray(reconstruction.as_images(output)), -1, 1)
     mse = np.square(images - np.asarray(batch["image"])).mean((1, 2, 3))
-    np.testing.assert_allclose(figures["psnr_db"], 10 * np.log10(4 / mse), rtol=1e-5)
+    np.testing.assert_allclose(metrics["psnr_db"], 10 * np.log10(4 / mse), rtol=1e-5)
     counts = [np.bincount(row.reshape(-1), minlength=quantiser.num_codes) for row in np.asarray(found.tokens)]
-    np.testing.assert_array_equal(figures["code_counts"], counts)
+    np.testing.assert_array_equal(metrics["code_counts"], counts)
 
 
 def test_usage_of_the_codes_over_a_whole_set():
@@ -207,7 +208,7 @@ def test_usage_of_the_codes_over_a_whole_set():
 
 @pytest.mark.parametrize("name", ["ema", "gradient"])
 def test_who_learns(name):
-    """Encoder and decoder always; codes by the optimiser or by the moving average; all are averaged for sampling."""
+    """Encoder and decoder always; codes by the optimiser or as moving averages; sampling uses averages of all nets."""
     method, batch = tiny_tokenizer(name).method, tiny_batch()
     start = state_of(method, batch)
     state, metrics = train(method, 2, state=jax.tree.map(jnp.copy, start))
@@ -222,7 +223,7 @@ def test_who_learns(name):
 
 
 def test_usage_decays_with_its_half_life():
-    """Eight images of 24 tokens a step, half-life 8: counts n1, then n1 / 2 + n2; images are counted as they are."""
+    """Eight images of 24 tokens per step, half-life 8: counts n1, then n1 / 2 + n2; the number of images is exact."""
     method = tiny_tokenizer("fsq", usage_half_life=8).method
     state, metrics = train(method, 2)
     np.testing.assert_allclose(state.variables["usage"]["counts"].sum(), 1.5 * 8 * 24, rtol=1e-5)
@@ -265,11 +266,11 @@ def test_the_adversary_enters_with_its_weight():
 
     of_reconstruction = gradient(alone)
     of_adversary = gradient(lambda *args: (fixed.phases[1].objective(*args)[1].metrics["adversarial"], None))
-    pixels = math.prod(SHAPE)  # the constant 1e-4 is beside a mean over pixels
+    pixels = math.prod(SHAPE)  # the constant 1e-4 is added to a mean over pixels
     expected = 0.5 * pixels * (kernel_norm(of_reconstruction) / pixels) / (kernel_norm(of_adversary) + 1e-4)
     weight = float(jax.jit(adaptive.phases[1].objective)(variables, batch, key)[1].metrics["adversarial_weight"])
     assert weight == pytest.approx(expected, rel=1e-4)
-    # The weight is a constant of the loss: nothing flows through it.
+    # The weight is a constant of the loss: it has no gradient.
     parts = jax.tree.map(lambda a, b: a + weight * b, of_reconstruction, of_adversary)
     for a, b in zip(jax.tree.leaves(gradient(adaptive.phases[1].objective)), jax.tree.leaves(parts), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)

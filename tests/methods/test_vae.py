@@ -1,4 +1,4 @@
-"""VAEs: the ELBO and its parts, likelihoods, samplers, and that one learns."""
+"""VAEs: the ELBO and its parts, likelihoods, samplers, and a short training."""
 
 import math
 
@@ -33,33 +33,33 @@ def tiny_vae(*args, **options):
 
 @pytest.fixture(scope="module")
 def variables():
-    """Of a state whose biases are not all zero, with a learnt deviation for those who use one."""
+    """Variables with biases that are not all zero, and a learned standard deviation if the likelihood has one."""
     variables = state_of(tiny_vae(likelihood=gaussian()), tiny_batch()).variables
     return jax.tree.map(lambda x: x * 1.2 + 0.02, variables)
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
 def test_the_elbo_is_the_sum_of_its_parts(name, variables):
-    """Per example: reconstruction + KL; the objective is their mean at the same key; bits only where x is discrete."""
+    """Per example: reconstruction + KL; the objective is their mean at the same key; bits only for discrete x."""
     method, batch, key = tiny_vae(likelihood=LIKELIHOODS[name]), tiny_batch(), jax.random.key(KEY)
-    figures = method.evaluate(variables, batch, key)
-    assert all(values.shape == (8,) for values in figures.values())
-    parts = figures["reconstruction_nats"] + figures["kl_nats"]
+    metrics = method.evaluate(variables, batch, key)
+    assert all(values.shape == (8,) for values in metrics.values())
+    parts = metrics["reconstruction_nats"] + metrics["kl_nats"]
     total = "nats_given_label[binarised,ELBO]" if name == "bernoulli" else "neg_elbo_nats"
-    np.testing.assert_allclose(figures[total], parts, rtol=1e-6)
-    assert (figures["kl_nats"] > 0).all()
+    np.testing.assert_allclose(metrics[total], parts, rtol=1e-6)
+    assert (metrics["kl_nats"] > 0).all()
     loss, aux = method.phases[0].objective(variables, batch, key)
     assert float(loss) == pytest.approx(float(parts.mean()), rel=1e-6)
     for metric, value in aux.metrics.items():
-        assert float(value) == pytest.approx(float((figures | {"neg_elbo_nats": parts})[metric].mean()), rel=1e-6)
-    assert any("bits_per_dim" in figure for figure in figures) == (name == "bernoulli")
+        assert float(value) == pytest.approx(float((metrics | {"neg_elbo_nats": parts})[metric].mean()), rel=1e-6)
+    assert any("bits_per_dim" in figure for figure in metrics) == (name == "bernoulli")
     if name == "bernoulli":
         bits = parts / (math.log(2) * math.prod(SHAPE))
-        np.testing.assert_allclose(figures["bits_per_dim_given_label[binarised,ELBO]"], bits, rtol=1e-6)
+        np.testing.assert_allclose(metrics["bits_per_dim_given_label[binarised,ELBO]"], bits, rtol=1e-6)
 
 
 def test_the_kl_weight_enters_linearly(variables):
-    """The loss grows by the KL for each unit of it; the reported figures do not change."""
+    """The loss increases by the KL per unit of weight; the reported metrics do not change."""
     batch, key, losses = tiny_batch(), jax.random.key(KEY), {}
     for weight in (0.0, 1.0, 4.0):
         loss, aux = tiny_vae(kl_weight=weight).phases[0].objective(variables, batch, key)
@@ -106,7 +106,7 @@ def method_decoder(dtype):
 
 
 def test_a_learnt_deviation_gets_a_gradient_and_finds_the_residuals(variables):
-    """It is a parameter of the one phase, moves downhill, and is the only net that a fixed one lacks."""
+    """It is a parameter of the phase, descends the gradient, and does not exist for a fixed sigma."""
     learned, fixed, batch = tiny_vae(likelihood=gaussian()), tiny_vae(likelihood=gaussian(1.0)), tiny_batch()
     assert learned.phases[0].trains == (*fixed.phases[0].trains, "likelihood") == learned.ema
     start = state_of(learned, batch)
@@ -121,7 +121,7 @@ def test_a_learnt_deviation_gets_a_gradient_and_finds_the_residuals(variables):
 
 
 def test_binarised_pixels_are_coins_with_the_pixels_means():
-    """0 or 1, one with the grey value's probability, and sure at the ends."""
+    """Draws are 0 or 1, with the grey value as the probability of 1, and deterministic at 0 and 1."""
     images = jnp.broadcast_to(jnp.asarray([-1.0, -0.5, 0.0, 0.8, 1.0]), (4000, 5))
     x = bernoulli().observe(jax.random.key(0), jnp.arange(4000), images)
     assert set(np.unique(x)) == {0.0, 1.0}
@@ -133,15 +133,15 @@ def test_binarised_pixels_are_coins_with_the_pixels_means():
 
 
 def test_binarised_pixels_belong_to_the_example(variables):
-    """Another order of the batch gives the same coins and the same latents, and so the same figures."""
+    """A permuted batch gives the same binary pixels and latents, and so the same metrics."""
     batch, order, method = tiny_batch(), jnp.asarray([3, 0, 7, 1, 2, 6, 5, 4]), tiny_vae()
     moved = {name: values[order] for name, values in batch.items()}
     observe, key = bernoulli().observe, jax.random.key(KEY)
     coins = observe(key, batch["index"], batch["image"])
     np.testing.assert_array_equal(observe(key, moved["index"], moved["image"]), coins[order])
     assert (coins != observe(jax.random.key(KEY + 1), batch["index"], batch["image"])).any()
-    figures, again = (method.evaluate(variables, b, key) for b in (batch, moved))
-    for name, values in figures.items():
+    metrics, again = (method.evaluate(variables, b, key) for b in (batch, moved))
+    for name, values in metrics.items():
         np.testing.assert_allclose(again[name], values[order], rtol=1e-5)
 
 
@@ -222,7 +222,7 @@ def test_the_elbo_bounds_a_known_likelihood_from_below(off, x64):
 
 @pytest.mark.parametrize("off", [0.0, 0.6])
 def test_importance_samples_tighten_the_bound(off, x64):
-    """Of the same linear model: with the true posterior every bound is exact; else IWAE-k closes the gap as k grows."""
+    """For the same linear model: every bound is exact for the true posterior; else the gap of IWAE-k falls with k."""
     w, sigma, x = 0.8, 0.5, 0.9
     variance = w**2 + sigma**2
     encoder = LinearEncoder(w / variance + off, math.log(sigma**2 / variance) + off)
@@ -237,8 +237,8 @@ def test_importance_samples_tighten_the_bound(off, x64):
             likelihood=gaussian(sigma),
             importance_samples=k,
         )
-        figures = jax.jit(method.evaluate)({"encoder": {}, "decoder": {}}, batch, jax.random.key(0))
-        gaps.append(float(figures[f"neg_iwae-{k}_nats"].mean()))
+        metrics = jax.jit(method.evaluate)({"encoder": {}, "decoder": {}}, batch, jax.random.key(0))
+        gaps.append(float(metrics[f"neg_iwae-{k}_nats"].mean()))
         gaps[-1] -= 0.5 * math.log(2 * math.pi * variance) + x**2 / (2 * variance)
     if off:
         assert gaps[0] > 3 * gaps[1] > 3 * gaps[2] > -0.01 and gaps[2] < 0.05 * gaps[0]
@@ -248,7 +248,7 @@ def test_importance_samples_tighten_the_bound(off, x64):
 
 @pytest.mark.parametrize("logvar", [-400.0, -90.0, -44.0, 44.0, 90.0, 1e4])
 def test_importance_samples_never_loosen_the_bound_at_any_log_variance(logvar):
-    """z = mean + tiny noise rounds to the mean; log q(z|x) must still hold the noise."""
+    """z = mean + tiny noise rounds to the mean; log q(z|x) must still contain the noise."""
     encoder = LinearEncoder(1.0, logvar)
     method = vae(
         *(encoder, LinearDecoder(1e-3)),
@@ -259,23 +259,23 @@ def test_importance_samples_never_loosen_the_bound_at_any_log_variance(logvar):
     )
     index = jnp.arange(500, dtype=jnp.int32)
     batch = {"image": jnp.full((500, 1, 1, 1), 0.9), "label": 0 * index, "index": index}
-    figures = jax.jit(method.evaluate)({"encoder": {}, "decoder": {}}, batch, jax.random.key(0))
-    assert all(np.isfinite(values).all() for values in figures.values())
-    assert float(figures["neg_iwae-16_nats"].mean()) < float(figures["neg_elbo_nats"].mean())
+    metrics = jax.jit(method.evaluate)({"encoder": {}, "decoder": {}}, batch, jax.random.key(0))
+    assert all(np.isfinite(values).all() for values in metrics.values())
+    assert float(metrics["neg_iwae-16_nats"].mean()) < float(metrics["neg_elbo_nats"].mean())
 
 
-def test_importance_samples_are_figures_of_binarised_images(variables):
-    """Named by k; never above the ELBO on the mean of many images; a negative number is refused."""
-    figures = tiny_vae(importance_samples=8).evaluate(variables, tiny_batch(64), jax.random.key(KEY))
-    nats, bits = (figures[f"{name}_given_label[binarised,IWAE-8]"] for name in ("nats", "bits_per_dim"))
+def test_importance_samples_are_metrics_of_binarised_images(variables):
+    """The name contains k; the mean over many images is at most the ELBO's; a negative k raises an error."""
+    metrics = tiny_vae(importance_samples=8).evaluate(variables, tiny_batch(64), jax.random.key(KEY))
+    nats, bits = (metrics[f"{name}_given_label[binarised,IWAE-8]"] for name in ("nats", "bits_per_dim"))
     np.testing.assert_allclose(bits, nats / (math.log(2) * math.prod(SHAPE)), rtol=1e-6)
-    assert float(nats.mean()) < float(figures["nats_given_label[binarised,ELBO]"].mean())
+    assert float(nats.mean()) < float(metrics["nats_given_label[binarised,ELBO]"].mean())
     with pytest.raises(ValueError, match="importance_samples -1"):
         tiny_vae(importance_samples=-1)
 
 
 def test_a_vae_learns_digits():
-    """A few hundred steps of small dense nets: the bound falls far below that of the pixels' own means."""
+    """A few hundred steps of small dense nets: the bound falls far below that of independent pixels."""
     images = data.load("digits").train.images
     pair = MLPEncoder(8, (64,)), MLPDecoder((8, 8, 1), (64,))
     method = compiled(vae(*pair, latent_dim=8, tx=optax.adam(3e-3), likelihood=bernoulli()))
@@ -289,11 +289,11 @@ def test_a_vae_learns_digits():
     for number in range(700):
         rows = np.random.default_rng(number).integers(0, len(images), 64)
         state, _ = step(state, batch(rows), jax.random.key(1))
-    figures = method.evaluate(state.variables, scale_batch(batch(np.arange(len(images)))), jax.random.key(2))
+    metrics = method.evaluate(state.variables, scale_batch(batch(np.arange(len(images)))), jax.random.key(2))
     means = np.clip(images.reshape(len(images), -1).mean(0) / 255, 1e-6, 1 - 1e-6)
     independent = -(means * np.log(means) + (1 - means) * np.log(1 - means)).sum()
-    assert float(figures["nats[binarised,ELBO]"].mean()) < 0.9 * independent
-    assert float(figures["kl_nats"].mean()) > 2  # it uses its latents
+    assert float(metrics["nats[binarised,ELBO]"].mean()) < 0.9 * independent
+    assert float(metrics["kl_nats"].mean()) > 2  # it uses its latents
 
 
 @pytest.mark.parametrize("sigma", [0, 0.0, -0.1, float("nan"), float("inf")])

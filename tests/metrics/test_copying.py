@@ -1,4 +1,4 @@
-"""The tests of copying against definitions in plain loops, and on models that copy, generalise and miss."""
+"""Tests for copies against plain loops, and on models that copy, generalise or underfit."""
 
 import functools
 
@@ -23,7 +23,7 @@ COPIES = TRAIN[:150] + 0.02 * FAKE
 
 
 def test_authenticity_hand_value():
-    """Nearest to .4 is 0, itself 1 from its own; to 5 is 3, which is 2 from its own (equal: a copy); to 5.5 too."""
+    """The nearest sample to .4 is 0, 1 from its neighbour; to 5 and 5.5 it is 3, 2 from its own (a tie is a copy)."""
     assert authenticity(column(0, 1, 3), column(0.4, 5, 5.5, -3)) == 50
 
 
@@ -39,7 +39,7 @@ def test_authenticity_is_its_definition():
 
 @pytest.mark.parametrize("k", [1, 2, 5, 300])
 def test_known_neighbours_change_nothing(k):
-    """However many of them are known, and so few or many fakes are decided by them."""
+    """The result does not depend on the number of neighbours that are passed."""
     neighbours = nearest(FAKE, TRAIN, k)
     assert authenticity(TRAIN, FAKE, neighbours=neighbours) == authenticity(TRAIN, FAKE)
     cells = cut_into_cells(TRAIN, TEST, num_cells=3, seed=0)
@@ -65,7 +65,7 @@ def test_c_t_of_one_cell_is_the_mann_whitney_score():
 
 
 def test_c_t_hand_value():
-    """Two far cells. Around 0 both fakes beat both test samples; around 100 all distances are equal: z = 0."""
+    """Two distant cells. Around 0 both fakes are closer than both test samples; around 100 all tie: z = 0."""
     train = column(0, 0, 100, 100)
     test, fake = column(1, -1, 101), column(2, 2, 99, 99)
     z = (4 - 2) / np.sqrt(4 * 5 / 12)
@@ -145,7 +145,7 @@ def test_feature_likelihood_score_does_not_see_units():
 
 @pytest.mark.parametrize(("value", "rounding"), [(0.1, 1e-16), (0.1, 1e-8), (-300.0, 1e-5), (0.0, 1e-16)])
 def test_a_feature_that_is_constant_up_to_rounding_counts_as_constant(value, rounding):
-    """Real images have one value there, fakes vary around it: the score is that of an exactly constant feature."""
+    """Real images are constant up to rounding, fakes vary: the score is that of an exactly constant feature."""
 
     def score(rounding):
         noise = (rounding * normal(3, 300), rounding * normal(4, 150), normal(5, 150))
@@ -185,7 +185,7 @@ def test_bad_input(call, message):
 
 @pytest.mark.parametrize("seed", [2**32 - 1, 2**32, 2**63 - 1])
 def test_cells_take_seeds_of_63_bits(seed):
-    """k-means itself takes 32; with a larger seed it still finds three clusters that are far apart."""
+    """sklearn's k-means only takes 32-bit seeds. Larger seeds still find three distant clusters."""
     train = np.repeat(column(0, 10, 20), 5, axis=0)
     cells = cut_into_cells(train, column(1, 11, 21), num_cells=3, seed=seed)
     np.testing.assert_allclose(np.sort(cells.centres[:, 0]), [0, 10, 20])

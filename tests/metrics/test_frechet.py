@@ -1,4 +1,4 @@
-"""The Frechet distance against hand values, closed forms, SciPy's matrix root, public tools and itself in pieces."""
+"""The Frechet distance against hand values, closed forms, SciPy's matrix root, public tools, and merged moments."""
 
 import numpy as np
 import pytest

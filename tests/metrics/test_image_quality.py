@@ -1,4 +1,4 @@
-"""PSNR, SSIM and MS-SSIM against hand values, direct windows, a public tool and what they must not react to."""
+"""PSNR, SSIM and MS-SSIM against hand values, direct windows, a public tool and known invariances."""
 
 import jax
 import jax.numpy as jnp

@@ -36,7 +36,7 @@ def test_scipy_agrees_split_by_split():
 
 
 def test_samples_in_order_of_their_classes_are_shuffled():
-    """Without the shuffle each split holds one class and scores 1."""
+    """Without the shuffle each split would contain one class and score 1."""
     logits = np.repeat(1000 * np.eye(10), 100, axis=0)
     assert inception_score(logits, num_splits=10, seed=0).mean > 9
 

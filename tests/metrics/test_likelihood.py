@@ -1,4 +1,4 @@
-"""Importance-weighted bounds against a model whose likelihood is known, and the names of figures."""
+"""Importance-weighted bounds against a model whose likelihood is known, and the names of metrics."""
 
 import jax
 import jax.numpy as jnp

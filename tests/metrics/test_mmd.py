@@ -1,4 +1,4 @@
-"""KID and CMMD against hand values, double loops, public tools and themselves in other block sizes."""
+"""KID and CMMD against hand values, double loops, public tools and other block sizes."""
 
 import math
 
@@ -33,8 +33,8 @@ def test_kid_hand_value():
     np.testing.assert_allclose(found.mean, 297.5, rtol=1e-12)
 
 
-def test_kid_has_no_deviation_where_subsets_cannot_differ():
-    """Those of all rows are one and the same, whose rounding says nothing; of one set alone they do differ."""
+def test_kid_has_no_standard_deviation_where_subsets_cannot_differ():
+    """Subsets of all rows of both sets are equal, so the result is NaN; if one set is larger they differ."""
     a, b = features()
     whole = kernel_inception_distance(a, b, num_subsets=5, subset_size=180, seed=0)
     assert math.isnan(whole.std) and whole.mean == kid_of_all(a, b)

@@ -1,4 +1,4 @@
-"""Neighbours and what is counted among them, against hand values, brute force, a public tool and other block sizes."""
+"""Neighbours and PRDC against hand values, brute force, a public tool and other block sizes."""
 
 import math
 
@@ -39,7 +39,7 @@ def test_hand_values():
 
 
 def test_balls_are_open():
-    """Each fake lies exactly on the rim of the balls next to it, of radius 1; and of 0, for the fakes' own."""
+    """Each fake lies exactly on the boundary of the neighbouring balls of radius 1; the fakes' own have radius 0."""
     assert prdc(column(0, 1, 2), column(-1, 3, -1, 3), k=1) == (0, 0, 0, 0)
 
 
@@ -62,7 +62,7 @@ def test_copies_score_perfectly():
 
 
 def test_copies_of_duplicates_score_nothing_and_duplicates_are_counted():
-    """Every sample twice, k = 1: the nearest other one is at distance 0, and an open ball of radius 0 is empty."""
+    """Every sample occurs twice and k = 1: all radii are 0, and an open ball of radius 0 is empty."""
     twice = np.repeat(normal(0, 20, 6), 2, axis=0)
     assert prdc(twice, twice, k=1) == (0, 0, 0, 0)
     np.testing.assert_allclose(prdc(twice, twice, k=2)[0], 1)
@@ -72,7 +72,7 @@ def test_copies_of_duplicates_score_nothing_and_duplicates_are_counted():
 
 @pytest.mark.parametrize("offset", [0.0, 1e6, 1e9])
 def test_neighbours_far_from_the_origin(offset):
-    """On a grid of 2^-20, which float64 holds exactly at each offset: nothing changes."""
+    """An offset does not change results on a grid of 2^-20, which float64 represents exactly."""
     real, fake = (np.rint(z * 2**20) / 2**20 for z in (normal(0, 23, 3), normal(1, 17, 3) + 0.5))
     assert prdc(real + offset, fake + offset, 3) == prdc(real, fake, 3)
     near = nearest(fake + offset, real + offset, 4)

@@ -92,7 +92,7 @@ def test_discard_outliers():
     assert kept.tolist() == [length for length in lengths if 1 <= length <= 99]  # order kept
     assert discard_outliers(lengths, 0, 1).tolist() == lengths.tolist()
     assert discard_outliers([5]).tolist() == [5]
-    # Between samples, the quantile is the next one outwards: nothing of 5 lies outside 1% and 99%.
+    # Quantiles are rounded outwards to samples, so none of 5 lies outside 1% and 99%.
     assert len(discard_outliers(range(5))) == 5
 
 

@@ -18,7 +18,7 @@ GEOMETRIES = [*product([1, 2, 3], ["SAME", "VALID", 1]), ((2, 1), ((0, 2), (1, 0
 
 @pytest.fixture(autouse=True)
 def float64(x64):
-    """Every test here; those of other precisions name them."""
+    """Every test here runs in float64, unless it names another precision."""
 
 
 def native(x: Array, kernel: Array, *, stride=1, padding="SAME") -> Array:
@@ -162,7 +162,7 @@ def down_kernel_gradient(x: Array, k: Array, y: Array) -> Array:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
 def test_all_forms_of_the_transpose_agree(size):
-    """Divisible sizes or not, gaps or not; XLA on CPU aborts on some of these in the form for accelerators."""
+    """Sizes with and without remainder or gaps. XLA on CPU aborts for some of these in the form for accelerators."""
     for stride, pads, picture in [(2, 1, (8, 6)), (2, 0, (7, 9)), (3, 2, (9, 8)), (3, 0, (6, 9))]:
         g = convolution._Geometry(picture, (size, size), (stride, stride), ((pads, pads), (pads, pads)))
         y, k = arrays((2, *convolution._output(g), 3), (size, size, 2, 3))
@@ -198,7 +198,7 @@ def test_sums_of_few_terms_are_the_native_convolution(shape, dtype, taken, paddi
     [
         ((2, 2), (8, 12), ((1, 1), (1, 1))),
         ((2, 2), (10, 6), ((0, 0), (0, 0))),
-        ((2, 2), (9, 11), ((2, 0), (0, 0))),  # the last row and column reach nothing
+        ((2, 2), (9, 11), ((2, 0), (0, 0))),  # the last row and column have no effect
         ((1, 3), (5, 12), ((0, 0), (2, 1))),
         ((2, 1), (8, 7), ((1, 1), (-1, -1))),  # a negative padding crops
     ],
@@ -220,7 +220,7 @@ def test_winograd_equals_the_definition(stride, picture, padding):
         ((64, 64), 4, (8, 12), np.float64, True),
         ((64, 72), 4, (8, 12), np.float32, True),
         ((64, 64), 4, (8, 12), jnp.bfloat16, False),
-        ((64, 64), 4, (8, 10), np.float64, False),  # 5 columns are no whole tiles
+        ((64, 64), 4, (8, 10), np.float64, False),  # 5 columns do not divide into tiles
         ((63, 64), 4, (8, 12), np.float64, False),
         ((64, 63), 4, (8, 12), np.float64, False),
         ((64, 64), 3, (8, 12), np.float64, False),

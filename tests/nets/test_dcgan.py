@@ -26,7 +26,7 @@ def batch(shape, size=4, latent_dim=5):
 @pytest.mark.parametrize("num_classes", [0, 3])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_generator_makes_images_in_range(shape, num_classes, dtype):
-    """float32 in [-1, 1] with spread, of the shape asked for, under any compute precision."""
+    """Varied float32 values in [-1, 1] of the requested shape, for every compute precision."""
     z, _, labels = batch(shape)
     net = Generator(shape, (8, 4), num_classes, dtype)
     images, variables = initialised(net, z, labels, train=True)
@@ -75,7 +75,7 @@ def test_weights_start_as_in_the_paper():
 
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_only_conditional_nets_react_to_labels(num_classes):
-    """An image or a logit changes with its own label, and only with that (in evaluation)."""
+    """In evaluation, an image or a logit depends on its own label only."""
     z, images, labels = batch((8, 8, 1))
     other = labels.at[0].set((labels[0] + 1) % 3)
     generator, discriminator = Generator((8, 8, 1), (8,), num_classes), Discriminator((8,), True, num_classes)
@@ -100,7 +100,7 @@ def jacobian_of_logits(batch_norm: bool, train: bool) -> np.ndarray:
 
 
 def test_without_batch_norm_a_logit_depends_on_its_image_alone():
-    """What gradient penalties ask for; BatchNorm in training mixes the batch, in evaluation it does not."""
+    """Gradient penalties require this. BatchNorm couples the batch in training, but not in evaluation."""
     apart = ~np.eye(4, dtype=bool)
     for batch_norm, train, mixes in ((False, True, False), (True, False, False), (True, True, True)):
         norms = jacobian_of_logits(batch_norm, train)
@@ -109,7 +109,7 @@ def test_without_batch_norm_a_logit_depends_on_its_image_alone():
 
 
 def test_generator_in_evaluation_uses_running_statistics():
-    """One image alone is what it is among others; in training it is not. Training changes the statistics."""
+    """In evaluation an image does not depend on the batch; in training it does. Training updates the statistics."""
     z, _, labels = batch((8, 8, 1), size=6)
     net = Generator((8, 8, 1), (8,))
     _, variables = initialised(net, z, labels, train=True)

@@ -1,4 +1,4 @@
-"""FID's Inception network with random weights: against pytorch-fid's values, and its quirks one by one."""
+"""FID's Inception network with random weights, against pytorch-fid's values, and its differences from the paper."""
 
 import zlib
 
@@ -36,8 +36,8 @@ def random_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
         return rng.uniform(0.5, 1.5, shape).astype(np.float32)
-    deviation = (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1
-    return (deviation * rng.standard_normal(shape)).astype(np.float32)
+    std = (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1
+    return (std * rng.standard_normal(shape)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_too_small_images_are_refused():
 
 @pytest.fixture
 def weights_file(monkeypatch, random_state, tmp_path):
-    """A file whose content is random_state, for whoever reads it."""
+    """A reader of weights that returns random_state for every file."""
     path = tmp_path / "inception.pth"
     monkeypatch.setattr(extractors, "read_torch_weights", lambda _: (random_state, "ab" * 32))
     monkeypatch.setenv(extractors.INCEPTION_VARIABLE, str(path))

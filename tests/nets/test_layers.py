@@ -71,7 +71,7 @@ def test_batch_norm_in_training_gives_mean_zero_and_variance_one():
 
 
 def test_batch_norm_statistics_converge_to_the_data_s_and_are_used_in_evaluation():
-    """0.9 of the old and 0.1 of the new at each step; evaluation normalises by them whatever the batch is."""
+    """Each step gives 0.9 of the old plus 0.1 of the new statistics; evaluation uses them for every batch."""
     x, layer = jnp.asarray(SAMPLES), BatchNorm(train=True)
     variables = layer.init(jax.random.key(0), x)
     start = variables["batch_stats"]
@@ -99,10 +99,10 @@ def test_batch_norm_keeps_its_statistics_in_float32():
 
 
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("dtype, mean, deviation", [("bfloat16", 10, 1), ("bfloat16", 100, 1), ("float32", 100, 0.01)])
-def test_batch_norm_is_exact_far_from_the_origin(train, dtype, mean, deviation):
-    """Against float64 on the same inputs, to the rounding of the result; scale and bias are no powers of two."""
-    x = jnp.asarray(mean + deviation * np.random.default_rng(0).standard_normal((16, 4, 4, 3)), dtype)
+@pytest.mark.parametrize("dtype, mean, std", [("bfloat16", 10, 1), ("bfloat16", 100, 1), ("float32", 100, 0.01)])
+def test_batch_norm_is_exact_far_from_the_origin(train, dtype, mean, std):
+    """Agreement with float64 up to the rounding of the result; scale and bias are not powers of two."""
+    x = jnp.asarray(mean + std * np.random.default_rng(0).standard_normal((16, 4, 4, 3)), dtype)
     layer = BatchNorm(train=train, dtype=dtype)
     exact = np.asarray(x, np.float64)
     moments = {"mean": exact.mean((0, 1, 2)), "var": exact.var((0, 1, 2))}
@@ -135,7 +135,7 @@ def test_outputs_have_at_least_float32(x64):
         assert at_least_float32(jnp.ones(1, dtype)).dtype == expected
 
 
-def test_labels_stand_beside_the_features():
+def test_one_hot_labels_follow_the_features():
     x, labels = jnp.full((2, 2), 7.0), jnp.asarray([2, 0])
     np.testing.assert_array_equal(with_labels(x, labels, 3), [[7, 7, 0, 0, 1], [7, 7, 1, 0, 0]])
     assert with_labels(x, labels, 0) is x

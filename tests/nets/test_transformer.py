@@ -1,4 +1,4 @@
-"""The transformer: what attends to what, what starts as nothing, and that every path computes the same."""
+"""The transformer: attention and masks, zero initialisation, and agreement of all execution paths."""
 
 import math
 
@@ -10,7 +10,8 @@ from tiny import applied, largest_difference
 
 from jimgen import noise
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
-from jimgen.nets.embeddings import PatchHead, TimeEmbedding, TokenEmbedding, patchify, sincos_embedding, unpatchify
+from jimgen.nets.embeddings import PatchHead, TimeEmbedding, TokenEmbedding, patchify, unpatchify
+from jimgen.nets.positions import sincos_embedding
 from jimgen.nets.transformer import (
     Backbone,
     Norm,
@@ -38,7 +39,7 @@ def draw(seed, *shape):
 
 @jax.jit
 def randomised(variables, seed=5):
-    """Variables of which none is zero."""
+    """Random variables, none of them zero."""
     leaves, structure = jax.tree.flatten(variables)
     keys = jax.random.split(jax.random.key(seed), len(leaves))
     moved = [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
@@ -50,7 +51,7 @@ def variables_of(net, **inputs):
 
 
 def test_attention_by_hand():
-    """Logits 0 and ln 3 share 1 : 3; a mask leaves the other; a query that may attend to nothing gets zeros."""
+    """Logits 0 and ln 3 give weights 1/4 and 3/4; masking one leaves the other; a query without keys gets zeros."""
     q, k = jnp.asarray([math.log(3.0)]).reshape(1, 1, 1, 1), jnp.asarray([0.0, 1.0]).reshape(1, 2, 1, 1)
     v = jnp.asarray([4.0, 8.0]).reshape(1, 2, 1, 1)
     assert float(einsum_attention(q, k, v, None).squeeze()) == pytest.approx(7.0)
@@ -84,7 +85,7 @@ def test_norms_by_hand():
 
 
 def test_rotary_positions_are_relative_and_keep_lengths():
-    """q rotated at p times k rotated at p' depends on p - p' alone; at the origin nothing turns."""
+    """The product of q rotated at p and k rotated at p' depends only on p - p'; the rotation at the origin is 1."""
     q, k = draw(0, 1, 1, 1, 8), draw(1, 1, 1, 1, 8)
 
     def turned(x, row, column):
@@ -97,7 +98,7 @@ def test_rotary_positions_are_relative_and_keep_lengths():
     assert abs(product((3, 5), (1, 2)) - product((3, 5), (2, 1))) > 1e-3
     np.testing.assert_array_equal(turned(q, 0, 0), q)
     assert float(jnp.linalg.norm(turned(q, 4, 7))) == pytest.approx(float(jnp.linalg.norm(q)), rel=1e-5)
-    # Two frequencies an axis: 1 and 100^(-1/2). A row turns the pairs (0, 4), (1, 5); a column (2, 6), (3, 7).
+    # Two frequencies per axis: 1 and 100^(-1/2). A row rotates the pairs (0, 4), (1, 5); a column (2, 6), (3, 7).
     expected = np.exp(1j * np.asarray([2.0, 0.2, 3.0, 0.3])) * (np.asarray(q)[0, 0, 0, :4] + 1j * q[0, 0, 0, 4:])
     np.testing.assert_allclose(turned(q, 2, 3)[0, 0, 0], np.concatenate([expected.real, expected.imag]), atol=1e-6)
 
@@ -112,7 +113,7 @@ def test_positions_of_a_grid():
 @pytest.mark.parametrize("options", [{}, {"norm": "layer", "mlp": "gelu", "use_bias": True}, {"scan": True}])
 @pytest.mark.parametrize("per_token", [False, True])
 def test_adaln_zero_starts_as_the_identity(options, per_token):
-    """Whatever the condition, tokens pass all blocks unchanged and meet the last norm alone."""
+    """For every condition, the blocks are the identity, so that only the last norm changes tokens."""
     net, x = backbone(**options), draw(1, B, T, D)
     cond = draw(2, B, T, D) if per_token else draw(2, B, D)
     variables = jax.jit(net.init)(jax.random.key(0), x, positions=POSITIONS, cond=cond)
@@ -138,13 +139,13 @@ def test_without_positions_order_does_not_matter_and_with_them_it_does():
     np.testing.assert_allclose(applied(net, variables, x[:, order]), plain[:, order], atol=1e-5)
     placed = applied(net, variables, x, positions=POSITIONS)
     assert float(jnp.abs(applied(net, variables, x[:, order], positions=POSITIONS) - placed[:, order]).max()) > 1e-2
-    # Tokens that bring their positions along may stand in any order: what random-order models rest on.
+    # Tokens with their positions may be permuted, which random-order models rely on.
     each = jnp.broadcast_to(POSITIONS[order], (B, T, 2))
     np.testing.assert_allclose(applied(net, variables, x[:, order], positions=each), placed[:, order], atol=1e-5)
 
 
 def test_a_changed_future_token_changes_nothing_before_it():
-    """Exactly nothing."""
+    """Later tokens have exactly no influence."""
     net, x = backbone(), draw(1, B, T, D)
     variables = variables_of(net)
     apply = jax.jit(lambda x: applied(net, variables, x, positions=POSITIONS, mask=causal_mask(T)))
@@ -154,7 +155,7 @@ def test_a_changed_future_token_changes_nothing_before_it():
 
 
 def test_masks_of_each_example_leak_nothing():
-    """Values and gradients: where example 0 may not see token 5 and example 1 may not see token 0."""
+    """Values and gradients, with token 5 masked in example 0 and token 0 masked in example 1."""
     net, x = backbone(), draw(1, B, T, D)
     variables = variables_of(net)
     mask = jnp.ones((B, T, T), bool).at[0, :5, 5].set(False).at[1, 1:, 0].set(False)
@@ -184,7 +185,7 @@ def test_cached_decoding_equals_the_full_causal_pass(options, pieces):
 
 
 def test_decoding_by_levels_equals_the_level_mask():
-    """Next-scale prediction: tokens of a level see each other and all levels before."""
+    """Next-scale prediction: tokens attend to their own and to all earlier levels."""
     net, x, levels = backbone(), draw(1, B, T, D), np.asarray([0, 1, 1, 2, 2, 2])
     variables = variables_of(net)
     full = applied(net, variables, x, mask=jnp.asarray(levels[:, None] >= levels[None]))
@@ -209,7 +210,7 @@ def test_decoding_runs_inside_a_scan():
 
 @pytest.mark.parametrize("remat", [False, True])
 def test_scan_equals_unrolled(remat):
-    """Values and gradients, with the parameters of the blocks stacked; recomputing them changes nothing."""
+    """Values and gradients agree with stacked parameters of the blocks, and with recomputation."""
     plain, x, cond = backbone(dropout=0.3), draw(1, B, T, D), draw(2, B, D)
     keys = noise.example_keys(jax.random.key(3), jnp.arange(B))
     variables = variables_of(plain, cond=cond)
@@ -242,7 +243,7 @@ def test_deep_backbones_are_scanned_and_shallow_ones_are_not():
 
 
 def test_dropout_belongs_to_the_example():
-    """Another batch around an example, the same mask; another key, another mask; no keys, no dropout."""
+    """The mask depends on the example's key, not on the batch. Without keys there is no dropout."""
     net, x = backbone(dropout=0.5), draw(1, B, T, D)
     variables = variables_of(net)
     keys = noise.example_keys(jax.random.key(3), jnp.arange(B))
@@ -273,7 +274,7 @@ def test_bfloat16_is_for_matrix_products_alone():
     assert y.dtype == jnp.float32 and net.empty_cache(1, 2).k[0].dtype == jnp.bfloat16
     exact = applied(backbone(), variables, x, positions=POSITIONS, cond=cond)
     assert 1e-4 < float(jnp.abs(y - exact).max()) < 0.3
-    # At the start nothing but norms touches the tokens, and they stay float32: no digit is lost.
+    # At initialisation only norms change the tokens, in float32 and so without loss of precision.
     start = jax.jit(net.init)(jax.random.key(0), x, cond=cond)
     np.testing.assert_array_equal(applied(net, start, x, cond=cond), applied(backbone(), start, x, cond=cond))
 

@@ -25,7 +25,7 @@ def batch(shape):
 @pytest.mark.parametrize("shape", [(8, 8, 1), (16, 16, 3), (8, 20, 3)])
 @pytest.mark.parametrize("net", NETS)
 def test_shapes_and_precision(net, shape, dtype):
-    """Mean and log variance [b, latent], outputs [b, h, w, c]; float32 whatever the compute precision is."""
+    """Mean and log variance [b, latent], outputs [b, h, w, c]; float32 for every compute precision."""
     (z, images), (encoder, decoder) = batch(shape), NETS[net](shape, dtype=dtype)
     (mean, logvar), encoder_variables = initialised(encoder, images, LABELS)
     output, decoder_variables = initialised(decoder, z, LABELS)
@@ -48,7 +48,7 @@ def test_bfloat16_computes_nearly_the_same():
 
 
 def test_decoder_output_is_not_bounded():
-    """It is read as logits or as means: nothing squashes it."""
+    """The output is logits or means, without a squashing activation."""
     for net in NETS.values():
         z, decoder = batch((8, 8, 1))[0], net((8, 8, 1))[1]
         _, variables = initialised(decoder, z, LABELS)
@@ -69,7 +69,7 @@ def test_convolutional_pair_is_as_large_as_its_pytorch_peer():
 @pytest.mark.parametrize("num_classes", [0, 3])
 @pytest.mark.parametrize("net", NETS)
 def test_only_conditional_nets_react_to_labels(net, num_classes):
-    """What changes is the example whose label changes, and no other."""
+    """Changing one label changes only the output of its example."""
     (z, images), pair = batch((8, 8, 1)), NETS[net]((8, 8, 1), num_classes=num_classes)
     for module, x in zip(pair, (images, z), strict=True):
         _, variables = initialised(module, x, LABELS)

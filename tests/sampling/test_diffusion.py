@@ -1,4 +1,4 @@
-"""The maths of diffusion: hand values, identities between what a net may predict, EDM's table, guidance."""
+"""The maths of diffusion: hand values, identities between predictions, EDM's table."""
 
 import math
 
@@ -66,7 +66,7 @@ def test_nine_pairings(prediction, loss):
 
 
 def test_weights_at_the_ends():
-    """Divisors stop at .05: a velocity loss of an image prediction weighs 400 at most. Equal spaces weigh 1."""
+    """Divisors are at least .05, so the weight of a velocity loss for image predictions is at most 400."""
     t = jnp.asarray([0.0, 0.05, 0.5, 1.0])
     np.testing.assert_allclose(diffusion.loss_weight("data", "velocity", t), [400, 400, 4, 1], rtol=1e-5)
     np.testing.assert_allclose(diffusion.loss_weight("noise", "velocity", t), [1, 1 / 0.95**2, 4, 400], rtol=1e-5)
@@ -76,7 +76,7 @@ def test_weights_at_the_ends():
 
 
 def test_velocities_divide_by_the_time_itself_and_are_finite_at_the_ends():
-    """x = .5, eps = -1.5: v = -2 however close to an end; at the end itself the unknown end counts as 0."""
+    """x = .5, eps = -1.5: v = -2 at any distance from the ends; at an end itself the other end is replaced by 0."""
     x, eps = jnp.full((4, 1), 0.5, jnp.float32), jnp.full((4, 1), -1.5)
     t = jnp.asarray([0.0, 2**-9, 1 - 2**-9, 1.0])
     x_t = diffusion.interpolate(x, eps, t)
@@ -112,7 +112,7 @@ def test_edm_coefficients_by_hand():
 
 
 def test_edm_scales_input_and_target_to_unit_variance():
-    """With data of deviation sigma_data, at every noise level."""
+    """For data of standard deviation sigma_data, at every noise level."""
     x, eps = (0.5 * a if i == 0 else a for i, a in enumerate(pair((40_000, 1))))
     for t in (0.05, 0.4, 0.95):
         times, seen = jnp.full(40_000, t), []
@@ -137,13 +137,13 @@ def test_edm_noise_levels_by_hand():
 
 def test_bad_input_is_named():
     x = jnp.zeros((3, 2))
-    with pytest.raises(ValueError, match=r"expected times \[\] or \[3\], one an example, got \[2\]"):
+    with pytest.raises(ValueError, match=r"expected times \[\] or \[3\], one per example, got \[2\]"):
         diffusion.interpolate(x, x, jnp.zeros(2))
     for bad in (
         lambda: diffusion.interpolate(x, x[:, :1], 0.5),
         lambda: diffusion.velocity_from("data", x[:1], x, 0.5),
     ):
-        with pytest.raises(ValueError, match="expected two arrays of one shape"):  # they would broadcast
+        with pytest.raises(ValueError, match="expected equal shapes"):  # they would broadcast
             bad()
     with pytest.raises(ValueError, match="unknown prediction 'x': use one of velocity, data, noise"):
         diffusion.target_of("x", x, x)

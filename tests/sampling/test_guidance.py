@@ -18,7 +18,7 @@ def test_guidance_goes_from_without_to_with_label():
     np.testing.assert_allclose(guide(c, u, 0.0), u)
     with pytest.raises(ValueError, match="expected equal shapes"):
         guide(c, u[0], 1.0)
-    with pytest.raises(ValueError, match=r"expected weight a scalar or \[1\], got \[2, 1\]"):
+    with pytest.raises(ValueError, match=r"expected weight \[\] or \[1\], got \[2, 1\]"):
         guide(c, u, jnp.ones((2, 1)))
 
 
@@ -54,7 +54,7 @@ def test_labels_are_hidden_as_often_as_asked():
 
 
 def test_a_guided_prediction_is_one_call_with_labels_and_without():
-    """Predictions are label + 10 x: guidance moves away from that of the label 3, which stands for none."""
+    """Predictions are label + 10 x: guidance moves away from that of the label 3, which means no label."""
     calls = []
 
     def predict(x, labels):

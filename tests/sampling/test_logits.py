@@ -1,4 +1,4 @@
-"""What is done to logits before one draws: hand values, order, ranges."""
+"""Filters of logits: hand values, order, ranges."""
 
 import math
 
@@ -41,12 +41,12 @@ def test_top_p_keeps_the_fewest_that_reach_it(p, expected):
     ],
 )
 def test_top_p_that_a_sum_meets_exactly_is_reached(p, probabilities, count):
-    """Whatever rounding makes of logarithms, softmax and sums."""
+    """For every rounding of logarithms, softmax and sums."""
     assert len(kept(keep_top_p(jnp.log(jnp.asarray(probabilities, jnp.float32)), p))) == count
 
 
 def test_top_p_meets_every_exact_sum():
-    """All sums of n equal ones, p = j / n: j are kept."""
+    """Of n equal probabilities, p = j / n keeps j."""
     for n in (3, 7, 10, 49):
         logits = jnp.zeros(n)
         assert [len(kept(keep_top_p(logits, j / n))) for j in range(1, n + 1)] == list(range(1, n + 1))
@@ -68,7 +68,7 @@ def test_temperature_comes_before_top_p():
 
 
 def test_top_k_comes_before_top_p():
-    """Of the two that are left the larger has .5 / .8 = .625."""
+    """Of the two remaining ones the larger has .5 / .8 = .625."""
     assert kept(filter_logits(LOGITS, LogitFilter(1.0, 2, 0.6))) == [1]
 
 
@@ -80,7 +80,7 @@ def test_temperature_zero_takes_the_largest():
 @pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-38, 1e-39, 1e-45, 5e-324])
 @pytest.mark.parametrize("scale", [1.0, 100.0])
 def test_tiny_temperatures_take_the_largest_too(temperature, scale):
-    """Also below what float32 holds, and where quotients overflow; equal ones share, and no probability is NaN."""
+    """Also for temperatures that underflow in float32 or make quotients overflow; ties are equal, and none is NaN."""
     logits = scale * jnp.asarray([[0.5, 3.0, -jnp.inf, 2.0], [-5.0, -9.0, -5.0, -7.0]])
     found = jax.nn.softmax(filter_logits(logits, LogitFilter(temperature, 3, 0.9)))
     np.testing.assert_allclose(found, [[0, 1, 0, 0], [0.5, 0, 0.5, 0]], atol=1e-6)
@@ -110,7 +110,7 @@ def test_options_outside_their_ranges(options, message):
 
 def test_filters_alone_refuse_what_would_keep_nothing():
     for p in (0.0, -0.1, 1.5, math.nan):
-        with pytest.raises(ValueError, match="top_p is a probability"):
+        with pytest.raises(ValueError, match="top_p must be in .0, 1."):
             keep_top_p(LOGITS, p)
-    with pytest.raises(ValueError, match="top_k counts tokens"):
+    with pytest.raises(ValueError, match="top_k must not be negative"):
         keep_top_k(LOGITS, -1)

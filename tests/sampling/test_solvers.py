@@ -1,4 +1,4 @@
-"""Samplers against the one flow whose every figure is known: x ~ N(2, .25)."""
+"""Samplers on a flow with a known solution, x ~ N(2, .25)."""
 
 import math
 from functools import partial
@@ -101,7 +101,7 @@ def test_an_ancestral_step_is_the_posterior():
 
 
 def test_renoising_is_the_forward_process():
-    """x_t of variance t^2 around (1 - t) x gets that of the later time; nothing happens over no time."""
+    """x_t of variance t^2 around (1 - t) x gets that of the later time; equal times change nothing."""
     x, (first, second) = 0.7, jax.random.normal(jax.random.key(0), (2, 100_000, 1))
     at = lambda t: jnp.asarray(t)  # noqa: E731
     later = posterior.renoise((1 - 0.3) * x + 0.3 * first, at(0.3), at(0.8), second)
@@ -112,7 +112,7 @@ def test_renoising_is_the_forward_process():
 
 
 def test_heun_may_end_with_eulers_step():
-    """Then the velocity at t = 0 is not read."""
+    """The velocity at t = 0 is then not used."""
     broken = lambda z, t: jnp.where(t > 0, velocity(z, t), jnp.nan)  # noqa: E731
     x, times, key = jnp.ones((1, 1)), uniform_times(4), jax.random.key(0)
     assert np.isnan(solvers.heun(broken, x, times, key)).all()
@@ -146,13 +146,13 @@ def test_inpainting_keeps_the_known_and_matches_it(rounds):
     draw = jax.jit(lambda key: posterior.inpaint(field, known, mask, uniform_times(60), key, rounds))
     found = draw(jax.random.key(0))
     np.testing.assert_array_equal(found[:, 0], np.full(n, 1.5, np.float32))
-    # The conditional is N(1.35, .19). One round falls short of it, as the paper says; three come close.
+    # The conditional is N(1.35, .19). One round is biased, as in the paper; three come close.
     assert float(found[:, 1].mean()) == pytest.approx(0.93 if rounds == 1 else 1.35, abs=0.1 if rounds == 1 else 0.15)
     assert len(np.unique(found[:, 1])) > n / 2
 
 
 def test_inpainting_starts_at_the_first_time():
-    """Where times start at .4, the first evaluation sees standard deviation .4, and known pixels at that level."""
+    """If times start at .4, the first evaluation gets noise of that level, and known pixels at that level."""
     seen = []
 
     def field(z, t):

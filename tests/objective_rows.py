@@ -1,0 +1,267 @@
+"""One row for each loss: its values by hand, extreme inputs, and shapes that it must refuse.
+
+To test a new objective, add a row to ADVERSARIAL or to PER_EXAMPLE.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from numeric import sigmoid
+
+from jimgen import objectives
+from jimgen.objectives import AdversarialLoss
+
+Reference = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+# Adversarial losses: r = D(x), f = D(G(z)). The references are the papers' formulas, in probabilities and float64.
+
+
+def average_reference(r: np.ndarray, f: np.ndarray) -> np.ndarray:
+    return -(np.log(sigmoid(r - f.mean())) + np.log(1 - sigmoid(f - r.mean()))) / 2
+
+
+class AdversarialRow(NamedTuple):
+    loss: AdversarialLoss
+    values: tuple[float, float]  # batch means for D and G at r = [1, -1], f = [0, 2]
+    discriminator: Reference
+    generator: Reference
+
+
+ADVERSARIAL = {
+    "minimax": AdversarialRow(
+        objectives.MINIMAX,
+        (2.223299, -1.410038),
+        lambda r, f: -np.log(sigmoid(r)) - np.log(1 - sigmoid(f)),
+        lambda r, f: np.log(1 - sigmoid(f)),
+    ),
+    "non_saturating": AdversarialRow(
+        objectives.NON_SATURATING,
+        (2.223299, 0.410038),
+        lambda r, f: -np.log(sigmoid(r)) - np.log(1 - sigmoid(f)),
+        lambda r, f: -np.log(sigmoid(f)),
+    ),
+    "hinge": AdversarialRow(
+        objectives.HINGE,
+        (3.0, -1.0),
+        lambda r, f: np.maximum(0, 1 - r) + np.maximum(0, 1 + f),
+        lambda r, f: -f,
+    ),
+    "least_squares": AdversarialRow(
+        objectives.LEAST_SQUARES,
+        (2.0, 0.5),
+        lambda r, f: 0.5 * (r - 1) ** 2 + 0.5 * f**2,
+        lambda r, f: 0.5 * (f - 1) ** 2,
+    ),
+    "wasserstein": AdversarialRow(objectives.WASSERSTEIN, (1.0, -1.0), lambda r, f: f - r, lambda r, f: -f),
+    "relativistic": AdversarialRow(
+        objectives.RELATIVISTIC,
+        (1.680925, 0.680925),
+        lambda r, f: -np.log(sigmoid(r - f)),
+        lambda r, f: -np.log(sigmoid(f - r)),
+    ),
+    "relativistic_average": AdversarialRow(
+        objectives.RELATIVISTIC_AVERAGE,
+        (1.410038, 0.410038),
+        average_reference,
+        lambda r, f: average_reference(f, r),
+    ),
+}
+PLAYERS = {
+    f"{name}_{player}": (getattr(row.loss, player), getattr(row, player))
+    for name, row in ADVERSARIAL.items()
+    for player in ("discriminator", "generator")
+}
+
+
+# All other losses, which map arrays to one number per example.
+
+
+class Row(NamedTuple):
+    function: Callable
+    args: tuple  # by hand
+    expected: Any
+    extreme: tuple = ()  # the function and its gradient must be finite here
+    mismatched: tuple = ()  # these must raise ValueError ...
+    message: str = ""  # ... with this message
+
+
+COLUMN, FLAT = jnp.zeros((4, 1)), jnp.zeros(4)
+IMAGES = jnp.zeros((4, 2, 2, 1))
+EXTREME = jnp.array([[200.0, 200.0, -200.0, -200.0]])
+
+PER_EXAMPLE = {
+    "zero_centred_penalty": Row(
+        objectives.zero_centred_penalty, (jnp.array([45.0, 180.0]), 0.1), [2.25, 9.0], (jnp.zeros(2), 10.0)
+    ),
+    "wgan_gp": Row(
+        objectives.wgan_gp, (jnp.array([11.25, 25.0, 0.0]),), [55.41796, 160.0, 10.0], (jnp.array([0.0, 1e-45, 1e-37]),)
+    ),
+    "interpolate_pairs": Row(
+        objectives.interpolate_pairs,
+        (jnp.array([[1.0, 2.0], [4.0, 8.0]]), jnp.zeros((2, 2)), jnp.array([0.5, 0.25])),
+        [[0.5, 1.0], [1.0, 2.0]],
+        (IMAGES, IMAGES, FLAT),
+        (IMAGES, IMAGES, COLUMN),
+        r"alpha \[4\], one per pair, got \[4, 1\]",
+    ),
+    "squared_error": Row(
+        objectives.squared_error,
+        (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]])),
+        [0.3125],
+        (EXTREME, -EXTREME),
+        (IMAGES, IMAGES[..., 0]),
+        r"x \[4, 2, 2, 1\], reconstruction \[4, 2, 2\]",
+    ),
+    "absolute_error": Row(
+        objectives.absolute_error,
+        (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]])),
+        [0.75],
+        (EXTREME, -EXTREME),
+        (IMAGES, IMAGES[..., 0]),
+        r"x \[4, 2, 2, 1\], reconstruction \[4, 2, 2\]",
+    ),
+    "bernoulli_nll": Row(
+        objectives.bernoulli_nll,
+        (jnp.array([[2.0], [-1.0]]), jnp.array([[1.0], [0.0]])),
+        [0.126928, 0.313262],
+        (EXTREME, jnp.array([[0.0, 1.0, 0.0, 1.0]])),
+        (COLUMN, FLAT),
+        r"logits \[4, 1\], x \[4\]",
+    ),
+    "gaussian_nll": Row(
+        objectives.gaussian_nll,
+        (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]]), 0.0),
+        [1.994127],
+        (EXTREME, -EXTREME, jnp.array([[-30.0, -6.0, 6.0, 30.0]])),
+        (COLUMN, COLUMN, FLAT),
+        r"log_sigma a scalar or \[4, 1\] as x, got \[4\]",
+    ),
+    "gaussian_nll_at_the_optimal_sigma": Row(
+        objectives.gaussian_nll,
+        (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]]), math.log(0.15625) / 2),
+        [0.981579],
+        (IMAGES, IMAGES, -6.0),
+        (IMAGES, IMAGES[..., 0], 0.0),
+        r"x \[4, 2, 2, 1\], mean \[4, 2, 2\]",
+    ),
+    "optimal_log_sigma": Row(
+        objectives.optimal_log_sigma,
+        (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]])),
+        math.log(0.15625) / 2,
+        (jnp.ones((1, 2)), jnp.ones((1, 2))),
+        (COLUMN, FLAT),
+        r"x \[4, 1\], reconstruction \[4\]",
+    ),
+    "soft_lower_bound": Row(
+        objectives.soft_lower_bound,
+        (jnp.array([-6.0, 4.0, -200.0, 200.0]),),
+        [-6.0 + math.log(2), 4.0000454, -6.0, 200.0],
+        (EXTREME,),
+    ),
+    "bounded_logvar": Row(
+        objectives.bounded_logvar,
+        (jnp.array([-200.0, 40.0, 50.0, 130.0]),),
+        [-200.0, 40.0, 45.0, 49.0],
+        (1e6 * EXTREME,),
+    ),
+    "gaussian_kl_per_dimension": Row(
+        objectives.gaussian_kl_per_dimension,
+        (jnp.array([[1.0, -0.5]]), jnp.array([[0.0, math.log(4)]])),
+        [[0.5, 0.931853]],
+        (EXTREME, jnp.array([[-200.0, 80.0, -1e-8, 0.0]])),
+        (COLUMN, FLAT),
+        r"mean \[4, 1\], logvar \[4\]",
+    ),
+    "gaussian_kl": Row(
+        objectives.gaussian_kl,
+        (jnp.array([[1.0, -0.5]]), jnp.array([[0.0, math.log(4)]])),
+        [1.431853],
+        (EXTREME, jnp.array([[-200.0, 80.0, -1e-8, 0.0]])),
+        (COLUMN, FLAT),
+        r"mean \[4, 1\], logvar \[4\]",
+    ),
+    "gaussian_kl_between": Row(
+        objectives.gaussian_kl_between,
+        (
+            jnp.array([[1.0], [-0.5]]),
+            jnp.array([[0.0], [math.log(4)]]),
+            jnp.array([[0.0], [1.0]]),
+            jnp.array([[math.log(2)], [0.0]]),
+        ),
+        [0.346574, 1.931853],
+        (EXTREME, jnp.zeros((1, 4)), -EXTREME, jnp.full((1, 4), -40.0)),
+        (COLUMN, COLUMN, COLUMN, FLAT),
+        r"prior_mean \[4, 1\], prior_logvar \[4\]",
+    ),
+    "free_bits": Row(
+        objectives.free_bits,
+        (jnp.array([[0.1, 0.6]]), 0.25),
+        [0.85],
+        (jnp.array([[0.0, 200.0]]), jnp.array([0.25, 0.5])),
+        (COLUMN, FLAT),
+        r"got \[4, 1\], \[4\]",
+    ),
+    "negative_elbo": Row(
+        objectives.negative_elbo,
+        (jnp.array([2.0, 3.0]), jnp.array([0.5, 1.0])),
+        [2.5, 4.0],
+        (FLAT, FLAT),
+        (COLUMN, FLAT),
+        r"nll \[4, 1\], kl \[4\]",
+    ),
+    "beta_vae_loss": Row(
+        objectives.beta_vae_loss,
+        (jnp.array([0.3125, 1.0]), jnp.array([1.431853, 2.0]), 0.5),
+        [1.0284265, 2.0],
+        (FLAT, FLAT, 784.0),
+        (FLAT, COLUMN, 1.0),
+        r"reconstruction \[4\], kl \[4, 1\]",
+    ),
+    "sigma_from_kl_weight": Row(objectives.sigma_from_kl_weight, (jnp.array([0.5, 2.0]),), [0.5, 1.0], (FLAT + 1e-30,)),
+    "kl_weight_from_sigma": Row(objectives.kl_weight_from_sigma, (jnp.array([0.5, 1.0]),), [0.5, 2.0], (FLAT,)),
+    "bits_per_dim": Row(objectives.bits_per_dim, (jnp.array([6000.0]), 3072), [2.817764], (EXTREME[0], 1)),
+    "flow_matching_loss": Row(
+        objectives.flow_matching_loss,
+        (jnp.array([[1.0, 2], [0, 0]]), jnp.array([[0.0, 0], [1, 1]]), jnp.array([2.0, 0.5])),
+        [5.0, 0.5],
+        (EXTREME, -EXTREME, jnp.array([400.0])),
+        (FLAT, FLAT, COLUMN),
+        r"weight \[4\], one per example, got \[4, 1\]",
+    ),
+    "adaptive_loss": Row(objectives.adaptive_loss, (jnp.array([1.0, 0, 0.01]),), [1 / 1.01, 0, 0.5], (FLAT,)),
+    "cross_entropy": Row(
+        objectives.cross_entropy,
+        (jnp.array([[0, math.log(3)], [0, 0]]), np.array([1, 0])),
+        [0.287682, 0.693147],
+        (EXTREME, np.array([2])),
+        (jnp.zeros((4, 2)), np.zeros((4, 1), int)),
+        r"expected targets \[4\], got \[4, 1\]",
+    ),
+    "cross_entropy, smoothed": Row(  # .8 (.287682) + .1 (1.386294 + .287682)
+        objectives.cross_entropy,
+        (jnp.array([[0, math.log(3)], [0, 0]]), np.array([1, 0]), 0.2),
+        [0.397543, 0.693147],
+        (EXTREME, np.array([2]), 0.2),
+    ),
+    "masked_cross_entropy": Row(
+        objectives.masked_cross_entropy,
+        (jnp.array([[[0, math.log(3)], [0, 0]]]), np.array([[1, 0]]), np.array([[True, False]])),
+        [0.287682],
+        (EXTREME[None], np.array([[2]]), np.array([[True]])),
+        (jnp.zeros((4, 1, 2)), np.zeros((4, 1), int), np.zeros(4, bool)),
+        r"expected masked \[4, 1\], got \[4\]",
+    ),
+    "commitment_loss": Row(
+        objectives.commitment_loss, (jnp.array([[1.0, 2]]), jnp.zeros((1, 2))), [5.0], (EXTREME, -EXTREME)
+    ),
+    "codebook_loss": Row(
+        objectives.codebook_loss, (jnp.array([[1.0, 2]]), jnp.zeros((1, 2))), [5.0], (EXTREME, -EXTREME)
+    ),
+    "adaptive_weight": Row(objectives.adaptive_weight, (jnp.array(2.0), jnp.array(1.0)), 1.99980, (FLAT[0], FLAT[0])),
+    "entropy": Row(objectives.entropy, (jnp.array([0.5, 0.5]),), 0.693147, (FLAT,)),
+    "lfq_entropy": Row(objectives.lfq_entropy, (jnp.zeros((1, 2)), 1.0, 0.0), [1.386294], (EXTREME, 1.0, 1.0)),
+}
