@@ -13,7 +13,7 @@ FLOORS = (  # from the top; a name is a file or a folder of jimgen/
     {"methods"},
     {"nets", "sampling", "data", "train_step"},
     {"objectives", "metrics", "noise", "schedules", "arcs"},
-    {"parallel", "cpu", "pictures", "files", "errors", "output", "interrupts", "libraries", "__init__"},
+    {"parallel", "cpu", "precision", "pictures", "files", "errors", "output", "interrupts", "libraries", "__init__"},
 )
 HEIGHT = {name: -floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))
