@@ -183,8 +183,8 @@ def test_splits_without_labels_are_splits_too(tmp_path):
         ({"test/x": 2}, "no train/"),
         ({"train/x": 2, "Train/x": 2, "test/x": 2}, "both Train/ and train/"),
         ({"train/x": 2, "holdout/x": 2}, "hold the same class folders.*rename holdout/ to test/"),
-        ({"seg_train/x": 2, "seg_test/x": 2}, "seg_train/ and seg_test/ are called like splits"),
-        ({f"{split}{half}": 2 for split in ("train", "test") for half in "AB"}, "trainA/ and testA/ are called"),
+        ({"seg_train/x": 2, "seg_test/x": 2}, "seg_train/ and seg_test/ have names of splits"),
+        ({f"{split}{half}": 2 for split in ("train", "test") for half in "AB"}, "trainA/ and testA/ have names"),
         ({"data/train/x": 2, "data/test/x": 2}, "did you mean folder:.*/data?"),
         ({f"{name}/{split}": 2 for name in ("cat", "dog") for split in ("train", "test")}, "above: train/cat/"),
     ],
@@ -243,7 +243,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
     assert data.spec.num_train + data.spec.num_test == 3 and data.spec.class_names == ("a", "b")
     assert [fault.partition(":")[0] for fault in data.skipped] == [str(tmp_path / "set" / "b" / "gone.png")]
     (tmp_path / "set" / "c").symlink_to(tmp_path / "not-mounted" / "c")
-    with pytest.raises(UserError, match="set/c is a link to .*not-mounted/c, where nothing is"):
+    with pytest.raises(UserError, match="set/c is a broken link to .*not-mounted/c"):
         load(f"folder:{tmp_path / 'set'}")
 
 
