@@ -98,9 +98,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     path = Path(path)
     content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
-    temporary = path.with_name(
-        f".{path.name}.{os.getpid()}.tmp"
-    )  # in the same folder, as os.replace must not cross disks
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # beside it: os.replace must not cross disks
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

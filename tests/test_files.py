@@ -1,4 +1,4 @@
-"""Files are whole or not there."""
+"""Files: atomic writes, and errors as messages."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from jimgen.errors import UserError
     ("content", "expected"), [(b"\x00\xff", b"\x00\xff"), ("gr\u00fcn\n", b"gr\xc3\xbcn\n"), (b"", b"")]
 )
 def test_content_is_written_and_folders_are_made(tmp_path, content, expected):
-    """Bytes as they are, text as UTF-8; an older file gives way, and nothing else is left."""
+    """Bytes unchanged, text as UTF-8; an older file is replaced, and no temporary file remains."""
     path = tmp_path / "deep" / "er" / "file"
     for before in ("old", content):
         files.write_atomically(path, before)
@@ -25,7 +25,7 @@ def test_content_is_written_and_folders_are_made(tmp_path, content, expected):
 
 @pytest.mark.parametrize("broken", ["write_bytes", "replace"])
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, broken):
-    """Whether the disk refuses the content or its place."""
+    """The disk refuses either the content or the folder."""
 
     def fail(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -39,7 +39,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch,
 
 
 def test_a_reader_never_sees_a_part(tmp_path, monkeypatch):
-    """Until the new file is whole, the old one stands in its place."""
+    """The old file stays until the new one is complete."""
     path, seen, replace = tmp_path / "file", [], os.replace
 
     def look(temporary, target):

@@ -1,4 +1,4 @@
-"""Damaged files of every kind that is read end in the right result or in a UserError."""
+"""Damaged files of every kind give the right result or a UserError."""
 
 import subprocess
 import sys
@@ -63,7 +63,7 @@ def fail(error: BaseException):
     ],
 )
 def test_each_kind_of_finding_is_found(fuzz, monkeypatch, tmp_path, read, ending):
-    """With a reader that is wrong in one way."""
+    """With a reader that has one fault."""
     monkeypatch.setattr(fuzz, "SECONDS", 0.3)
     monkeypatch.setattr(fuzz, "PATIENCE", 1)
     monkeypatch.setattr(fuzz, "MEMORY", 2**26)

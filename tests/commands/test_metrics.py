@@ -50,7 +50,7 @@ def test_evaluate_a_set_against_stored_statistics(jimgen, refused, hook, tmp_pat
 
 
 def test_evaluate_loads_real_images_as_the_run_did_field_by_field(folders, jimgen, monkeypatch, tmp_path):
-    """A flag changes its own field alone: --fit is heard without --size, and --size leaves the run's fit."""
+    """A flag changes only its own field: --fit works without --size, and --size keeps the run's fit."""
     loaded = []
 
     def load(name, **options):
@@ -79,7 +79,7 @@ def test_evaluate_loads_real_images_as_the_run_did_field_by_field(folders, jimge
 
 
 def test_runs_that_know_no_labels_write_none(folders, jimgen, hook, tmp_path, monkeypatch):
-    """Neither arrays nor folders: CAS of the file trains on the same pseudo-labels as that of the run itself."""
+    """Neither arrays nor folders: CAS of the file uses the same pseudo-labels as CAS of the run itself."""
     trained = []
 
     def score(images, labels, *rest, **options):
@@ -104,7 +104,7 @@ def test_runs_that_know_no_labels_write_none(folders, jimgen, hook, tmp_path, mo
 
 
 def test_evaluations_lie_beside_what_was_evaluated(tmp_path, monkeypatch):
-    """Also beside the folder that one is in; and a name with a dot is not cut, as others may begin with it."""
+    """Also beside the current folder; and a dot in a folder's name does not cut it."""
     (tmp_path / "set.v1").mkdir()
     monkeypatch.chdir(tmp_path / "set.v1")
     expected = tmp_path / "set.v1-evaluation"

@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """The four files with 30 train and 20 test rows, as Debian would pack them, and TFDS's checksums of upstream's."""
+    """The four files with 30 train and 20 test rows, packed like Debian's; TFDS's checksums of upstream files."""
     from tensorflow_datasets.core.download.checksums import UrlInfo
     from tensorflow_datasets.image_classification import mnist
 

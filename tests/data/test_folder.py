@@ -183,8 +183,8 @@ def test_splits_without_labels_are_splits_too(tmp_path):
         ({"test/x": 2}, "no train/"),
         ({"train/x": 2, "Train/x": 2, "test/x": 2}, "both Train/ and train/"),
         ({"train/x": 2, "holdout/x": 2}, "hold the same class folders.*rename holdout/ to test/"),
-        ({"seg_train/x": 2, "seg_test/x": 2}, "seg_train/ and seg_test/ are called like splits"),
-        ({f"{split}{half}": 2 for split in ("train", "test") for half in "AB"}, "trainA/ and testA/ are called"),
+        ({"seg_train/x": 2, "seg_test/x": 2}, "seg_train/ and seg_test/ have names of splits"),
+        ({f"{split}{half}": 2 for split in ("train", "test") for half in "AB"}, "trainA/ and testA/ have names"),
         ({"data/train/x": 2, "data/test/x": 2}, "did you mean folder:.*/data?"),
         ({f"{name}/{split}": 2 for name in ("cat", "dog") for split in ("train", "test")}, "above: train/cat/"),
     ],
@@ -201,7 +201,7 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
 
 
 def test_a_class_that_is_called_like_a_split_is_said_to_be_one(tmp_path):
-    """It may be a split whose other half is called something else."""
+    """Such a folder may be a split whose partner has another name."""
     data = load(splits(tmp_path, {"train/cat": 3, "train/dog": 3, "tests": 3}))
     assert data.spec.class_names == ("tests", "train")
     assert data.notes == (f"folder:{tmp_path}: taken for a class, not a split: train/",)
@@ -216,7 +216,7 @@ def test_folders_below_the_only_class_are_said_to_be_no_classes(tmp_path):
 
 @pytest.mark.parametrize("what", ["set", "set/b", "set/b/0.png", "."])
 def test_a_folder_or_picture_that_may_not_be_read_is_an_error_that_names_it(ordinary_user, what):
-    """It must not vanish, and it is not corrupt: nothing is left out for it."""
+    """It must neither be ignored nor left out as corrupt."""
     root, become = ordinary_user
     for name in ("a", "b"):
         for number in range(4):
@@ -243,7 +243,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
     assert data.spec.num_train + data.spec.num_test == 3 and data.spec.class_names == ("a", "b")
     assert [fault.partition(":")[0] for fault in data.skipped] == [str(tmp_path / "set" / "b" / "gone.png")]
     (tmp_path / "set" / "c").symlink_to(tmp_path / "not-mounted" / "c")
-    with pytest.raises(UserError, match="set/c is a link to .*not-mounted/c, where nothing is"):
+    with pytest.raises(UserError, match="set/c is a broken link to .*not-mounted/c"):
         load(f"folder:{tmp_path / 'set'}")
 
 
@@ -309,7 +309,7 @@ def test_a_class_of_which_nothing_can_be_read_is_an_error(tmp_path):
 
 
 def test_names_that_are_not_utf8(tmp_path, monkeypatch):
-    """Their bytes are shown as \\xNN, and everything that is printed or stored can be."""
+    """Their bytes are shown as \\xNN, so that all messages and files can be encoded."""
     monkeypatch.setenv("JIMGEN_CACHE", str(tmp_path / "cache"))
     root = os.path.join(os.fsencode(tmp_path), b"s\xe9t")
     for folder in (b"caf\xe9", b"th\xe9"):
@@ -367,7 +367,7 @@ def test_a_picture_that_does_not_fit_is_named_before_anything_is_decoded(
 @pytest.mark.parametrize("resident_bytes", [2**30, 0])
 @pytest.mark.parametrize("whole_bytes", [200, 10])  # of a BMP: a good header, and none
 def test_the_only_test_picture_may_be_broken(tmp_path, monkeypatch, resident_bytes, whole_bytes):
-    """What cannot be read is left out before the rest is split: as if the file had never been there."""
+    """Unreadable files are left out before the split, as if they did not exist."""
     monkeypatch.setenv("JIMGEN_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(0)
     pixels = [rng.integers(0, 256, (9, 9, 3), np.uint8) for _ in range(6)]
@@ -385,7 +385,7 @@ def test_the_only_test_picture_may_be_broken(tmp_path, monkeypatch, resident_byt
 
 
 def test_twelve_bits_in_sixteen_are_as_bright_as_eight(tmp_path):
-    """Cameras and scanners write 10, 12 or 14 bits: nearly black, if they are read as 16."""
+    """Cameras and scanners write 10, 12 or 14 bits, which look nearly black if read as 16."""
     levels = np.array([[0, 1, 2048, 4095]], np.uint16)
     for number in range(2):
         Image.fromarray(levels).save(tmp_path / f"{number}.png")

@@ -174,7 +174,7 @@ def test_channels():
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tiff", "avif", "xmp in tiff", "both in tiff"])
 def test_a_header_tells_the_size_of_the_turned_picture(tmp_path, kind, orientation):
-    """Pillow turns TIFF files by itself, and others not."""
+    """Pillow itself turns TIFF files, but no others."""
     if kind == "avif" and not features.check("avif"):
         pytest.skip("this Pillow reads no AVIF")
     corner = np.zeros((16, 24, 3), np.uint8)
@@ -252,7 +252,7 @@ def test_twelve_bits_of_a_header_and_of_the_user_reach_white():
 
 
 def test_tiff_files_in_which_zero_is_white():
-    """Pillow turns 8 bits over as it writes and as it reads, and 16 bits neither time."""
+    """Pillow inverts 8-bit pictures when it writes and reads them, but not 16-bit ones."""
     levels = np.array([[0, 77, 255]], np.uint8)
     np.testing.assert_array_equal(decoded(Image.fromarray(levels), "tiff", tiffinfo={262: 0})[..., 0], levels)
     levels = np.array([[0, 32767, 65535]], np.uint16)
@@ -260,7 +260,7 @@ def test_tiff_files_in_which_zero_is_white():
 
 
 def test_short_memory_and_locked_files_are_not_the_pictures_fault(monkeypatch, tmp_path):
-    """Else good pictures would be left out, and remembered as broken."""
+    """Otherwise intact pictures would be left out, and cached as damaged."""
     Image.new("L", (4, 4)).save(tmp_path / "x.png")
 
     def short(*_):
@@ -282,7 +282,7 @@ def test_programs_are_not_run_on_what_is_called_a_picture(tmp_path):
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_an_uncompressed_tiff_on_disk_is_turned_as_in_memory(tmp_path, mode, orientation):
-    """Pillow maps such a file, and then takes its rows for columns."""
+    """Pillow maps such a file and confuses rows and columns."""
     values = np.random.default_rng(0).integers(256, size=(5, 7, len(mode)), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -296,7 +296,7 @@ def test_an_uncompressed_tiff_on_disk_is_turned_as_in_memory(tmp_path, mode, ori
 
 
 def test_a_large_transparent_picture_is_blended_in_parts():
-    """In floats, all of it would take many times its memory."""
+    """The whole picture as floats would take many times the memory."""
     values = np.random.default_rng(0).integers(256, size=(2100, 1500, 4), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(values).save(file, "tga")
@@ -320,7 +320,7 @@ def test_a_picture_that_is_handed_over_open_stays_open():
 
 
 def test_pixels_with_a_wrong_checksum_are_refused():
-    """Pillow looks at no checksum once it has all the rows it needs."""
+    """Pillow stops checking checksums when it has all rows."""
     file = io.BytesIO()
     Image.fromarray(GREY).save(file, "png")
     content = bytearray(file.getvalue())

@@ -1,4 +1,4 @@
-"""What names say: one order of classes everywhere, and which folders are splits."""
+"""Layout by names: the order of classes, and which folders are splits."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Masks: which pixels count as known, however the file stores them."""
+"""Masks: which pixels are known, in all forms of files."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def test_a_file_that_is_no_picture_is_named(tmp_path):
 
 
 def test_a_fitted_pixel_is_known_if_all_that_it_was_made_of_is():
-    """Halved: one missing pixel of four makes the whole missing. Padded: what lies around the picture is known."""
+    """Halved: a pixel is missing if one of its four is. Padded: the background is known."""
     known = np.ones((8, 8), bool)
     known[0, 0] = False
     halved = fit_mask(known, size=4, fit="resize")

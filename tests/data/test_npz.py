@@ -216,7 +216,7 @@ def test_a_locked_file_is_not_called_damaged(ordinary_user):
 
 @pytest.mark.parametrize("field", ["train_images", "train_labels", "test_images"])
 def test_a_damaged_name_does_not_hide_an_array(tmp_path, save, field):
-    """Without its test images the set would be split otherwise, without its labels it would have none."""
+    """Without test images the set would be split, and without labels it would be unlabelled."""
     name = save(**medmnist(val_images=None, val_labels=None))
     path = Path(name.removeprefix("npz:"))
     content = path.read_bytes()

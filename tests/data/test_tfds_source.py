@@ -14,7 +14,7 @@ SHADES = {"train": 8, "test": 4}
 
 
 class JimgenTestShades(tfds.core.GeneratorBasedBuilder):
-    """Plain pictures, the level told by the label."""
+    """Uniform pictures whose level is given by the label."""
 
     VERSION = tfds.core.Version("1.0.0")
 

@@ -1,4 +1,4 @@
-"""Pictures in a zip archive: read in place, by the rules of folders, whatever is in it."""
+"""Pictures in a zip archive: read in place, by the rules of folders, with any other content."""
 
 import io
 import json
@@ -125,7 +125,7 @@ def test_a_damaged_member_is_a_picture_that_cannot_be_read(tmp_path):
 
 
 def test_a_damaged_label_file_is_an_error(tmp_path):
-    """Without it the pictures would be unlabelled, silently."""
+    """Otherwise the pictures would silently be unlabelled."""
     text = json.dumps({"labels": [[name, i % 2] for i, name in enumerate(NAMES)]})
     name = save(tmp_path / "x.zip", FILES | {"dataset.json": text})
     content = bytearray((tmp_path / "x.zip").read_bytes())
@@ -136,7 +136,7 @@ def test_a_damaged_label_file_is_an_error(tmp_path):
 
 
 def test_a_member_is_not_believed_to_be_larger_than_a_picture(tmp_path):
-    """600 MB of zeros are a few hundred kilobytes in an archive. Nothing of them is unpacked."""
+    """600 MB of zeros take a few hundred kilobytes in an archive, and are not unpacked."""
     name = save(tmp_path / "x.zip", FILES)
     with zipfile.ZipFile(tmp_path / "x.zip") as archive:
         stored = archive.getinfo(NAMES[0])
@@ -166,7 +166,7 @@ def test_a_bare_name_and_a_wrong_kind_are_answered_with_the_right_one(tmp_path):
 
 
 def renamed(path, name, new_name):
-    """Changes the name of a member in the archive's directory alone, as a flipped bit does."""
+    """Changes the name of a member only in the archive's directory, like a flipped bit."""
     content = path.read_bytes()
     at = content.rindex(name.encode())
     path.write_bytes(content[:at] + new_name.encode() + content[at + len(name) :])
@@ -174,7 +174,7 @@ def renamed(path, name, new_name):
 
 @pytest.mark.parametrize("new_name", ["Train/2/0.pnw", "Train/2/\0.png"])
 def test_a_damaged_name_does_not_hide_a_picture(tmp_path, new_name):
-    """One that ends otherwise would be overlooked, and so would one that is cut by a zero byte to a folder's."""
+    """A member with another suffix would be ignored, as would one that a zero byte shortens to a folder's name."""
     name = save(tmp_path / "x.zip", FILES)
     renamed(tmp_path / "x.zip", "Train/2/0.png", new_name)
     with pytest.raises(UserError, match="x.zip is damaged at Train/2/"):

@@ -153,7 +153,7 @@ def test_weights_of_another_kind_are_refused(tmp_path, members, what):
 
 @pytest.mark.parametrize(("place", "value"), [(6, 1), (8, 9)])
 def test_archives_that_python_cannot_unpack_are_refused(tmp_path, place, value):
-    """Encrypted members, and those that are packed by deflate64: both headers of a member say so."""
+    """Encrypted members, and members packed by deflate64, as in both headers of a member."""
     np.savez(tmp_path / "weights.npz", meta="{}", **{"params/a": np.zeros(1)})
     content = bytearray((tmp_path / "weights.npz").read_bytes())
     for signature, offset in ((b"PK\x03\x04", place), (b"PK\x01\x02", place + 2)):
@@ -174,7 +174,7 @@ def test_the_command_writes_weights_that_load(tmp_path, capsys, optimised):
 
 @pytest.mark.parametrize(("name", "least"), [("digits", 0.97), ("fashion_mnist", 0.905)])
 def test_the_shipped_weights_are_good(name, least):
-    """They reach on the test split what they say, and the data are those that they were trained on."""
+    """Their accuracy on the test split is the stored one, and their data have the stored hash."""
     variables, meta, _ = classifier.load_weights(WEIGHTS / f"{name}.npz")
     assert meta["accuracy"] > least and (WEIGHTS / f"{name}.npz").stat().st_size < 1_000_000
     if name == "digits":  # always there

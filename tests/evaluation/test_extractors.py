@@ -16,7 +16,7 @@ from jimgen.evaluation.extractors import Extractor, extract, identity, load_extr
 
 
 def pixels(size: int = 4, fit: str = "resize", channels: int = 1) -> Extractor:
-    """An extractor whose features are the levels that it is given, and whose logits are their mean."""
+    """An extractor whose features are its input levels, and whose logits are their mean."""
 
     def forward(x):
         return x.reshape(x.shape[0], -1), x.mean((1, 2))
@@ -82,7 +82,7 @@ def test_outputs_do_not_depend_on_batches_or_devices(monkeypatch):
 
 
 def test_the_digits_classifier_knows_its_digits():
-    """Its logits say so through the extractor as through `predict`."""
+    """The extractor gives the logits of `predict`."""
     from jimgen.data import load
     from jimgen.evaluation import classifier
 
@@ -190,7 +190,7 @@ def test_a_hook_is_loaded_from_its_file(tmp_path):
 
 
 def test_weights_travel_as_arguments():
-    """The same function with other weights gives other features: they are not baked into the compiled program."""
+    """The same function with other weights gives other features: weights are not constants of the compiled program."""
 
     def scaled(weight, x):
         return x.mean((1, 2)) * weight, x.mean((1, 2))

@@ -1,4 +1,4 @@
-"""Generated sets: the same set for the same seed anywhere, and what comes back from a file is what went into it."""
+"""Generated sets: the same set for the same seed on any devices, and files that read back unchanged."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def test_class_labels_are_in_turn_where_classes_weigh_the_same():
 
 
 def test_every_beginning_of_the_labels_keeps_the_proportions():
-    """No class is ever a whole image off its share of 5 : 3 : 2, and a larger set begins with the smaller."""
+    """Counts differ by less than one image from shares of 5 : 3 : 2, and a larger set begins with the smaller."""
     weights = np.array([5, 3, 2, 0])
     labels = class_labels(200, weights.tolist())
     assert labels.dtype == np.int32
@@ -39,7 +39,7 @@ def test_class_weights_that_make_no_sense(weights):
 
 @pytest.mark.parametrize("family", [tiny_gan, tiny_vae])
 def test_the_same_set_on_any_number_of_devices(family):
-    """Bit for bit, across the ends of chunks, and whatever the number of images."""
+    """Bit for bit, across chunks, and for any number of images."""
     method = family()
     variables, key = state_of(method, tiny_batch()).variables, jax.random.key(5)
     labels = np.arange(23, dtype=np.int32) % 3
@@ -74,7 +74,7 @@ def test_sets_come_back_as_they_were(tmp_path, images, channels, labelled, name)
 
 
 def test_a_folder_of_named_classes(tmp_path, images):
-    """Ones that others made: classes by the order of their names."""
+    """Folders from elsewhere: classes in the order of their names."""
     for i, name in enumerate(("cat", "ant", "cat")):
         (tmp_path / name).mkdir(exist_ok=True)
         Image.fromarray(images[i]).save(tmp_path / name / f"{i}.png")
@@ -119,7 +119,7 @@ def test_nothing_is_overwritten(tmp_path, images):
 
 
 def folder_of(root, names, copies=3):
-    """Class folders whose pictures are of the level that their place in `names` says."""
+    """Class folders in which the level of pictures is the index in `names`."""
     for level, name in enumerate(names):
         (root / name).mkdir(parents=True)
         for copy in range(copies):
@@ -141,7 +141,7 @@ def folder_of(root, names, copies=3):
     ],
 )
 def test_a_folder_has_the_same_classes_as_training_data_and_as_a_generated_set(tmp_path, names):
-    """Else a set scored against itself: 24 of 100 where folders were called 0 to 11."""
+    """Otherwise a set scored 24 of 100 against itself, where folders had the names 0 to 11."""
     folder = folder_of(tmp_path / "set", names)
     trained = data.load(f"folder:{folder}")
     level_of = {int(image[0, 0, 0]): int(label) for image, label in zip(*trained.train, strict=True)}
@@ -198,7 +198,7 @@ def test_labels_that_are_no_classes_of_the_data(tmp_path, images):
 
 
 def test_generated_folders_are_read_as_training_folders_are(tmp_path, images):
-    """Every kind of picture, links, no files of the system; natural order of names; archives too."""
+    """All formats of pictures, links, no system files; natural order of names; archives too."""
     for i, name in enumerate(("2.bmp", "10.tiff", "9.png", "11.jp2")):
         Image.fromarray(images[i]).save(tmp_path / name)
     (tmp_path / "._9.png").write_bytes(b"\0\5\26\7")

@@ -49,7 +49,7 @@ def blended(images, labels, amount, rng):
 
 
 def dropped(images, labels, amount, rng):
-    """Only some classes are left; their images come twice and more often."""
+    """Keeps only some classes, and repeats their images."""
     kept = np.flatnonzero(labels < 10 - 8 * amount)
     rows = np.resize(kept, len(images))
     return images[rows], labels[rows]
@@ -74,7 +74,7 @@ DISTANCES = ("fd", "kid", "cmmd")
     ],
 )
 def test_metrics_get_worse_as_a_fault_grows(digits, fault, worse):
-    """None, a quarter, a half, all of the fault, on the test digits, as the shipped classifier sees them."""
+    """0, 1/4, 1/2 and all of a fault on the test digits, in features of the shipped classifier."""
     extractor = load_extractor("digits_classifier")
     found = []
     for amount in (0.0, 0.25, 0.5, 1.0):
@@ -115,7 +115,7 @@ def test_the_classification_accuracy_score_falls_with_wrong_labels(digits, optim
 
 
 def test_labels_that_no_one_gave_are_the_classifiers(digits, optimised):
-    """The name of the metric tells."""
+    """The name of the metric shows it."""
     extractor = load_extractor("digits_classifier")
     found = measure(digits.train.images, None, digits, [extractor], ("cas",), cas_steps=40)
     assert list(found.metrics) == ["cas_pseudo_labels"] and found.metrics["cas_pseudo_labels"] > 80
@@ -148,7 +148,7 @@ def test_what_was_remembered_and_is_damaged_is_measured_again(digits, tmp_path, 
 
 
 def test_an_evaluation_writes_what_it_returns(digits, tmp_path, monkeypatch):
-    """Figures with their identities, a row a class, two pictures."""
+    """Metrics with the identities of extractors, a row per class, two pictures."""
     monkeypatch.setattr("jimgen.evaluation.evaluate.load_extractor", lambda name: tiny_extractor())
     subject = Subject(GeneratedSet(digits.test.images[:200], digits.test.labels[:200]), {"images": "x"}, tmp_path)
     result = evaluate(subject, digits, extractors=["tiny"], metrics=("fd", "prdc"))
@@ -164,7 +164,7 @@ def test_an_evaluation_writes_what_it_returns(digits, tmp_path, monkeypatch):
 
 
 def test_duplicates_among_real_images_are_told(digits, tmp_path, monkeypatch, capsys):
-    """Of 100 training images the first again in place of 8 others: evaluation.json says so, and what is printed."""
+    """The first of 100 training images replaces 8 others: evaluation.json and the printed text warn of it."""
     rows = np.where(np.arange(100) < 9, 0, np.arange(100))
     train = data.Arrays(digits.train.images[rows], digits.train.labels[rows])
     dataset = digits._replace(train=train, spec=digits.spec._replace(hash="with duplicates"))

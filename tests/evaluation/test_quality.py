@@ -23,7 +23,7 @@ def options(tmp_path, **changed):
 
 
 def test_the_best_checkpoint_is_kept_and_its_metric_logged(tmp_path):
-    """Also across a resume: the record to beat is that of the whole run."""
+    """Also across a resume: the best value so far is that of the whole run."""
     run = tmp_path / "run"
     for steps in (4, 6):
         config = tiny_config("vae", run, **options(tmp_path, steps=steps))

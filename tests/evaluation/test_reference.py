@@ -1,4 +1,4 @@
-"""Reference statistics: what a file holds, and which files are refused."""
+"""Reference statistics: content of files, and refusal of others."""
 
 import json
 

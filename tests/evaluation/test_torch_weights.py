@@ -120,7 +120,7 @@ def test_every_cut_is_refused(name, tmp_path):
 
 
 def test_messages_do_not_quote_damaged_bytes_at_length(tmp_path):
-    """Python's own quotes the whole name of a member, here all of the file."""
+    """Python's own message would quote the whole name of a member, here the whole file."""
     content = bytearray(FILES["zip"])
     content[26:28] = b"\xff\x7f"  # the length of the first member's name
     for flags in (7, content.index(b"PK\x01\x02") + 9):
@@ -138,7 +138,7 @@ def test_a_changed_byte_of_the_numbers_is_noticed(tmp_path):
 
 @pytest.mark.parametrize("form", FILES)
 def test_no_foreign_function_runs(form, tmp_path):
-    """A file that would write another file when unpickled does not get to."""
+    """A pickle that would write a file does not run."""
     victim = tmp_path / "victim"
     for attack in (Attack(open, str(victim), "w"), Attack(eval, "1"), {"w": Attack(np.load, str(victim))}):
         content = legacy(pickle.dumps(attack, 2))
