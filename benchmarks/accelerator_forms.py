@@ -96,10 +96,8 @@ def measure_form(form: Form, reference: Form, arguments: tuple[Array, ...], dtyp
       form: from arrays of `dtype` to an array, or a tree of them.
       reference: the same function, which runs in float32 at full precision.
       arguments: float32; both see them rounded to `dtype`.
-
     Returns:
       `ms` and `difference`, relative as the docstring of this file says.
-
     Raises:
       ArithmeticError: the form's result is not finite.
     """

@@ -63,12 +63,10 @@ def measure_step(case: Case, timing: Timing, peak: float | None) -> Row:
       case: what to train.
       timing: repeats, and seconds of steps in each.
       peak: FLOP/s of the device, dense, in bfloat16; None where it is not known.
-
     Returns:
       `images_per_s`, the median over repeats of many steps; `waiting_images_per_s`, from the median of steps that are
       waited for one by one, which is how the PyTorch scripts measure; `ms`, `compile_s`, `tflop_per_s`, `mfu` (with a
       peak), `peak_mib` and where that is from, and the mean of the losses at the last step.
-
     Raises:
       ArithmeticError: the loss is not finite.
     """
@@ -287,7 +285,6 @@ def train_and_evaluate(training: Training, folder: Path, left: Callable[[], floa
       folder: of the run; new, for a training in an old one would resume it.
       left: seconds until the whole benchmark must end.
       reserve_s: seconds that the evaluation takes.
-
     Raises:
       RuntimeError: the training failed, with the last line that it said.
     """

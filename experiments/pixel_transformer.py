@@ -76,7 +76,7 @@ class Config(ScheduledConfig):
     clip: float = 1.0
     """largest norm of the gradient; 0 for no limit"""
     ema_half_life: float = 10_000
-    """half-life of the moving average of the weights, in images; 0 for no average"""
+    """half-life of the moving average of the weights, in images, at most 5% of the images seen; 0 for none"""
     dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
     """precision of matrix products; all else stays float32"""
 

@@ -62,8 +62,7 @@ def slerp(start: Array, end: Array, t: Array) -> Array:
     Args:
         start, end: float [..., d].
         t: float [...] from 0 to 1, one axis fewer; the leading axes of all three broadcast.
-    Returns:
-        [..., d].
+    Returns: [..., d].
     References:
         Shoemake, Animating Rotation with Quaternion Curves, 1985, has this formula for vectors of equal length; White,
         Sampling Generative Networks, arXiv:1609.04468.

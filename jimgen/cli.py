@@ -11,9 +11,9 @@ from typing import Any
 import tyro
 
 from jimgen import __version__
-from jimgen.commands.begin import output_file, start_jax
 from jimgen.commands.images import inpaint, interpolate, reconstruct, sample
 from jimgen.commands.metrics import compare, evaluate, reference
+from jimgen.commands.shared import output_file, start_jax
 from jimgen.errors import UserError, errors_in_a_line
 from jimgen.interrupts import end_at_once
 
@@ -86,7 +86,7 @@ def runs(folder: tyro.conf.Positional[Path] = Path("runs")) -> None:
         folder: folder that contains runs, at any depth.
     """
     from jimgen.curves import read_metrics
-    from jimgen.runs.folder import METRICS, find_runs, read_saved
+    from jimgen.runs.folder import METRICS_FILE, find_runs, read_saved
 
     found = find_runs(folder)
     if not found:
@@ -95,7 +95,7 @@ def runs(folder: tyro.conf.Positional[Path] = Path("runs")) -> None:
         try:
             saved = read_saved(run)
             assert saved is not None
-            rows = read_metrics(run / METRICS) if (run / METRICS).exists() else []
+            rows = read_metrics(run / METRICS_FILE) if (run / METRICS_FILE).exists() else []
         except UserError as error:
             print(f"{run}  {error}")
             continue

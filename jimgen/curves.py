@@ -81,9 +81,7 @@ def draw_curves(metrics: Metrics, folder: Path) -> list[Path]:
     Args:
         metrics: rows as `read_metrics` gives them.
         folder: where the pictures go; made if need be.
-
-    Returns:
-        The paths written, in reading order; none without metrics.
+    Returns: The paths written, in reading order; none without metrics.
     """
     groups: dict[str, dict[str, dict[str, Series]]] = {"losses": {}, "other": {}, "test": {}}  # by file, panel, label
     for name, series in series_of(metrics).items():

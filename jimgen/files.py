@@ -125,7 +125,6 @@ def read_json(path: Path, fix: str) -> dict[str, Any] | None:
     Args:
         path: path of the file.
         fix: advice for a damaged file, at the end of a message: "run `jimgen evaluate` again".
-
     Raises:
         UserError: the file cannot be read, is not JSON, or is not an object.
     """

@@ -68,8 +68,7 @@ class AdversarialLoss(NamedTuple):
 
     Args:
         real_logits, fake_logits: float [b], D(x) and D(G(z)), any range; float [b, h, w] for patch discriminators.
-    Returns:
-        The losses, in the shape of the logits. Each function documents its unit.
+    Returns: The losses, in the shape of the logits. Each function documents its unit.
     Raises:
         ValueError: if the two shapes differ.
     """
@@ -224,8 +223,7 @@ def squared_gradient_norm(discriminator: Callable[[Array], Array], images: Array
     Args:
         discriminator: maps images [b, ...] to logits [b].
         images: float [b, ...].
-    Returns:
-        The logits [b], and the squared norms [b], >= 0, in (logit / pixel unit)^2.
+    Returns: The logits [b], and the squared norms [b], >= 0, in (logit / pixel unit)^2.
     Raises:
         ValueError: if the logits are not [b].
     """
@@ -441,8 +439,7 @@ def gaussian_kl_per_dimension(mean: Array, logvar: Array) -> Array:
 
     Args:
         mean, logvar: float [b, ...]; logvar = log sigma^2, any value.
-    Returns:
-        [b, ...] nats, >= 0. Exact for logvar <= 60; above, exp logvar is continued linearly.
+    Returns: [b, ...] nats, >= 0. Exact for logvar <= 60; above, exp logvar is continued linearly.
     Raises:
         ValueError: if the shapes differ.
     References:
@@ -487,8 +484,7 @@ def free_bits(kl_per_dimension: Array, floor: Scalar) -> Array:
     Args:
         kl_per_dimension: float [b, g] nats, >= 0; g latent dimensions, or groups of them.
         floor: nats, [] or [g], >= 0.
-    Returns:
-        [b] nats, >= 0.
+    Returns: [b] nats, >= 0.
     Raises:
         ValueError: if kl_per_dimension is not [b, g], or floor is neither [] nor [g].
     References:
@@ -536,8 +532,7 @@ def beta_vae_loss(reconstruction: Array, kl: Array, kl_weight: Scalar) -> Array:
         reconstruction: float [b], a negative log likelihood in nats, or `squared_error` in squared units of x.
         kl: float [b] nats, from `gaussian_kl` or `free_bits`.
         kl_weight: lambda, a scalar > 0, unitless or in squared units of x per nat.
-    Returns:
-        [b] in units of the reconstruction.
+    Returns: [b] in units of the reconstruction.
     Raises:
         ValueError: if reconstruction and kl are not both [b], or kl_weight is not a scalar.
     References:

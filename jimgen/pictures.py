@@ -25,10 +25,7 @@ def to_uint8(images: ArrayLike) -> NDArray[np.uint8]:
 
     Args:
         images: any shape, usually [n, h, w, c]; floating point in [-1, 1], or uint8, which is returned unchanged.
-
-    Returns:
-        uint8 in [0, 255], of the same shape.
-
+    Returns: uint8 in [0, 255], of the same shape.
     Raises:
         ValueError: pixels are NaN, or integers other than uint8 (their range would be a guess).
     """
@@ -50,10 +47,7 @@ def grid(images: ArrayLike, *, columns: int | None = None, scale: int | None = N
         images: [n, h, w, c] with c = 1 or 3, for `to_uint8`.
         columns: tiles per row, or n if that is less. Default: nearly square, with full rows if possible.
         scale, gap: as in `grid_of_rows`.
-
-    Returns:
-        uint8 [(rows * (h + gap) - gap) * scale, (columns * (w + gap) - gap) * scale, 3].
-
+    Returns: uint8 [(rows * (h + gap) - gap) * scale, (columns * (w + gap) - gap) * scale, 3].
     Raises:
         ValueError: the shape or a size is wrong, there are no images, or pixels are NaN.
     """
@@ -83,10 +77,7 @@ def grid_of_rows(rows: Sequence[ArrayLike], *, scale: int | None = None, gap: in
         rows: [n_i, h, w, c] each, with n_i >= 1 and c = 1 or 3, for `to_uint8`.
         scale: integer factor of enlargement. Default: the least that makes both sides of a tile 48 pixels or more.
         gap: pixels between tiles, before enlargement; there is no gap around the sheet.
-
-    Returns:
-        uint8 [(number of rows * (h + gap) - gap) * scale, (longest row * (w + gap) - gap) * scale, 3].
-
+    Returns: uint8 [(number of rows * (h + gap) - gap) * scale, (longest row * (w + gap) - gap) * scale, 3].
     Raises:
         ValueError: shapes or a size are wrong or differ, there are no images, or pixels are NaN.
     """

@@ -13,8 +13,7 @@ def warmup_cosine(peak: float, warmup_steps: int, steps: int) -> optax.Schedule:
         warmup_steps: length of the warmup, at most half of `steps`, so that short trials reach the peak too.
         steps: length of the whole schedule, >= 1: config.schedule_steps or config.steps. A run that resumes with
             another number jumps to another curve, and prints a warning.
-    Returns:
-        A function of the step, 0 .. steps.
+    Returns: A function of the step, 0 .. steps.
     References:
         Loshchilov and Hutter, SGDR, arXiv:1608.03983, equation 5, without restarts.
     """

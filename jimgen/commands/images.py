@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jimgen.commands.begin import RunFolder, load_run, output_file, output_folder, require_positive, start_jax
+from jimgen.commands.shared import RunFolder, load_run, output_file, output_folder, require_positive, start_jax
 from jimgen.errors import UserError
 
 ENDINGS = (".png", ".npz")
@@ -20,6 +20,7 @@ def sample(
     classes: Literal["balanced", "frequency"] = "balanced",
     best: bool = False,
     change: tuple[str, ...] = (),
+    data: str | None = None,
     out: Path | None = None,
 ) -> None:
     """Draw new images from a run, the same set for the same seed on any number of devices.
@@ -28,10 +29,12 @@ def sample(
         run: folder of the run.
         num: number of images.
         seed: random seed for the latents.
-        label: number of one class for all images; by default all classes.
-        classes: class proportions of a conditional run: balanced, or by their frequency in the training images.
+        label: index of the class to draw; default: all classes in turn.
+        classes: class proportions of a conditional run: balanced (the classes in turn), or by their frequency in the
+            training images.
         best: use the best checkpoint, which --quality-every kept, instead of the newest one.
         change: config fields that sampling alone depends on, with new values: guidance=3 num_steps=50.
+        data: data set for --classes frequency; default: the run's own.
         out: path of the result: .png for a grid, .npz for arrays `images` (uint8 [n, h, w, c]) and `labels`, no ending
             for a folder of PNGs by class. Runs without labels write none. Default: RUN/sample.png
     """
@@ -45,7 +48,7 @@ def sample(
     with start_jax():
         loaded = load_run(run, best, change)
         shown = _fitting(path, num, loaded.spec.shape)
-        drawn = draw_images(loaded, shown, seed, classes, label)
+        drawn = draw_images(loaded, shown, seed, classes, label, data)
     in_turn = loaded.conditional and label is None and classes == "balanced"
     _write(path, drawn.images, drawn.labels, _class_columns(shown, loaded.spec.num_classes) if in_turn else None)
 
@@ -267,7 +270,9 @@ def _fitting(path: Path, num: int, shape: tuple[int, int, int], tiles_each: int 
 
 def _class_columns(num: int, num_classes: int) -> int | None:
     """Columns of a nearly square sheet in which no column mixes classes; None for one class or more than 16."""
-    if not 2 <= num_classes <= 16:
+    from jimgen.runs.previews import CLASSES_IN_COLUMNS
+
+    if num_classes not in CLASSES_IN_COLUMNS:
         return None
     return num_classes * max(1, int(num**0.5) // num_classes)
 

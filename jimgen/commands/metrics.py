@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import tyro
 
-from jimgen.commands.begin import (
+from jimgen.commands.shared import (
     RunFolder,
     output_file,
     output_folder,

@@ -62,10 +62,8 @@ def batches(
         seed: random seed for the order.
         start_step: step of the first batch.
         sharding: layout of the leading axis; None is JAX's default device.
-
     Yields:
         {"image": uint8 [b, h, w, c], "label": int32 [b], "index": int32 [b]}; index is the place in the global batch.
-
     Raises:
         UserError: `batch_size` is below 1, or the devices cannot share it evenly.
     """
@@ -86,7 +84,6 @@ def eval_batches(
     Yields:
         {"image": uint8 [b, h, w, c], "label": int32 [b], "index": int32 [b], "valid": bool [b]}; index is the row in
         the split, and valid is False for padding.
-
     Raises:
         UserError: as `batches`.
     """

@@ -157,8 +157,7 @@ def cache_dir() -> Path:
 def read_all(stream: Stream, shape: tuple[int, int, int]) -> tuple[Arrays, dict[int, str]]:
     """Decodes a whole stream of pictures of one shape, in threads.
 
-    Returns:
-        All rows, with arbitrary content in unreadable ones; and the reasons for these by row number.
+    Returns: All rows, with arbitrary content in unreadable ones; and the reasons for these by row number.
     """
     images = np.empty((len(stream), *shape), np.uint8)
     labels = np.empty(len(stream), np.int32)

@@ -56,7 +56,6 @@ def open_folder(path: str, *, bits: int | None = None) -> Source:
     Args:
         path: path of a folder or zip archive.
         bits: see `images.decode`.
-
     Raises:
         UserError: the folder is missing or may not be read, has no pictures or no readable header, has pictures beside
             class folders, splits without train, labels in one split alone, or a test class that train lacks.

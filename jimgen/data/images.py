@@ -99,7 +99,6 @@ def decode(
         background: grey level under transparent pixels, in [0, 255].
         bits: number of bits used in a file with 16 bits per pixel, 8 to 16: levels reach 2**bits - 1 (cameras and
             scanners write 10, 12 or 14). None takes it from the header, else 16.
-
     Raises:
         UnreadableImage: the file is not a picture, is truncated, is larger than Pillow's limit (about 90 million
             pixels), or has values outside those ranges. The message begins with the name.

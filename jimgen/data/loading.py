@@ -68,11 +68,9 @@ def load(
         download: let TFDS download and prepare a set that is missing.
         resident_bytes: both splits become `Arrays` if together they take at most this many bytes once fitted, else each
             is a `Stream`. Sources that are arrays already (digits, fashion_mnist, npz) stay arrays at any size.
-
     Returns:
         A Dataset: images uint8 [n, h, w, c] in [0, 255], labels int32 [n] in [0, num_classes). A set without labels has
         one class, and all its labels are 0.
-
     Raises:
         UserError: the name is unknown, the set is missing or malformed, or pictures do not fit `size`.
     """

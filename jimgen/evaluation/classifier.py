@@ -52,13 +52,9 @@ def train_classifier(
         steps: number of train steps.
         seed: random seed for initial weights and order of images. The same seed gives the same weights.
         batch_size: images per step.
-
-    Returns:
-        The variables that `Classifier.apply` takes: params and batch_stats, numpy float32.
-
+    Returns: The variables that `Classifier.apply` takes: params and batch_stats, numpy float32.
     Raises:
         UserError: the arrays do not fit each other, or the strides do not divide the size.
-
     References:
         Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv:1711.05101.
     """
@@ -153,14 +149,11 @@ def classification_accuracy_score(
         test_images, test_labels: real images, uint8 [m, h, w, c], and their labels, int [m].
         num_classes: labels lie in [0, num_classes).
         steps, seed: as in `train_classifier`.
-
     Returns:
         accuracy: float in [0, 1]. per_class: list of num_classes floats, the accuracy over the test images of each
         class; None where there are none. num_samples, num_test, steps, seed.
-
     Raises:
         UserError: as `train_classifier`; or samples and test images have different shapes.
-
     References:
         Ravuri and Vinyals, Classification Accuracy Score for Conditional Generative Models, arXiv:1905.10887,
         section 3. They train a ResNet-50; this trains `Classifier`.

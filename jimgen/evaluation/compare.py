@@ -51,10 +51,7 @@ def compare(
     Args:
         identities: run -> text that is equal for runs that differ only in their seed.
         evaluations: run -> content of its evaluation.json.
-
-    Returns:
-        The groups in the order given; and the metrics to compare with, {name: {"real": ..., "gaussian": ...}}.
-
+    Returns: The groups in the order given; and the metrics to compare with, {name: {"real": ..., "gaussian": ...}}.
     Raises:
         UserError: there are no runs, or evaluations have different data, counts or extractors.
     """

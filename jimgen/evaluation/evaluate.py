@@ -63,12 +63,10 @@ def evaluate(
         metrics: names out of evaluation.measure.NAMES.
         references: files of `jimgen reference`, one for each extractor; by default made from the data.
         seed: random seed for subsets, shuffles and classifiers.
-
     Returns:
         The content of evaluation.json: subject, data, num, seed, extractors (identities), metrics ({name: {"value",
         "real", "gaussian"}}, and "test/..." of a run's own test metrics), warnings (sentences), per_class (rows),
         seconds.
-
     Raises:
         UserError: references do not match; or see `evaluation.measure.measure`.
     """

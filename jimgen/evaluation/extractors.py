@@ -94,7 +94,6 @@ def load_extractor(name: str, *, inception_weights: Path | str | None = None) ->
             in the original graph, and 2 x / 255 - 1 in `inception_pytorch_fid`. Both resize like clean-fid.
             `PATH.py:FUNCTION`: your own, the result of FUNCTION() in that file.
         inception_weights: pytorch-fid's or torch-fidelity's file; by default the path in JIMGEN_INCEPTION_WEIGHTS.
-
     Raises:
         UserError: the name is unknown, weights are missing, damaged or of another net, or FUNCTION fails.
     """
@@ -126,7 +125,6 @@ def extract(extractor: Extractor, images: np.ndarray, *, batch_size: int = 64) -
         images: uint8 [n, h, w, c], c = 1 or 3. Round samples first, as a file would.
         batch_size: images per batch, rounded up to a multiple of the devices, which share them. Outputs do not depend
             on it (to 1e-5 of the largest value).
-
     Raises:
         UserError: images have another dtype or shape, or colour for a grey extractor; or outputs are not finite.
     """

@@ -106,7 +106,6 @@ def measure(
         seed: random seed for subsets, shuffles, cells and the classifier.
         references: statistics of the training split, one for each extractor; by default made from the data, and cached.
         cas_steps: train steps of the classifier of CAS.
-
     Raises:
         UserError: the images are too few or differ in shape from the data, a metric is unknown, or features are NaN.
     """
@@ -158,8 +157,7 @@ def compared_with(
 ) -> dict[str, dict[str, float]]:
     """Measures `count` real test images (or all) and samples of one Gaussian per class; the metrics are cached.
 
-    Returns:
-        {"real": metrics, "gaussian": metrics}. CAS of "real" is that of `count` training images.
+    Returns: {"real": metrics, "gaussian": metrics}. CAS of "real" is that of `count` training images.
     """
     wanted = [FORMAT, dataset.spec.hash, [identity(e) for e in extractors], sorted(metrics), count, seed]
     path = cache_dir() / "baselines" / f"{_hash_of(wanted)}.json"

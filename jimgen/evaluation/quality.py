@@ -37,8 +37,7 @@ def measure_quality(
 ) -> tuple[float, dict[str, float]]:
     """Draws `num` images, the classes in turn, and measures them against as many training images.
 
-    Returns:
-        The deciding metric; and all metrics, with the duration as "seconds".
+    Returns: The deciding metric; and all metrics, with the duration as "seconds".
     """
     assert DECIDING[metric] in METRICS
     began = time.perf_counter()

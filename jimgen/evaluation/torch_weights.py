@@ -83,9 +83,7 @@ class _Unpickler(pickle.Unpickler):
 def read_torch_weights(path: Path | str) -> tuple[dict[str, np.ndarray], str]:
     """The tensors of a state dict that torch.save wrote, and the identity of the file.
 
-    Returns:
-        Arrays by name, in the file's order and dtypes; and the sha256 of the file, 64 hex digits.
-
+    Returns: Arrays by name, in the file's order and dtypes; and the sha256 of the file, 64 hex digits.
     Raises:
         UserError: the file is missing, truncated, damaged, not a state dict of tensors, or asks for anything else than
             tensors, which might be an attack.
@@ -113,14 +111,11 @@ def folded_params(tensors: Mapping[str, np.ndarray], *, epsilon: float) -> dict[
         tensors: state dict in the order in which its modules were defined, so that each BatchNorm follows its
             convolution: weights [out, in / groups, height, width] or [out, in].
         epsilon: epsilon of the BatchNorms.
-
     Returns:
         Name of the convolution or linear layer -> kernel float32 [height, width, in / groups, out] or [in, out], and
         bias float32 [out] if there is one.
-
     Raises:
         UserError: a BatchNorm does not follow a convolution with as many channels.
-
     References:
         Ioffe and Szegedy, Batch Normalization, arXiv:1502.03167, algorithm 2.
     """

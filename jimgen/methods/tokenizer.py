@@ -344,8 +344,7 @@ def tokenize_known(tokenizer: Tokenizer, variables: Variables, images: Array, kn
         tokenizer, variables: the arguments of `Tokenizer.tokenize`.
         images: float [n, h, w, c] in [-1, 1].
         known: bool [n, h, w, 1].
-    Returns:
-        Tokens int32 [n, rows * columns], and a mask of the known ones, bool [n, rows * columns].
+    Returns: Tokens int32 [n, rows * columns], and a mask of the known ones, bool [n, rows * columns].
     """
     count = jnp.maximum(known.sum((1, 2), keepdims=True), 1)
     mean = jnp.where(known, images, 0.0).sum((1, 2), keepdims=True) / count

@@ -17,8 +17,7 @@ def gaussian_per_class(images: np.ndarray, labels: np.ndarray, wanted: np.ndarra
         labels: int [n], their classes; only the first 2000 images of a class are used.
         wanted: int [m], the classes to draw.
         seed: random seed of the draws.
-    Returns:
-        uint8 [m, h, w, c], rounded and clipped.
+    Returns: uint8 [m, h, w, c], rounded and clipped.
     Raises:
         ValueError: if there are fewer than 2 images of a wanted class.
     """

@@ -108,8 +108,7 @@ def frechet_distance_infinity(features: ArrayLike, reference: Moments, *, num_po
         reference: Moments of at least 2 samples.
         num_points: number of subset sizes, >= 2.
         seed: random seed of the subsets.
-    Returns:
-        FD_inf in squared units of the features. For a perfect model it is the bias of the reference, with noise.
+    Returns: FD_inf in squared units of the features. For a perfect model it is the bias of the reference, with noise.
     Raises:
         ValueError: for fewer than 20 samples, fewer than 2 points, NaN, or different dimensions.
     References:

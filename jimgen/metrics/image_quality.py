@@ -24,8 +24,7 @@ def psnr(x: Array, y: Array, *, data_range: float) -> Array:
     Args:
         x, y: float [n, h, w, c].
         data_range: > 0.
-    Returns:
-        [n] decibels; infinite for equal images.
+    Returns: [n] decibels; infinite for equal images.
     Raises:
         ValueError: for different shapes, dtypes that are not floating point, or data_range <= 0.
     """
@@ -46,8 +45,7 @@ def ssim(x: Array, y: Array, *, data_range: float) -> Array:
     Args:
         x, y: float [n, h, w, c], h and w at least 11.
         data_range: R > 0.
-    Returns:
-        [n], from -1 to 1; 1 for equal images.
+    Returns: [n], from -1 to 1; 1 for equal images.
     Raises:
         ValueError: see `psnr`; also for smaller images.
     References:
@@ -71,8 +69,7 @@ def ms_ssim(x: Array, y: Array, *, data_range: float) -> Array:
     Args:
         x, y: float [n, h, w, c], h and w more than 160, so that the window fits into the coarsest scale.
         data_range: > 0.
-    Returns:
-        [n], from 0 to 1; 1 for equal images.
+    Returns: [n], from 0 to 1; 1 for equal images.
     Raises:
         ValueError: see `psnr`; also for images of at most 160 pixels on a side.
     References:

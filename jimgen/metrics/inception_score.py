@@ -25,8 +25,7 @@ def inception_score(logits: ArrayLike, *, num_splits: int = 10, seed: int) -> In
         logits: float [n, classes], finite. For probabilities pass their logarithms (for 0 that of 1e-300).
         num_splits: 1 to n.
         seed: random seed of the shuffle.
-    Returns:
-        Mean and standard deviation over splits, from 1 to the number of classes; higher is better.
+    Returns: Mean and standard deviation over splits, from 1 to the number of classes; higher is better.
     Raises:
         ValueError: for other shapes, NaN or infinity, or more splits than samples.
     References:

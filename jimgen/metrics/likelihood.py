@@ -35,8 +35,7 @@ def importance_weighted_bound(log_weights: Array) -> Array:
 
     Args:
         log_weights: log w, float [k, n], k >= 1; k samples of z for each of n images.
-    Returns:
-        [n] nats, a bound of log p(x), not of its negative.
+    Returns: [n] nats, a bound of log p(x), not of its negative.
     Raises:
         ValueError: for another shape.
     References:

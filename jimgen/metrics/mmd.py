@@ -73,8 +73,7 @@ def cmmd(features_a: ArrayLike, features_b: ArrayLike, sigma: float = 10.0, *, b
         features_a, features_b: float [n, d], n >= 2; sigma = 10 is for embeddings of length 1.
         sigma: > 0, in units of the features.
         block_size: rows compared at once; limits memory, does not change the value.
-    Returns:
-        The discrepancy in thousandths of the kernel; 0 in expectation for a perfect model.
+    Returns: The discrepancy in thousandths of the kernel; 0 in expectation for a perfect model.
     Raises:
         ValueError: for fewer than 2 samples, NaN, different dimensions or sigma <= 0.
     References:

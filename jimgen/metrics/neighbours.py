@@ -68,8 +68,7 @@ def prdc(real: ArrayLike, fake: ArrayLike, k: int = 5, *, block_size: int = BLOC
         fake: float [m, d], m > k.
         k: number of neighbours, >= 1, without the sample itself.
         block_size: rows compared at once; limits memory.
-    Returns:
-        Prdc, unitless. Values depend on n and m; compare only values with equal ones.
+    Returns: Prdc, unitless. Values depend on n and m; compare only values with equal ones.
     Raises:
         ValueError: for k < 1, sets of k samples or fewer, NaN, or different dimensions.
     References:

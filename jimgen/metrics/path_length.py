@@ -20,8 +20,7 @@ def slerp(z_start: Array, z_end: Array, t: Array) -> Array:
     Args:
         z_start, z_end: float [n, d].
         t: float [n], 0 to 1.
-    Returns:
-        [n, d]. Between vectors of equal length, of that length (except for d = 1).
+    Returns: [n, d]. Between vectors of equal length, of that length (except for d = 1).
     Raises:
         ValueError: for other shapes.
     References:
@@ -63,8 +62,7 @@ def path_length(
         z_start, z_end: float [n, d], independent draws from the prior.
         t: float [n], uniform in [0, 1].
         epsilon: > 0.
-    Returns:
-        [n], >= 0, in squared units of the features. Report the mean after `discard_outliers`.
+    Returns: [n], >= 0, in squared units of the features. Report the mean after `discard_outliers`.
     Raises:
         ValueError: for other shapes, or epsilon <= 0.
     References:
@@ -83,8 +81,7 @@ def discard_outliers(lengths: ArrayLike, lower: float = 0.01, upper: float = 0.9
     Args:
         lengths: float [n], n >= 1.
         lower, upper: 0 <= lower < upper <= 1. Quantiles are samples, rounded outwards.
-    Returns:
-        float64 [at most n], in the order of the input.
+    Returns: float64 [at most n], in the order of the input.
     Raises:
         ValueError: for another shape, no lengths, NaN, or quantiles out of order.
     """

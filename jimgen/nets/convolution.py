@@ -52,8 +52,7 @@ def conv(x: Array, kernel: Array, *, stride: int | Pair = 1, padding: Padding = 
         kernel: float [i, j, c, o], same dtype.
         stride: one for both axes, or one for each.
         padding: "SAME" (h = ceil(H / stride)), "VALID", one number for all sides, or ((top, bottom), (left, right)).
-    Returns:
-        [b, h, w, o] with h = (H + top + bottom - i) // stride + 1.
+    Returns: [b, h, w, o] with h = (H + top + bottom - i) // stride + 1.
     Raises:
         ValueError: for wrong ranks or channels, or a kernel larger than the padded image.
     """
@@ -81,8 +80,7 @@ def conv_transpose(
         padding: as in `conv`.
         output_size: (H, W), any size that `conv` maps to (h, w). By default h * stride for "SAME", and for "VALID" with
             a kernel smaller than the stride; else (h - 1) * stride + i - top - bottom.
-    Returns:
-        [b, H, W, c].
+    Returns: [b, H, W, c].
     Raises:
         ValueError: for wrong ranks or channels, or if `conv` does not map the output size to that of y.
     """

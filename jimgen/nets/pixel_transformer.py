@@ -86,8 +86,7 @@ class PixelTransformer(nn.Module):
             levels: int32 [b, n].
             labels: int32 [b] in 0..num_classes.
             dropout_keys: see Backbone.
-        Returns:
-            Logits [b, n, levels], in float32 or higher.
+        Returns: Logits [b, n, levels], in float32 or higher.
         Raises:
             ValueError: for another number of places, or patches that do not divide the image.
         """
@@ -120,8 +119,7 @@ class PixelTransformer(nn.Module):
             levels: int32 [b, n]; only levels before i are used.
             i: int32 [].
             labels: int32 [b].
-        Returns:
-            Logits [b, levels], and the state for place i + 1.
+        Returns: Logits [b, levels], and the state for place i + 1.
         """
         patch, place = i // self.places_per_patch, i % self.places_per_patch
         # flax's cond, because lax.cond cannot access parameters. The state is an operand, so that its number of tokens

@@ -46,8 +46,7 @@ class TokenTransformer(nn.Module):
             labels: int32 [b] in 0..num_classes.
             order: int32 [b, t], the place of each token on the grid, counted row by row.
             dropout_keys: see Backbone.
-        Returns:
-            Logits [b, t, num_codes], in float32 or higher.
+        Returns: Logits [b, t, num_codes], in float32 or higher.
         Raises:
             ValueError: if tokens or order have another shape.
         """
@@ -75,8 +74,7 @@ class TokenTransformer(nn.Module):
             i: int32 [].
             labels: int32 [b].
             order: int32 [b, t].
-        Returns:
-            Logits [b, num_codes], and the cache for i + 1.
+        Returns: Logits [b, num_codes], and the cache for i + 1.
         """
         place = lax.dynamic_slice_in_dim(order, jnp.maximum(i - 1, 0), 1, axis=1)
         token = lax.dynamic_slice_in_dim(tokens, jnp.maximum(i - 1, 0), 1, axis=1)

@@ -257,8 +257,7 @@ class Backbone(nn.Module):
             cond: float [b, width] or [b, t, width], modulates all tokens or each one; None for plain pre-norm blocks.
             mask: bool [t, t] or [b, t, t], True where a query (first axis) may attend to a key; None for no mask.
             dropout_keys: keys [b], one per example (noise.example_keys); None for no dropout.
-        Returns:
-            [b, t, width], in float32 or higher.
+        Returns: [b, t, width], in float32 or higher.
         Raises:
             ValueError: for head sizes that do not divide the width or do not suit rotary embedding, or wrong shapes.
         """
@@ -280,8 +279,7 @@ class Backbone(nn.Module):
             cache: from `empty_cache`, or from the previous call.
             mask: bool [n, s] or [b, n, s] over the cache's s places; None to attend to all tokens, old and new. For
                 n > 1 causal tokens pass causal_mask(n, s, cache.index).
-        Returns:
-            [b, n, width], and the cache with n more tokens.
+        Returns: [b, n, width], and the cache with n more tokens.
         Raises:
             ValueError: for wrong shapes, or a cache without room (not checked under jit).
         """

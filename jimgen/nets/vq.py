@@ -55,8 +55,7 @@ def rotation_trick(z: Array, e: Array) -> Array:
 
     Args:
         z, e: float [..., d]. A z or e of zero gives a finite gradient.
-    Returns:
-        [..., d], equal to e.
+    Returns: [..., d], equal to e.
     References:
         Fifty et al., Restructuring Vector Quantization with the Rotation Trick, arXiv:2410.06424, section 4.2.
     """
@@ -125,8 +124,7 @@ def ema_codebook(codes: Array, counts: Array, new_counts: Array, new_sums: Array
         codes, counts: e, float [K, d], and N >= 0, float [K]; a code of count 0 moves to the mean of its first vectors.
         new_counts, new_sums: n, float [K], and sum z, float [K, d], over the vectors that chose each code.
         decay: gamma in [0, 1).
-    Returns:
-        e' [K, d] and N' [K].
+    Returns: e' [K, d] and N' [K].
     References:
         van den Oord et al., Neural Discrete Representation Learning, arXiv:1711.00937, appendix A.1.
     """
@@ -143,8 +141,7 @@ def restart_dead_codes(key: Array, codes: Array, counts: Array, z: Array, below:
         codes, counts: float [K, d], and float [K], decayed counts per batch.
         z: float [n, d], the vectors of the global batch, drawn without replacement if n >= K.
         below: a code is dead if its count is less than this times n / K, the count of a uniformly used code.
-    Returns:
-        codes [K, d] and counts [K]; the count of restarted codes is n / K.
+    Returns: codes [K, d] and counts [K]; the count of restarted codes is n / K.
     References:
         Dhariwal et al., Jukebox, arXiv:2005.00341, appendix B.1 (random restart), here with a threshold in tokens.
     """

@@ -36,8 +36,7 @@ def convolution(x: Array, k: Array, *, stride: Size, before: Size, size: Size) -
         stride: (s, t).
         before: padding above x and to its left.
         size: (h, w) of the result, both even.
-    Returns:
-        [b, h, w, o].
+    Returns: [b, h, w, o].
     """
     products = [d @ g for d, g in zip(_of_picture(stride, before, size, x), _of_kernel(stride, k), strict=True)]
     return _adjoint(_of_result, (len(x), *size, k.shape[3]), products)

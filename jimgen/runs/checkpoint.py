@@ -80,10 +80,7 @@ def restore(manager: ocp.CheckpointManager, target: TrainState) -> tuple[TrainSt
     Args:
         manager: from `open_checkpoints`.
         target: a state of ShapeDtypeStructs with shardings: where the arrays are put, on any number of devices.
-
-    Returns:
-        The state, and a warning for each newer checkpoint that was corrupt. Those are renamed to `corrupt-STEP`.
-
+    Returns: The state, and a warning for each newer checkpoint that was corrupt. Those are renamed to `corrupt-STEP`.
     Raises:
         UserError: a checkpoint holds other arrays than the target (other code or another configuration wrote it), or
             cannot be read for a reason that is not its own: too little memory, no permission. Nothing is renamed then.
@@ -104,7 +101,6 @@ def read(folder: Path, target: TrainState) -> tuple[TrainState | None, list[str]
     one, and the newer ones are looked at instead.
 
     Args: as `restore`; `folder` holds the checkpoints.
-
     Raises:
         UserError: as `restore`.
     """

@@ -21,11 +21,11 @@ if TYPE_CHECKING:  # the commands that only read folders start without JAX
 
 COUNT = {"at_least": 1}  # there must be at least one
 SEED = {"at_most": 2**63 - 1}
-HOW = {"free": True, "compared": False}  # says how a run is carried out, not what it computes: may change on resume
+HOW = {"free": True, "compared": False}  # how a run is carried out, not what it computes: may change on resume
 LENGTH = {"free": True}  # may change on resume, but `jimgen compare` tells runs apart by it
 CHOOSES_BEST = {"free": True, "compared": "best"}  # likewise, where their best checkpoints are compared
 REPETITION = {"compared": False}  # `jimgen compare` averages over it
-DRAWING = {"drawing": True}  # sampling depends on it, the weights do not: --change may change it
+DRAWING = {"drawing": True}  # sampling may use another value than training did: --change may change it
 CONTAINED_RUN = {"contained_run": True}  # names a run; this run keeps a copy of it in its own folder
 
 one_of = tyro.extras.literal_type_from_choices  # the type of a field that names an entry of a table
@@ -45,15 +45,15 @@ class RunConfig:
     """
 
     data: str = "digits"
-    """digits, fashion_mnist, tfds:NAME, folder:PATH (PATH may be a .zip of pictures) or npz:PATH"""
+    """data set: digits, fashion_mnist, tfds:NAME, folder:PATH (or a .zip of pictures) or npz:PATH"""
     size: int | None = field(default=None, metadata=COUNT)
-    """height and width that images are brought to; by default as they are"""
+    """height and width to resize or pad images to; default: as stored"""
     fit: Literal["resize", "pad"] = "resize"
-    """bicubic resizing, or background around a smaller image"""
+    """way to bring images to --size: bicubic resizing, or background around a smaller image"""
     channels: Literal[1, 3] | None = None
-    """1 for grey, 3 for colour; by default what the data are"""
+    """number of channels: 1 for grey, 3 for colour; default: as stored"""
     bits: int | None = None
-    """bits used by grey pictures of 16, such as 12; by default what their files say, else 16"""
+    """bits used in 16-bit grey pictures, such as 12; default: as their files say, else 16"""
     data_dir: str | None = field(default=None, metadata=HOW)
     """folder of prepared TFDS data sets"""
     download: bool = field(default=False, metadata=HOW)
@@ -63,17 +63,17 @@ class RunConfig:
     steps: int = field(default=1000, metadata=COUNT | LENGTH)
     """train steps in all, those before a resume included"""
     batch_size: int = field(default=64, metadata=COUNT)
-    """images a step, over all devices"""
+    """images per step, over all devices"""
     accumulate: int = field(default=1, metadata=COUNT)
     """microbatches that a step is cut into, to save memory"""
     seed: int = field(default=0, metadata=SEED | REPETITION)
     """random seed for initialisation, noise and data order"""
     ema_half_life: float = 20_000
-    """images after which the moving average of the weights has forgotten half; 0 for no average"""
+    """half-life of the moving average of the weights, in images, at most 5% of the images seen; 0 for none"""
     workdir: str | None = field(default=None, metadata=HOW)
     """folder of the run; an existing one resumes. Default runs/EXPERIMENT-DATA"""
     mode: Literal["auto", "jit", "pmap", "sharded"] = field(default="auto", metadata=HOW)
-    """jit (one device), pmap or sharded (all devices); auto: sharded where there are several"""
+    """way to compile: jit (one device), pmap or sharded (all devices); auto: sharded on several devices, else jit"""
     devices: int = field(default=0, metadata=HOW)
     """number of devices to use, the first ones; 0 for all"""
     log_every: int = field(default=50, metadata=COUNT | HOW)
@@ -93,15 +93,15 @@ class RunConfig:
     quality_num: int = field(default=2000, metadata=CHOOSES_BEST)
     """images generated for each measurement"""
     quality_extractor: str = field(default="", metadata=CHOOSES_BEST)
-    """feature extractor; default the data's own classifier, else efficientnet_lite0@64"""
+    """feature extractor; default: the data's own classifier, else efficientnet_lite0@64"""
     keep: int = field(default=3, metadata=COUNT | HOW)
     """checkpoints to keep"""
     max_skipped: int = field(default=20, metadata=COUNT | HOW)
-    """updates in a row that may be skipped as not finite before training stops"""
+    """non-finite updates in a row after which training stops; checked at each line of metrics.jsonl"""
     profile: bool = field(default=False, metadata=HOW)
-    """record a trace of steps 3 to 8 after the start in RUN/profile"""
+    """record steps 3 to 8 of this start in RUN/profile"""
     override: bool = field(default=False, metadata=HOW)
-    """go on in a workdir whose config was different"""
+    """continue although the config or the data differ from those of the run"""
     dry_run: bool = field(default=False, metadata=HOW)
     """print parameters, shapes, FLOPs and memory, and stop"""
 
@@ -131,7 +131,7 @@ class ScheduledConfig(RunConfig):
     warmup_steps: int = 100
     """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""
     schedule_steps: int = field(default=0, metadata=LENGTH)
-    """step at which the learning rate reaches 0; 0 for the last one. Set it to train longer later on the same curve"""
+    """step at which the learning rate reaches 0; 0 for the last one. Set it if you may raise --steps later"""
 
     def schedule(self) -> "optax.Schedule":
         """The learning rate at each step."""
@@ -208,7 +208,6 @@ def from_values(made: type[Class], values: Mapping[str, Any], path: Path) -> Cla
         made: the class.
         values: by field; lists for tuples. Missing ones take the class's defaults.
         path: where they come from, for messages.
-
     Raises:
         UserError: a value of the wrong type, or none for a field without a default.
     """

@@ -13,7 +13,7 @@ from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
 from jimgen.files import disk_errors
 from jimgen.methods.method import Method
-from jimgen.runs import checkpoint, earlier
+from jimgen.runs import checkpoint, compatibility
 from jimgen.runs.config import Config, RunConfig, changed, contained_runs, drawing_fields, from_values
 from jimgen.runs.folder import (
     BEST,
@@ -55,7 +55,6 @@ def load_run(folder: Path, best: bool = False, changes: Sequence[str] = ()) -> R
         folder: of the run.
         best: the checkpoint that had the best value of --quality-metric, not the newest one.
         changes: "field=value" of its config, for what drawing depends on: "guidance=3", "num_steps=50".
-
     Raises:
         UserError: no run there, one that this version cannot load, no good checkpoint; changes of unknown fields, or
             that the weights do not fit.
@@ -80,9 +79,9 @@ def _built(folder: Path, saved: Saved, changes: Sequence[str]) -> tuple[RunConfi
     """The config of a run, and what its copy of the experiment builds of it."""
     module = load_experiment(folder)
     config = with_contained_runs(saved_config(module.Config, saved, folder), folder)
-    config = changed(config, changes, drawing_fields(config) or earlier.drawing_fields(config))
+    config = changed(config, changes, drawing_fields(config) or compatibility.drawing_fields(config))
     try:
-        return config, build_method(config, earlier.build_of(module), saved.data)
+        return config, build_method(config, compatibility.build_of(module), saved.data)
     except UserError:
         raise
     except Exception as error:  # it is code: it may raise anything
@@ -102,7 +101,7 @@ def saved_config(config_class: type[Config], saved: Saved, folder: Path) -> Conf
     """
     once = ("override", "dry_run", "profile")  # said of one command, not of the run
     values = {name: value for name, value in saved.config.items() if name not in once}
-    return from_values(config_class, earlier.renamed(values, config_class), folder / CONFIG)
+    return from_values(config_class, compatibility.renamed(values, config_class), folder / CONFIG)
 
 
 def contain(run: Path, copy: Path) -> None:

@@ -25,7 +25,7 @@ from jimgen.output import Output
 from jimgen.pictures import save_png
 from jimgen.runs import checkpoint
 from jimgen.runs.config import RunConfig
-from jimgen.runs.folder import BEST, CHECKPOINTS, METRICS, PROFILE, REAL, SAMPLES
+from jimgen.runs.folder import BEST, CHECKPOINTS, METRICS_FILE, PROFILE, REAL, SAMPLES
 from jimgen.runs.logging import Log, metrics_log, silent
 from jimgen.runs.previews import real_grid, write_previews
 from jimgen.runs.profiling import profiled_steps
@@ -64,7 +64,7 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, out
     with contextlib.ExitStack() as stack:
         log = silent
         if is_first_process:
-            log = stack.enter_context(metrics_log(folder / METRICS, start, last, config.batch_size, output))
+            log = stack.enter_context(metrics_log(folder / METRICS_FILE, start, last, config.batch_size, output))
         requests = stack.enter_context(stop_requests(output))
         keep_if_best = _best_keeper(method, dataset, config, folder, keys.samples, start, log)
         options = {"batch_size": config.batch_size, "sharding": compiled.batch_sharding}
@@ -121,7 +121,7 @@ def _best_keeper(
     method: Method, dataset: Dataset, config: RunConfig, folder: Path, key: Array, start: int, log: Log
 ) -> Callable[[int, TrainState], None]:
     """A function (step, state) that measures generated images and keeps the state if it is the best one so far."""
-    rows = read_metrics(folder / METRICS) if config.quality_every and start else []
+    rows = read_metrics(folder / METRICS_FILE) if config.quality_every and start else []
     record = best_so_far(rows, config.quality_metric)
 
     def keep_if_best(step: int, state: TrainState) -> None:

@@ -14,12 +14,13 @@ from jimgen.pictures import grid, grid_of_rows, rows_of, save_png, to_uint8
 from jimgen.runs.folder import RECONSTRUCTIONS
 from jimgen.train_step import TrainState, eval_variables
 
-ROWS = 8  # of a sample grid; its columns are the classes, if there are 2 to 16 of them
+ROWS = 8  # of a sample grid
+CLASSES_IN_COLUMNS = range(2, 17)  # numbers of classes for which a grid has a column per class
 
 
 def grid_labels(num_classes: int, rows: int = ROWS) -> tuple[np.ndarray, int]:
     """Labels int32 [n] of a sample grid, and its number of columns: a class a column, or eight columns."""
-    columns = num_classes if 2 <= num_classes <= 16 else ROWS
+    columns = num_classes if num_classes in CLASSES_IN_COLUMNS else ROWS
     return np.tile(np.arange(columns, dtype=np.int32) % max(num_classes, 1), rows), columns
 
 

@@ -36,7 +36,6 @@ def profiled_steps(
         folder: of the profile; made, if it is missing.
         wait: waits until the devices are idle, so that the profile begins and ends between steps.
         tell: prints lines for the user: where the profile is and how to open it, or why it was not written.
-
     Raises:
         UserError: the folder cannot be made.
         RuntimeError: another profile is being recorded in this process.

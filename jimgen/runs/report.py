@@ -20,12 +20,12 @@ from jimgen.errors import UserError
 from jimgen.evaluation.results import EXTREMES, NEAREST, RESULTS, read_evaluation
 from jimgen.files import read_json, write_atomically
 from jimgen.pictures import GAP_COLOUR, Picture, encode_png
-from jimgen.runs.folder import CONFIG, ENVIRONMENT, EXPERIMENT, METRICS
+from jimgen.runs.folder import CONFIG, ENVIRONMENT, EVALUATION, EXPERIMENT, METRICS_FILE, PLOTS, REAL, SAMPLES
 
 STRIP_FRAMES, STRIP_WIDTH = 6, 160  # samples over training: how many, and CSS pixels of one
 
 
-class Run(NamedTuple):
+class ReportedRun(NamedTuple):
     """The content of a run's folder but for its pictures, which are read where they are shown."""
 
     folder: Path
@@ -48,10 +48,7 @@ def write_report(run_folders: Sequence[Path], out: Path, title: str | None = Non
         run_folders: run directories, in the order of the page.
         out: the file; replaced in one step, so that a browser never sees half a page.
         title: of the page. Default: the run's name, or how many runs there are.
-
-    Returns:
-        The path written.
-
+    Returns: The path written.
     Raises:
         UserError: no folders, a folder that is missing or holds no run, or a JSON file that cannot be read.
     """
@@ -65,7 +62,7 @@ def write_report(run_folders: Sequence[Path], out: Path, title: str | None = Non
     sections = ""
     for i, run in enumerate(runs):
         with tempfile.TemporaryDirectory() as scratch:
-            plots = run.folder / "plots" if run.folder.resolve() == home else Path(scratch)
+            plots = run.folder / PLOTS if run.folder.resolve() == home else Path(scratch)
             curves = [(path.stem, _load(path)) for path in draw_curves(run.metrics, plots)]
         sections += _section(run, curves, f"run-{i}", "h1" if alone else "h2")
     page = f"""<!doctype html>
@@ -84,15 +81,15 @@ def write_report(run_folders: Sequence[Path], out: Path, title: str | None = Non
     return Path(out)
 
 
-def _read_run(folder: Path) -> Run:
-    if not any((folder / part).exists() for part in (CONFIG, METRICS, "samples")):
+def _read_run(folder: Path) -> ReportedRun:
+    if not any((folder / part).exists() for part in (CONFIG, METRICS_FILE, SAMPLES)):
         missing = "holds no run (no config.json, metrics.jsonl or samples/)" if folder.is_dir() else "is not a folder"
         raise UserError(f"{folder} {missing}. Give the folder that --workdir named in training.")
-    saved, path = _read_json(folder / CONFIG), folder / METRICS
+    saved, path = _read_json(folder / CONFIG), folder / METRICS_FILE
     if not all(isinstance(saved.get(part, {}), dict) for part in ("config", "changed")):
         raise UserError(f"{folder / CONFIG} is damaged (config and changed are no objects): restore it")
     metrics = read_metrics(path) if path.exists() else []
-    return Run(
+    return ReportedRun(
         folder=folder,
         name=folder.resolve().name,
         experiment=str(saved.get("experiment") or ""),
@@ -125,7 +122,7 @@ def _first_line(path: Path) -> str:
     return (text or "").partition("\n")[0]
 
 
-def _section(run: Run, drawn: Sequence[tuple[str, Picture | None]], anchor: str, heading: str) -> str:
+def _section(run: ReportedRun, drawn: Sequence[tuple[str, Picture | None]], anchor: str, heading: str) -> str:
     """One run: what it is, what came out, how it got there, and how to go on."""
     seed = run.environment.get("seed", run.config.get("seed"))
     facts = [run.experiment, f"step {run.metrics[-1]['step']:,}" if run.metrics else ""]
@@ -136,10 +133,10 @@ def _section(run: Run, drawn: Sequence[tuple[str, Picture | None]], anchor: str,
 <section id="{anchor}">
 <{heading}>{escape(run.name)}</{heading}>
 {"".join(f'<p class="{kind}">{escape(text)}</p>' for kind, text in about.items() if text)}
-{_samples(run.folder / "samples")}
+{_samples(run.folder / SAMPLES)}
 {_block("Test metrics", _test_metrics(run.series))}
 {_block("Training", _results(run.series))}
-{_evaluation(run.folder / "evaluation")}
+{_evaluation(run.folder / EVALUATION)}
 {_block("Curves", "".join(curves), "row")}
 <div class="pair">
 <div>{_block("Changed from the defaults", _fields(run.changed))}
@@ -160,7 +157,7 @@ def _samples(folder: Path) -> str:
     steps, last = sorted(found), max(found, default=0)
     frames = np.linspace(0, len(steps) - 1, min(len(steps), STRIP_FRAMES)).round().astype(int)
     sheets = {steps[i]: _load(found[steps[i]]) for i in frames}
-    captions = {"Real images": _load(folder / "real.png"), f"Samples at step {last:,}": sheets.get(last)}
+    captions = {"Real images": _load(folder / REAL), f"Samples at step {last:,}": sheets.get(last)}
     captions["Reconstructions"] = _load(max(folder.glob("reconstruct*.png"), default=folder / "reconstruct.png"))
     shown = [_figure(sheet, f"A grid: {text}", text) for text, sheet in captions.items() if sheet is not None]
     strip = [
@@ -263,7 +260,7 @@ def _results(series: Mapping[str, Series]) -> str:
     return _table(rows, ("Metric", "Last", "Lowest", "Highest", "At step"))
 
 
-def _comparison(runs: Sequence[Run]) -> str:
+def _comparison(runs: Sequence[ReportedRun]) -> str:
     """The runs by the last values of what was measured on test data; their names lead to the sections."""
     names = list(dict.fromkeys(name for run in runs for name in run.series if name.startswith("test/")))
     rows = [
@@ -300,7 +297,7 @@ def _table(rows: Iterable[Sequence[str]], heads: Sequence[str] = ()) -> str:
     return f'<div class="scroll"><table class="{kind}"><tr>{top}</tr>{body}</table></div>' if body else ""
 
 
-def _commands(run: Run) -> str:
+def _commands(run: ReportedRun) -> str:
     folder = shlex.quote(str(run.folder))
     script = shlex.quote(f"experiments/{run.experiment}.py")
     lines = [f"python {script} --workdir {folder}"] if run.experiment else []

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from jimgen.errors import UserError
 from jimgen.files import read_errors
-from jimgen.runs.earlier import names_importable
+from jimgen.runs.compatibility import names_importable
 from jimgen.runs.folder import EXPERIMENT, MODULES
 
 

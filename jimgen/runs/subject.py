@@ -16,16 +16,23 @@ from jimgen.evaluation.evaluate import Subject
 from jimgen.evaluation.generated import GeneratedSet, class_frequencies, class_labels, generate, read_generated
 from jimgen.evaluation.results import RESULTS, read_evaluation
 from jimgen.noise import key_of
-from jimgen.runs import earlier
+from jimgen.runs import compatibility
 from jimgen.runs.config import RunConfig, uncompared_fields
-from jimgen.runs.folder import CONFIG, EVALUATION, METRICS, read_saved
+from jimgen.runs.folder import CONFIG, EVALUATION, METRICS_FILE, read_saved
 from jimgen.runs.load import Run, load_run
 from jimgen.train_step import eval_variables
 
 Classes = Literal["balanced", "frequency"]
 
 
-def draw_images(run: Run, num: int, seed: int, classes: Classes = "balanced", label: int | None = None) -> GeneratedSet:
+def draw_images(
+    run: Run,
+    num: int,
+    seed: int,
+    classes: Classes = "balanced",
+    label: int | None = None,
+    data_name: str | None = None,
+) -> GeneratedSet:
     """`num` images from a run, the same ones for the same seed; without labels where the run knows none.
 
     Args:
@@ -35,7 +42,7 @@ def draw_images(run: Run, num: int, seed: int, classes: Classes = "balanced", la
         classes: "balanced": the classes in turn; "frequency": as often as in the training images. Ignored by runs
             without labels.
         label: one class for all.
-
+        data_name: data set whose class frequencies are meant; default: the run's own.
     Raises:
         UserError: a label that the run does not know; or its data are needed for class frequencies and are not there.
     """
@@ -44,7 +51,9 @@ def draw_images(run: Run, num: int, seed: int, classes: Classes = "balanced", la
         labels = np.full(num, label, np.int32)
     else:
         frequent = classes == "frequency" and run.conditional
-        weights = class_frequencies(load_data(run.config)) if frequent else np.ones(run.spec.num_classes)
+        weights = (
+            class_frequencies(load_data(run.config, name=data_name)) if frequent else np.ones(run.spec.num_classes)
+        )
         labels = class_labels(num, weights.tolist())
     drawn = generate(run.method, eval_variables(run.state), key_of(seed), labels)
     return drawn if run.conditional else drawn._replace(labels=None)
@@ -126,7 +135,7 @@ def subject_of(
 
 def _test_metrics(folder: Path, step: int) -> dict[str, float]:
     """The metrics of the test split that training logged at this step."""
-    rows = read_metrics(folder / METRICS) if (folder / METRICS).exists() else []
+    rows = read_metrics(folder / METRICS_FILE) if (folder / METRICS_FILE).exists() else []
     found = [row for row in rows if row["step"] == step]
     return {name: value for row in found for name, value in row.items() if name.startswith("test/")}
 
@@ -167,5 +176,5 @@ def identity(run: Path, evaluation: dict[str, Any]) -> str:
         return str(run)
     drawn = {name: evaluation.get("subject", {}).get(name) for name in ("best", "classes", "changes")}
     ignored = {*saved.uncompared, *uncompared_fields(RunConfig, best=bool(drawn["best"]))}
-    config = {name: value for name, value in earlier.renamed(saved.config).items() if name not in ignored}
+    config = {name: value for name, value in compatibility.renamed(saved.config).items() if name not in ignored}
     return json.dumps([saved.experiment, config | {"data": saved.data.hash}, drawn], sort_keys=True)

@@ -102,7 +102,7 @@ def run(config: RunConfig, build: Build, output: Output | None = None) -> TrainS
 
 
 @dataclass(frozen=True)
-class _Where:
+class _FolderFlags:
     """The flags that name a run's folder."""
 
     workdir: str | None
@@ -111,7 +111,7 @@ class _Where:
 
 def _folder_of_flags(config_class: type[Config], source: Path, arguments: Sequence[str] | None) -> Path:
     defaults = {each.name: each.default for each in fields(config_class) if each.name in ("workdir", "data")}
-    parse = partial(tyro.cli, _Where, args=arguments, default=_Where(**defaults))  # pyright: ignore[reportArgumentType]
+    parse = partial(tyro.cli, _FolderFlags, args=arguments, default=_FolderFlags(**defaults))  # pyright: ignore[reportArgumentType]
     where, _ = parse(return_unknown_args=True, add_help=False)
     return _folder(where.workdir, where.data, source)
 

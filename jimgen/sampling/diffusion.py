@@ -71,8 +71,7 @@ def velocity_from(prediction: Prediction, output: Array, x_t: Array, t: Array | 
         output: float [b, ...], its prediction.
         x_t: float [b, ...].
         t: float [b] or [], in [0, 1].
-    Returns:
-        v [b, ...], finite.
+    Returns: v [b, ...], finite.
     Raises:
         ValueError: for an unknown prediction, or wrong shapes of output or t.
     """
@@ -100,8 +99,7 @@ def loss_weight(prediction: Prediction, loss: Prediction, t: Array) -> Array:
     Args:
         prediction, loss: what the net predicts, and the space in which its error is measured.
         t: float [b] in [0, 1].
-    Returns:
-        [b], >= 0.
+    Returns: [b], >= 0.
     References:
         Li and He, Back to Basics: Let Denoising Generative Models Denoise, arXiv:2511.13720, table 1.
     """
@@ -185,8 +183,7 @@ def edm_denoise(
         x_t: float [b, ...].
         t: float [b] in [0, 1]; sigma is clipped to [1e-4, 1e4].
         sigma_data: standard deviation of the data.
-    Returns:
-        The denoised images [b, ...], and weights [b].
+    Returns: The denoised images [b, ...], and weights [b].
     """
     sigma = jnp.clip(t / jnp.maximum(1 - t, 1e-5), 1e-4, 1e4)
     c = edm_coefficients(sigma, sigma_data)

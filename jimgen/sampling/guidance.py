@@ -51,8 +51,7 @@ def guide(conditional: Array, unconditional: Array, weight: Array | float) -> Ar
     Args:
         conditional, unconditional: float [b, ...].
         weight: w, float [] or [b].
-    Returns:
-        [b, ...].
+    Returns: [b, ...].
     Raises:
         ValueError: if the shapes differ, or weight has another shape.
     """

@@ -45,8 +45,7 @@ def inpaint(
         times: see the solvers; the unknown pixels start as noise.
         key: a PRNG key.
         rounds: how often each step is taken, >= 1.
-    Returns:
-        [n, ...], equal to `known` where the mask is True.
+    Returns: [n, ...], equal to `known` where the mask is True.
     References:
         Lugmayr et al., RePaint: Inpainting using Denoising Diffusion Probabilistic Models, arXiv:2201.09865, algorithm
         1, with a jump length of 1.

@@ -86,8 +86,7 @@ def decode_in_parallel(
         num_codes: K, also the MASK token.
         num_steps: T.
         choice_temperature: tau.
-    Returns:
-        int32 [n, t] in [0, num_codes); known tokens unchanged.
+    Returns: int32 [n, t] in [0, num_codes); known tokens unchanged.
     """
     n, t = tokens.shape
     keys = noise.example_keys(key, jnp.arange(n))

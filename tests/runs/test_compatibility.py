@@ -10,7 +10,7 @@ from tiny import SHAPE
 
 from jimgen.methods import gan, meanflow
 from jimgen.nets.dcgan import Discriminator, Generator
-from jimgen.runs.earlier import build_of, renamed
+from jimgen.runs.compatibility import build_of, renamed
 from jimgen.runs.source_files import load_experiment
 from jimgen.sampling import guidance, logits, solvers
 
@@ -20,6 +20,7 @@ from jimgen.diffusion import Guidance, uniform_times
 from jimgen.experiment import RunConfig, main
 from jimgen.methods.gan import gan
 from jimgen.methods.meanflow import mean_flow
+from jimgen.methods.method import Method
 from jimgen.nets.stems import patchify
 from jimgen.run_folder import CONTAINED_RUN
 from jimgen.sampling_logits import LogitFilter
@@ -29,7 +30,7 @@ from jimgen.tokenizer_run import load_tokenizer
 Config, SAMPLERS = RunConfig, {"dpm_solver": samplers.dpm_solver}
 
 def build(config, data):
-    return "a method"
+    return Method(None, (), (), None)
 
 def build_tokenizer(config, data):
     return "a tokenizer"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
+from jimgen.methods.method import Build, Method
 from jimgen.runs.config import CONTAINED_RUN
 
 MOVED = {  # modules that experiments import
@@ -36,8 +37,8 @@ def names_importable() -> Iterator[None]:
     vars(old["jimgen.samplers"]).update(dpm_solver=solvers.dpmpp_2m)
     vars(old["jimgen.run_folder"]).update(CONTAINED_RUN=CONTAINED_RUN)
     old |= {
-        "jimgen.methods.gan": _with(gan, gan=_telling_classes(gan.gan)),
-        "jimgen.methods.vae": _with(vae, vae=_telling_classes(vae.vae)),
+        "jimgen.methods.gan": _with(gan, gan=_with_num_classes(gan.gan)),
+        "jimgen.methods.vae": _with(vae, vae=_with_num_classes(vae.vae)),
         "jimgen.methods.masked": _with(masked, masked=_with_old_keywords(masked.masked)),
         "jimgen.methods.meanflow": _with(meanflow, mean_flow=_with_old_keywords(meanflow.mean_flow)),
     }
@@ -53,9 +54,17 @@ def names_importable() -> Iterator[None]:
                 sys.modules[name] = module
 
 
-def build_of(module: ModuleType) -> Callable[..., Any]:
-    """The `build` of an experiment. That of earlier tokenizers returned the method alone."""
-    return getattr(module, "build_tokenizer", None) or getattr(module, "build_autoregressive", None) or module.build
+def build_of(module: ModuleType) -> Build:
+    """The `build` of an experiment. In earlier versions it returned a bare Method; another function had the rest."""
+
+    def build(config: Any, data: Any) -> Any:
+        made = module.build(config, data)
+        for name in ("build_tokenizer", "build_autoregressive"):
+            if isinstance(made, Method) and hasattr(module, name):
+                made = getattr(module, name)(config, data)
+        return made
+
+    return build
 
 
 def renamed(values: Mapping[str, Any], config_class: type | None = None) -> dict[str, Any]:
@@ -87,17 +96,17 @@ def _with(module: ModuleType, **names: Any) -> ModuleType:
     return copy
 
 
-def _telling_classes(method: Callable[..., Any]) -> Callable[..., Any]:
+def _with_num_classes(method: Callable[..., Any]) -> Callable[..., Any]:
     """gan or vae for callers that do not pass num_classes: it is taken from the first net."""
 
-    def told(first: Any, *args: Any, **options: Any) -> Any:
+    def wrapped(first: Any, *args: Any, **options: Any) -> Any:
         return method(first, *args, **{"num_classes": getattr(first, "num_classes", 0), **options})
 
-    return told
+    return wrapped
 
 
 def _with_old_keywords(method: Callable[..., Any]) -> Callable[..., Any]:
-    def called(*args: Any, **options: Any) -> Any:
+    def wrapped(*args: Any, **options: Any) -> Any:
         return method(*args, **{KEYWORDS.get(name, name): value for name, value in options.items()})
 
-    return called
+    return wrapped

@@ -72,7 +72,6 @@ def output_file(out: Path, *endings: str) -> Path:
     Args:
         out: path as the user gave it, or the default.
         endings: allowed endings, ".png" or ".npz", in upper or lower case; none allow any name.
-
     Raises:
         UserError: the path has another ending, is a folder, or cannot be written.
     """
