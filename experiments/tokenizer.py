@@ -22,7 +22,6 @@ for 8x8 digits: test l1 error 9.92 (18.6 dB), 5.94 bits per token under the code
 from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads
     COUNT,
     DRAWING,
-    LENGTH,
     ScheduledConfig,
     main,
 )
@@ -80,7 +79,7 @@ class Config(ScheduledConfig):
     """learning rate of the discriminator's Adam"""
     warmup_steps: int = 250
     """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""
-    steps: int = field(default=2000, metadata=COUNT | LENGTH)
+    steps: int = 2000
     """train steps in all, those before a resume included"""
     dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
     """precision of the nets; parameters and quantiser stay float32"""

@@ -20,7 +20,6 @@ convolutional one (third command) 233.8 nats (214.8, 18.9) in 249 s. The fourth 
 from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads
     COUNT,
     DRAWING,
-    LENGTH,
     ScheduledConfig,
     main,
 )
@@ -65,9 +64,9 @@ class Config(ScheduledConfig):
     """peak learning rate of Adam"""
     warmup_steps: int = 250
     """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""
-    batch_size: int = field(default=200, metadata=COUNT)
+    batch_size: int = 200
     """images a step, over all devices"""
-    steps: int = field(default=2000, metadata=COUNT | LENGTH)
+    steps: int = 2000
     """train steps in all, those before a resume included"""
     dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
     """precision of the computation; parameters stay float32"""

@@ -250,7 +250,7 @@ def compile_step(
             "pmap": one program per device, with explicit averages. "auto": sharded on several devices, else jit.
         state_sharding: for mode sharded, a TrainState of shardings (such as FSDP); default replicated (data parallel).
     Raises:
-        UserError: for an unknown mode, or for pmap in a run of several processes (use sharded).
+        UserError: for an unknown mode; for pmap with several processes or with a state_sharding (use sharded).
     """
     devices = list(devices or jax.devices())
     if mode == "auto":
@@ -262,6 +262,8 @@ def compile_step(
     if mode == "pmap":
         if jax.process_count() > 1:
             raise UserError("mode pmap runs in one process only: use --mode sharded")
+        if state_sharding is not None:
+            raise UserError("mode pmap replicates the state: use --mode sharded to shard it")
         in_axes, out_axes = (None, 0, None), (None, None)
         parallel = jax.pmap(step, DEVICE_AXIS, in_axes=in_axes, out_axes=out_axes, devices=devices, donate_argnums=0)
 

@@ -335,6 +335,14 @@ def test_state_is_a_pytree_that_knows_its_step():
     assert isinstance(jax.tree.map(lambda x: x, state), TrainState) and int(state.step) == 0
 
 
+def test_a_state_sharding_that_a_mode_would_ignore_is_refused():
+    step = make_train_step(tiny_vae().phases)
+    with pytest.raises(UserError, match="pmap replicates the state"):
+        compile_step(
+            step, "pmap", jax.devices()[:2], state_sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        )
+
+
 @pytest.mark.parametrize(
     ("mode", "num_devices", "accumulate"), [("jit", 1, 1), ("jit", 1, 2), ("pmap", 4, 2), ("sharded", 4, 1)]
 )

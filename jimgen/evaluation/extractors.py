@@ -291,7 +291,8 @@ def _from_file(path: Path, function: str) -> Extractor:
         spec.loader.exec_module(module)
         extractor = getattr(module, function)()
     except Exception as error:
-        raise UserError(f"{path}:{function} failed: {type(error).__name__}: {error}") from error
+        hint = " (`Extractor` is in jimgen.evaluation.extractors)" if isinstance(error, ImportError) else ""
+        raise UserError(f"{path}:{function} failed: {type(error).__name__}: {error}{hint}") from error
     if not isinstance(extractor, Extractor):
         raise UserError(f"{path}:{function} returned {type(extractor).__name__}, expected an Extractor")
     if extractor.fit not in ("resize", "pad") or extractor.channels not in (1, 3):

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, get_args, get_type_hints
 
+from jimgen.data.dataset import DataSpec
 from jimgen.methods.method import Build, Method
 from jimgen.runs.config import CONTAINED_RUN
 
 MOVED = {  # modules that experiments import
     "jimgen.diffusion": "jimgen.sampling.diffusion",
     "jimgen.samplers": "jimgen.sampling.solvers",
-    "jimgen.sampling_logits": "jimgen.sampling.logits",
     "jimgen.nets.stems": "jimgen.nets.embeddings",
     "jimgen.run_folder": "jimgen.runs.folder",
     "jimgen.tokenizer_run": "jimgen.runs.tokenizer",
@@ -26,27 +26,47 @@ DRAWING_FIELDS = {  # names that stand for DRAWING in configs without metadata
 }
 
 
-@contextlib.contextmanager
-def names_importable() -> Iterator[None]:
-    """Within the block, the names of earlier versions can be imported too, and mean today's."""
-    from jimgen.methods import gan, masked, meanflow, vae
-    from jimgen.sampling import guidance, solvers
+def _old_modules() -> dict[str, ModuleType]:
+    """The modules of earlier versions by name: today's, with the names that have gone elsewhere since."""
+    from jimgen.data.batches import scale_batch
+    from jimgen.methods import flow, gan, masked, meanflow, vae
+    from jimgen.runs.config import RunConfig
+    from jimgen.sampling import guidance, logits, posterior, solvers
+    from jimgen.train_step import eval_variables
 
+    of_guidance = {name: vars(guidance)[name] for name in ("Guidance", "PLAIN", "guidance_weight", "guide")}
     old = {name: _with(importlib.import_module(now)) for name, now in MOVED.items()}
-    vars(old["jimgen.diffusion"]).update(Guidance=guidance.Guidance)
-    vars(old["jimgen.samplers"]).update(dpm_solver=solvers.dpmpp_2m)
+    vars(old["jimgen.diffusion"]).update(of_guidance)
+    inpainting = {"inpaint": posterior.inpaint, "renoise": posterior.renoise}
+    vars(old["jimgen.samplers"]).update(inpainting, dpm_solver=solvers.dpmpp_2m)
     vars(old["jimgen.run_folder"]).update(CONTAINED_RUN=CONTAINED_RUN)
-    old |= {
+    return old | {
+        "jimgen.loop": _with(
+            ModuleType("jimgen.loop"), RunConfig=RunConfig, scale_images=scale_batch, eval_variables=eval_variables
+        ),
+        "jimgen.sampling_logits": _with(logits, guide_logits=guidance.guide),
+        "jimgen.methods.flow": _with(flow, as_mask=posterior.as_mask),
         "jimgen.methods.gan": _with(gan, gan=_with_num_classes(gan.gan)),
         "jimgen.methods.vae": _with(vae, vae=_with_num_classes(vae.vae)),
         "jimgen.methods.masked": _with(masked, masked=_with_old_keywords(masked.masked)),
         "jimgen.methods.meanflow": _with(meanflow, mean_flow=_with_old_keywords(meanflow.mean_flow)),
     }
+
+
+@contextlib.contextmanager
+def names_importable() -> Iterator[None]:
+    """Within the block, the names of earlier versions can be imported too, and mean today's."""
+    old = _old_modules()
     now = {name: sys.modules.get(name) for name in old}
+    methods = importlib.import_module("jimgen.methods")
+    attributes = {name.rpartition(".")[2]: module for name, module in old.items() if name.startswith(methods.__name__)}
+    before = {name: getattr(methods, name) for name in attributes}
     sys.modules.update(old)
+    vars(methods).update(attributes)  # `from jimgen.methods import gan` looks here first
     try:
         yield
     finally:
+        vars(methods).update(before)
         for name, module in now.items():
             if module is None:
                 del sys.modules[name]
@@ -65,6 +85,12 @@ def build_of(module: ModuleType) -> Build:
         return made
 
     return build
+
+
+def with_labels(method: Method, config: Any, spec: DataSpec) -> Method:
+    """The method of a run of an earlier version, which left it to the config to say whether its nets know labels."""
+    conditional = getattr(config, "conditional", False) and spec.num_classes > 1
+    return method._replace(num_classes=spec.num_classes) if conditional and not method.num_classes else method
 
 
 def renamed(values: Mapping[str, Any], config_class: type | None = None) -> dict[str, Any]:

@@ -25,17 +25,20 @@ def keep_compiled_programs() -> None:
     delete the folder at any time. Whoever can write to it can run code in the processes that read it, so only its
     owner can.
 
-    Does nothing where the folder cannot be made or written, or where the user has chosen another one by
-    JAX_COMPILATION_CACHE_DIR. JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. Of several processes of one run
-    only the first writes, so they need a folder that all of them see.
+    Does nothing where the folder cannot be made or written, where others can write to it, or where the user has chosen
+    another one by JAX_COMPILATION_CACHE_DIR. JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. Of several
+    processes of one run only the first writes, so they need a folder that all of them see.
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     try:
         folder = cache_dir() / "compiled"
         folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.stat()
     except (OSError, UserError):
         return
+    if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
+        return  # others could put programs there
     # JAX would warn of each program that it cannot write.
     if os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
         _delete_old_files(folder)

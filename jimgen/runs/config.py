@@ -106,8 +106,8 @@ class RunConfig:
     """print parameters, shapes, FLOPs and memory, and stop"""
 
     def __post_init__(self) -> None:
-        for each in dataclasses.fields(self):
-            _check_number(each, getattr(self, each.name))
+        for name, meaning in meanings(type(self)).items():
+            _check_number(name, getattr(self, name), meaning)
         try:
             self.check()
         except ValueError as error:
@@ -144,40 +144,48 @@ class ScheduledConfig(RunConfig):
         return self.schedule_steps or self.steps
 
 
-def _check_number(each: dataclasses.Field[Any], value: Any) -> None:
+def _check_number(name: str, value: Any, meaning: Mapping[str, Any]) -> None:
     if not isinstance(value, (int, float)):
         return
-    flag = f"--{each.name.replace('_', '-')} {value}"
+    flag = f"--{name.replace('_', '-')} {value}"
     if not 0 <= value < math.inf:
         raise UserError(f"{flag}: must be finite and not negative")
-    least, most = each.metadata.get("at_least", 0), each.metadata.get("at_most", 2**31 - 1)
+    least, most = meaning.get("at_least", 0), meaning.get("at_most", 2**31 - 1)
     if value < least:
         raise UserError(f"{flag}: must be at least {least}")
     if isinstance(value, int) and value > most:
         raise UserError(f"{flag}: must be at most {most}")
 
 
-def free_fields(config: RunConfig | type[RunConfig]) -> set[str]:
+def meanings(config_class: type) -> dict[str, dict[str, Any]]:
+    """What each field of a config means for a run; a field that a class overrides keeps the meaning that it had."""
+    found: dict[str, dict[str, Any]] = {}
+    for base in reversed(config_class.__mro__):
+        for each in dataclasses.fields(base) if dataclasses.is_dataclass(base) else ():
+            found[each.name] = found.get(each.name, {}) | dict(each.metadata)
+    return found
+
+
+def free_fields(config_class: type[RunConfig]) -> set[str]:
     """The names of the fields that may change when a run resumes."""
-    return {each.name for each in dataclasses.fields(config) if each.metadata.get("free")}
+    return {name for name, meaning in meanings(config_class).items() if meaning.get("free")}
 
 
-def uncompared_fields(config: RunConfig | type[RunConfig], best: bool = False) -> set[str]:
+def uncompared_fields(config_class: type[RunConfig], best: bool = False) -> set[str]:
     """The names of the fields that `jimgen compare` ignores; `best`: where best checkpoints are compared."""
-    counted = ("best",) if best else ()
-    compared = {each.name: each.metadata.get("compared", True) for each in dataclasses.fields(config)}
-    return {name for name, when in compared.items() if when is not True and when not in counted}
+    compared = {name: meaning.get("compared", True) for name, meaning in meanings(config_class).items()}
+    return {name for name, when in compared.items() if not (when is True or best and when == "best")}
+
+
+def drawing_fields(config_class: type[RunConfig]) -> list[str]:
+    """The names of the fields that sampling may use with another value than training did."""
+    return [name for name, meaning in meanings(config_class).items() if meaning.get("drawing")]
 
 
 def contained_runs(config: Any) -> dict[str, str]:
     """The fields of a config that name runs to be contained, with their values; empty ones are left out."""
-    names = [each.name for each in dataclasses.fields(config) if each.metadata.get("contained_run")]
+    names = [name for name, meaning in meanings(type(config)).items() if meaning.get("contained_run")]
     return {name: value for name in names if (value := getattr(config, name))}
-
-
-def drawing_fields(config: RunConfig) -> list[str]:
-    """The names of the fields that sampling depends on, but not the weights."""
-    return [each.name for each in dataclasses.fields(config) if each.metadata.get("drawing")]
 
 
 def changed(config: Config, changes: Sequence[str], allowed: Sequence[str]) -> Config:
@@ -219,7 +227,7 @@ def from_values(made: type[Class], values: Mapping[str, Any], path: Path) -> Cla
             raise UserError(f"{path} is damaged ({name} is {value!r:.60}): {FIX}")
     try:
         return made(**found)
-    except TypeError as error:
+    except (TypeError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}): {FIX}") from error
 
 

@@ -33,33 +33,34 @@ class Saved(NamedTuple):
     uncompared: tuple[str, ...]  # fields that `jimgen compare` ignores
 
 
-def read_saved(folder: Path) -> Saved | None:
+def read_saved(folder: Path, fix: str = FIX) -> Saved | None:
     """The content of a run's config.json, None where there is none.
 
     Raises:
         UserError: it cannot be read, is damaged, or is not that of a run of jimgen.
     """
     path = folder / CONFIG
-    content = read_json(path, FIX)
+    content = read_json(path, fix)
     if content is None:
         return None
     experiment, config, data = (content.get(name) for name in ("experiment", "config", "data"))
     if not (isinstance(experiment, str) and isinstance(config, dict) and isinstance(data, dict)):
-        raise UserError(f"{path} is not that of a run of jimgen, or damaged: {FIX}")
+        raise UserError(f"{path} is not that of a run of jimgen, or damaged: {fix}")
     spec = from_values(DataSpec, data, path)
     if min(*spec.shape, spec.num_classes) < 1:
-        raise UserError(f"{path} is damaged (images of {spec.shape} in {spec.num_classes} classes): {FIX}")
+        raise UserError(f"{path} is damaged (images of {spec.shape} in {spec.num_classes} classes): {fix}")
     uncompared = content.get("uncompared", [])
     if not (isinstance(uncompared, list) and all(isinstance(name, str) for name in uncompared)):
-        raise UserError(f"{path} is damaged (uncompared is {uncompared!r:.60}): {FIX}")
+        raise UserError(f"{path} is damaged (uncompared is {uncompared!r:.60}): {fix}")
     return Saved(experiment, config, spec, tuple(uncompared))
 
 
 def saved_values(experiment: str, config: RunConfig, spec: DataSpec) -> dict[str, Any]:
     """What `read_saved` reads, for JSON; with the fields that differ from their defaults, for people."""
-    values, defaults = dataclasses.asdict(config), dataclasses.asdict(type(config)())
+    values = dataclasses.asdict(config)
+    defaults = {each.name: each.default for each in dataclasses.fields(config)}
     different = {name: value for name, value in values.items() if value != defaults[name]}
-    uncompared = sorted(uncompared_fields(config, best=True))  # without those that count in some comparisons
+    uncompared = sorted(uncompared_fields(type(config), best=True))  # without those that count in some comparisons
     return {
         **{"experiment": experiment, "config": values, "changed": different},
         **{"data": spec._asdict(), "uncompared": uncompared},

@@ -79,9 +79,9 @@ def _built(folder: Path, saved: Saved, changes: Sequence[str]) -> tuple[RunConfi
     """The config of a run, and what its copy of the experiment builds of it."""
     module = load_experiment(folder)
     config = with_contained_runs(saved_config(module.Config, saved, folder), folder)
-    config = changed(config, changes, drawing_fields(config) or compatibility.drawing_fields(config))
+    config = changed(config, changes, drawing_fields(type(config)) or compatibility.drawing_fields(config))
     try:
-        return config, build_method(config, compatibility.build_of(module), saved.data)
+        built = build_method(config, compatibility.build_of(module), saved.data)
     except UserError:
         raise
     except Exception as error:  # it is code: it may raise anything
@@ -91,6 +91,9 @@ def _built(folder: Path, saved: Saved, changes: Sequence[str]) -> tuple[RunConfi
             f"{folder / EXPERIMENT} cannot build its method ({type(error).__name__}: {error}): restore it from a copy. "
             "JIMGEN_TRACEBACK=1 shows where."
         ) from error
+    if not saved.uncompared:  # written by an earlier version
+        built = built._replace(method=compatibility.with_labels(built.method, config, saved.data))
+    return config, built
 
 
 def saved_config(config_class: type[Config], saved: Saved, folder: Path) -> Config:

@@ -7,6 +7,7 @@ from pathlib import Path
 from jimgen.data.dataset import DataSpec
 from jimgen.data.paths import PATH_KINDS
 from jimgen.errors import UserError
+from jimgen.runs.compatibility import renamed
 from jimgen.runs.config import RunConfig, ScheduledConfig, contained_runs, free_fields
 from jimgen.runs.folder import Saved, saved_steps, with_contained_runs
 
@@ -23,12 +24,11 @@ def require_same_config(config: RunConfig, saved: Saved | None, experiment: str,
     if saved.experiment != experiment:
         raise UserError(f"{folder} is a run of {saved.experiment}, not of {experiment}: give another --workdir")
     now = json.loads(json.dumps(dataclasses.asdict(config)))
-    fixed = now.keys() & saved.config.keys() - free_fields(config)
-    names = [name for name in now if name in fixed and saved.config[name] != now[name]]
-    names = [
-        name for name in names if name not in contained_runs(config) or not _one_path(saved.config[name], now[name])
-    ]
-    if "data" in names and _both_paths(saved.config["data"], config.data):
+    before = renamed(saved.config, type(config))
+    fixed = now.keys() & before.keys() - free_fields(type(config))
+    names = [name for name in now if name in fixed and before[name] != now[name]]
+    names = [name for name in names if name not in contained_runs(config) or not _one_path(before[name], now[name])]
+    if "data" in names and _both_paths(before["data"], config.data):
         names.remove("data")  # one folder can be written in many ways: the hash of its content decides
     if (done := max(saved_steps(folder), default=0)) > config.steps:
         raise UserError(
@@ -36,7 +36,7 @@ def require_same_config(config: RunConfig, saved: Saved | None, experiment: str,
             "--workdir"
         )
     if names:
-        changes = ", ".join(f"{name} {saved.config[name]!r} -> {now[name]!r}" for name in names)
+        changes = ", ".join(f"{name} {before[name]!r} -> {now[name]!r}" for name in names)
         raise UserError(f"{folder} was trained with another config: {changes}.\nGive a new --workdir, or --override.")
 
 

@@ -171,7 +171,7 @@ def identity(run: Path, evaluation: dict[str, Any]) -> str:
     Raises:
         UserError: its config.json is damaged.
     """
-    saved = read_saved(run)
+    saved = read_saved(run, fix="restore it from a copy, or compare without this run")
     if saved is None:
         return str(run)
     drawn = {name: evaluation.get("subject", {}).get(name) for name in ("best", "classes", "changes")}

@@ -52,10 +52,12 @@ def main(config_class: type[Config], build: Build, arguments: Sequence[str] | No
     output = Output()
     try:
         with errors_in_a_line(), end_at_once():  # while the loop runs, Ctrl-C saves first
+            parse = partial(tyro.cli, config_class, args=arguments, prog=source.name, description=description)
+            if _asks_for_help(sys.argv[1:] if arguments is None else arguments):
+                parse()  # prints it and exits
             folder = _folder_of_flags(config_class, source, arguments)
             saved = read_saved(folder)
             before = saved_config(config_class, saved, folder) if saved and saved.experiment == source.stem else None
-            parse = partial(tyro.cli, config_class, args=arguments, prog=source.name, description=description)
             config = parse() if before is None else parse(default=before)  # what is not said again stays as it was
             run(config, build, output)
     except loop.Interrupted as stop:
@@ -99,6 +101,10 @@ def run(config: RunConfig, build: Build, output: Output | None = None) -> TrainS
         f"`jimgen evaluate {folder}`."
     )
     return state
+
+
+def _asks_for_help(arguments: Sequence[str]) -> bool:
+    return any(argument in ("-h", "--help") or argument.startswith("--tyro-") for argument in arguments)
 
 
 @dataclass(frozen=True)

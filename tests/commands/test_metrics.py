@@ -1,5 +1,6 @@
 """Commands that measure images: evaluate, compare, reference."""
 
+import inspect
 import json
 import shutil
 import sys
@@ -12,7 +13,9 @@ from PIL import Image
 from small_runs import rows_of
 
 from jimgen import cli, data
+from jimgen.commands import metrics as commands
 from jimgen.errors import UserError
+from jimgen.evaluation.measure import NAMES
 from jimgen.evaluation.reference import load_reference
 from jimgen.runs.subject import default_folder
 
@@ -124,3 +127,8 @@ def test_data_of_a_command_are_read_as_told_and_what_is_left_out_is_said(jimgen,
     cli.main()
     assert "1 picture(s) left out, the first: " in (said := capsys.readouterr().err) and "x.heic" in said
     assert load_reference(tmp_path / "x.npz").source.data_hash == data.load(name, bits=12).spec.hash
+
+
+def test_the_help_of_evaluate_names_every_metric():
+    listed = inspect.getdoc(commands.evaluate)
+    assert all(name in listed for name in NAMES)

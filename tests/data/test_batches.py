@@ -66,7 +66,7 @@ def test_devices_along_another_axis_hold_the_same_places():
 
 @pytest.mark.parametrize("split", [SPLIT, STREAM], ids=["arrays", "stream"])
 @pytest.mark.parametrize("layout", ["default", "auto", "explicit"])
-def eval_batches_hold_the_rows_of_the_order(split, layout):
+def test_batches_hold_the_rows_of_the_order(split, layout):
     axis_types = {"explicit": (jax.sharding.AxisType.Explicit,)}.get(layout)
     sharding = None if layout == "default" else four_devices(axis_types)
     for step, batch in enumerate(islice(feeding.batches(split, batch_size=8, seed=3, sharding=sharding), 6)):

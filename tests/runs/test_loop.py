@@ -283,7 +283,7 @@ def test_evaluations_and_samples_come_when_asked_for(tmp_path):
     [
         ({"mode": "sharded", "batch_size": 12}, r"12 cannot be shared .* by 8 device.*--batch-size 16"),
         ({"mode": "pmap", "batch_size": 3}, "--batch-size 8"),
-        ({"mode": "jit", "batch_size": 10, "accumulate": 4}, r"4 microbatch.*--batch-size 8"),
+        ({"mode": "jit", "batch_size": 10, "accumulate": 4}, r"4 equal microbatches: use 8"),
         ({"mode": "sharded", "devices": 9}, "--devices 9: only 8"),
     ],
 )
