@@ -38,7 +38,7 @@ _NHWC = ("NHWC", "HWIO", "NHWC")
 class _Geometry(NamedTuple):
     """The static parameters of S; hashable for jit."""
 
-    image: Size  # (H, W), the size of x
+    picture: Size  # (H, W), the size of x
     kernel: Size
     stride: Pair
     padding: tuple[Pair, Pair]  # (before, after) of each spatial axis of x
@@ -59,10 +59,10 @@ def conv(x: Array, kernel: Array, *, stride: int | Pair = 1, padding: Padding = 
     """
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
         raise ValueError(f"conv takes x [b, H, W, c] and kernel [i, j, c, o], not {x.shape} and {kernel.shape}")
-    image, size, strides = x.shape[1:3], kernel.shape[:2], _pair(stride)
-    geometry = _Geometry(image, size, strides, _pads(padding, image, size, strides))
+    picture, size, strides = x.shape[1:3], kernel.shape[:2], _pair(stride)
+    geometry = _Geometry(picture, size, strides, _pads(padding, picture, size, strides))
     if min(_output(geometry)) < 1:
-        raise ValueError(f"conv: a kernel of {size} does not fit into {image} padded by {geometry.padding}")
+        raise ValueError(f"conv: a kernel of {size} does not fit into {picture} padded by {geometry.padding}")
     return _c(geometry, x, kernel)
 
 
@@ -105,16 +105,16 @@ def _pair(n: int | Pair) -> Pair:
     return (n, n) if isinstance(n, int) else n
 
 
-def _pads(padding: Padding, image: Size, kernel: Size, stride: Pair) -> tuple[Pair, Pair]:
+def _pads(padding: Padding, picture: Size, kernel: Size, stride: Pair) -> tuple[Pair, Pair]:
     if isinstance(padding, str):
-        rows, columns = lax.padtype_to_pads(image, kernel, stride, padding)
+        rows, columns = lax.padtype_to_pads(picture, kernel, stride, padding)
         return (int(rows[0]), int(rows[1])), (int(columns[0]), int(columns[1]))
     return ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
 
 
 def _output(g: _Geometry) -> Pair:
     """(h, w), the size of y."""
-    h, w = ((g.image[d] + sum(g.padding[d]) - g.kernel[d]) // g.stride[d] + 1 for d in (0, 1))
+    h, w = ((g.picture[d] + sum(g.padding[d]) - g.kernel[d]) // g.stride[d] + 1 for d in (0, 1))
     return h, w
 
 
@@ -158,7 +158,7 @@ def _t_native(g: _Geometry, y: Array, k: Array) -> Array:
     """T as the convolution of the dilated y with the flipped kernel, the form that accelerators recognise."""
     before = [g.kernel[d] - 1 - g.padding[d][0] for d in (0, 1)]
     spread = [(y.shape[1 + d] - 1) * g.stride[d] + 1 for d in (0, 1)]
-    pads = [(before[d], g.image[d] + g.kernel[d] - 1 - spread[d] - before[d]) for d in (0, 1)]
+    pads = [(before[d], g.picture[d] + g.kernel[d] - 1 - spread[d] - before[d]) for d in (0, 1)]
     mirrored = k[::-1, ::-1].swapaxes(2, 3)
     return lax.conv_general_dilated(y, mirrored, (1, 1), pads, lhs_dilation=g.stride, dimension_numbers=_NHWC)
 
@@ -186,7 +186,7 @@ def _t_cpu(g: _Geometry, y: Array, k: Array) -> Array:
     if g.stride == (1, 1):
         return _t_native(g, y, k)
     if _suits_winograd(g, y, k.shape[2:]):
-        return winograd.transposed(y, k, stride=g.stride, before=_before(g), size=g.image)
+        return winograd.transposed(y, k, stride=g.stride, before=_before(g), size=g.picture)
     # With few channels a library's convolution is inefficient, and the sums are cheap.
     return _t_phases(g, y, k) if k.shape[2] >= 8 else _t_matmul(g, y, k)
 
@@ -224,7 +224,7 @@ def _t_phases(g: _Geometry, y: Array, k: Array) -> Array:
     Only the taps s j + r + p contribute to pixel s m + r of the result, from pixels m - j of y: a convolution of
     stride one for each r.
     """
-    sizes = [-(-n // s) for n, s in zip(g.image, g.stride, strict=True)]
+    sizes = [-(-n // s) for n, s in zip(g.picture, g.stride, strict=True)]
     rows = []
     for r in range(g.stride[0]):
         i, pad_i = _taps(r, g.stride[0], g.padding[0][0], g.kernel[0], y.shape[1], sizes[0])
@@ -240,7 +240,7 @@ def _t_phases(g: _Geometry, y: Array, k: Array) -> Array:
         rows.append(jnp.stack(columns, axis=3))
     x = jnp.stack(rows, axis=2)
     x = x.reshape(y.shape[0], sizes[0] * g.stride[0], sizes[1] * g.stride[1], k.shape[2])
-    return x[:, : g.image[0], : g.image[1]]
+    return x[:, : g.picture[0], : g.picture[1]]
 
 
 def _taps(r: int, stride: int, padding: int, kernel: int, length: int, size: int) -> tuple[list[int], Pair]:
@@ -261,10 +261,10 @@ def _t_matmul(g: _Geometry, y: Array, k: Array) -> Array:
     z = (y.reshape(-1, o) @ k.transpose(3, 0, 1, 2).reshape(o, -1)).reshape(b, h, w, rows, s, columns, t, c)
     z = z.transpose(3, 5, 0, 1, 4, 2, 6, 7).reshape(rows, columns, b, h * s, w * t, c)
     top, left = g.padding[0][0], g.padding[1][0]
-    below = max(g.image[0] + top - (h + rows - 1) * s, 0)  # pixels outside of every window
-    right = max(g.image[1] + left - (w + columns - 1) * t, 0)
+    below = max(g.picture[0] + top - (h + rows - 1) * s, 0)  # pixels outside of every window
+    right = max(g.picture[1] + left - (w + columns - 1) * t, 0)
     x = jnp.zeros((), y.dtype)
     for i, j in np.ndindex(rows, columns):
         shift = (i * s, (rows - 1 - i) * s + below), (j * t, (columns - 1 - j) * t + right)
         x = jnp.pad(z[i, j], ((0, 0), *shift, (0, 0))) + x
-    return x[:, top : top + g.image[0], left : left + g.image[1]]
+    return x[:, top : top + g.picture[0], left : left + g.picture[1]]

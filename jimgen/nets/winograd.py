@@ -39,26 +39,26 @@ def convolution(x: Array, k: Array, *, stride: Size, before: Size, size: Size) -
     Returns:
         [b, h, w, o].
     """
-    products = [d @ g for d, g in zip(_of_image(stride, before, size, x), _of_kernel(stride, k), strict=True)]
+    products = [d @ g for d, g in zip(_of_picture(stride, before, size, x), _of_kernel(stride, k), strict=True)]
     return _adjoint(_of_result, (len(x), *size, k.shape[3]), products)
 
 
 def transposed(y: Array, k: Array, *, stride: Size, before: Size, size: Size) -> Array:
     """T(y, k), its adjoint in x: y [b, h, w, o] -> [b, H, W, c]; size is (H, W), the rest as in `convolution`."""
-    of_image = partial(_of_image, stride, before, y.shape[1:3])
+    of_picture = partial(_of_picture, stride, before, y.shape[1:3])
     products = [r @ g.T for r, g in zip(_of_result(y), _of_kernel(stride, k), strict=True)]
-    return _adjoint(of_image, (len(y), *size, k.shape[2]), products)
+    return _adjoint(of_picture, (len(y), *size, k.shape[2]), products)
 
 
 def kernel_gradient(x: Array, y: Array, *, stride: Size, before: Size) -> Array:
     """W(x, y), its adjoint in k: x [b, H, W, c], y [b, h, w, o] -> [2 s, 2 t, c, o]."""
-    images = _of_image(stride, before, y.shape[1:3], x)
-    products = [d.T @ r for d, r in zip(images, _of_result(y), strict=True)]
+    pictures = _of_picture(stride, before, y.shape[1:3], x)
+    products = [d.T @ r for d, r in zip(pictures, _of_result(y), strict=True)]
     shape = (2 * stride[0], 2 * stride[1], x.shape[3], y.shape[3])
     return _adjoint(partial(_of_kernel, stride), shape, products)
 
 
-def _of_image(stride: Size, before: Size, size: Size, x: Array) -> list[Array]:
+def _of_picture(stride: Size, before: Size, size: Size, x: Array) -> list[Array]:
     """X: nine arrays [tiles, s t c], with a tile for every 2 x 2 places of a result of the given size."""
     (b, _, _, c), (s, t), (h, w) = x.shape, stride, size
     after = s * (h + 2) - x.shape[1] - before[0], t * (w + 2) - x.shape[2] - before[1]
