@@ -18,7 +18,7 @@ def test_guidance_goes_from_without_to_with_label():
     np.testing.assert_allclose(guide(c, u, 0.0), u)
     with pytest.raises(ValueError, match="expected equal shapes"):
         guide(c, u[0], 1.0)
-    with pytest.raises(ValueError, match=r"expected weight \[\] or \[1\], got \[2, 1\]"):
+    with pytest.raises(ValueError, match=r"expected weight \[\] or \[1\], one per example, got \[2, 1\]"):
         guide(c, u, jnp.ones((2, 1)))
 
 
