@@ -67,7 +67,8 @@ class TokenEmbedding(nn.Module):
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise ValueError(f"expected tokens int32, got {tokens.dtype}")
         if not isinstance(tokens, Tracer) and tokens.size:
-            least, most = int(tokens.min()), int(tokens.max())
+            values = np.asarray(tokens)  # under jit, JAX would trace what it computes of a constant
+            least, most = int(values.min()), int(values.max())
             if least < 0 or most > self.vocab_size:
                 raise ValueError(f"expected tokens in [0, {self.vocab_size}], got {least} to {most}")
         return nn.Embed(self.vocab_size + 1, self.width, embedding_init=normal_02, name="table")(tokens)

@@ -325,8 +325,11 @@ def _float_vectors(z: Array, dim: int) -> Array:
 def _nan_where_unknown(codes: Array, tokens: Array, num_codes: int) -> Array:
     """Replaces codes of unknown tokens by NaN, because gathers clip silently. Outside jit it raises ValueError."""
     known = (tokens >= 0) & (tokens < num_codes)
-    if not isinstance(tokens, Tracer) and not known.all():
-        raise ValueError(f"tokens are 0 to {num_codes - 1} here, got {int(tokens.min())} to {int(tokens.max())}")
+    if not isinstance(tokens, Tracer) and tokens.size:
+        values = np.asarray(tokens)  # under jit, JAX would trace what it computes of a constant
+        least, most = int(values.min()), int(values.max())
+        if least < 0 or most >= num_codes:
+            raise ValueError(f"tokens are 0 to {num_codes - 1} here, got {least} to {most}")
     return jnp.where(known[..., None], codes, jnp.nan)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny import applied, initialised
 
+from jimgen.nets.embeddings import TokenEmbedding
 from jimgen.nets.vq import (
     FiniteScalarQuantiser,
     LookupFreeQuantiser,
@@ -417,3 +418,14 @@ def test_counts_are_of_all_devices():
     tokens = jnp.asarray([[0, 2], [2, 2]])
     found = jax.pmap(lambda t: count_tokens(t, 4), DEVICE_AXIS, devices=jax.devices()[:2])(tokens)
     np.testing.assert_array_equal(found, [[1, 0, 3, 0]] * 2)
+
+
+def test_tokens_that_are_constants_are_checked_under_jit():
+    quantiser = FiniteScalarQuantiser((3, 3))
+    inside, outside = jnp.asarray([0, 8], jnp.int32), jnp.asarray([0, 9], jnp.int32)
+    assert np.isfinite(jax.jit(lambda: quantiser.apply({}, inside, method="lookup"))()).all()
+    with pytest.raises(ValueError, match="tokens are 0 to 8 here, got 0 to 9"):
+        jax.jit(lambda: quantiser.apply({}, outside, method="lookup"))()
+    embed = TokenEmbedding(8, 4)
+    variables = embed.init(jax.random.key(0), inside[None])
+    assert jax.jit(lambda: embed.apply(variables, inside[None]))().shape == (1, 2, 4)

@@ -8,9 +8,9 @@ import optax
 import pytest
 from tiny import SHAPE
 
+from jimgen import methods
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
-from jimgen import methods
 from jimgen.methods import gan, meanflow
 from jimgen.methods.method import Method
 from jimgen.nets.dcgan import Discriminator, Generator
