@@ -229,7 +229,8 @@ def _autoencoder_objective(
         if not adversary:
             return loss.mean(), Aux(metrics, observed=observed)
         adversarial = _generator_loss(nets, adversary, variables, output, batch).mean()
-        weight = adversary.weight * linear_ramp(batch["images_seen"] + 1, adversary.start, adversary.ramp)
+        seen = batch["images_seen"] + 1  # the first image after the start counts already
+        weight = adversary.weight * linear_ramp(seen, adversary.start, adversary.ramp)
         if adversary.adaptive:
             weight *= _balance(nets, adversary, variables, quantised.z_q, batch)
         metrics |= {"adversarial": adversarial, "adversarial_weight": weight}
