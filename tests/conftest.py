@@ -57,7 +57,8 @@ def no_network(monkeypatch):
 @pytest.fixture(autouse=True)
 def memory_is_given_back(monkeypatch):
     """A process of many tests must not keep the peak of each."""
-    monkeypatch.setattr("jimgen.runs.train.keep_freed_memory", lambda: None)
+    for module in ("jimgen.cpu", "jimgen.runs.train"):  # where commands and trainings look it up
+        monkeypatch.setattr(f"{module}.keep_freed_memory", lambda: None)
 
 
 @pytest.fixture(autouse=True)

@@ -97,9 +97,19 @@ def test_names_that_are_not_utf8_are_printed_with_their_bytes(tmp_path, monkeypa
     assert f"{tmp_path}/caf\\udce9".encode() in terminal.buffer.getvalue()
 
 
-def test_doctor_names_versions_devices_and_data(jimgen):
+def test_doctor_names_versions_devices_and_data(jimgen, monkeypatch):
+    """Fashion-MNIST is not decoded here, which takes half a minute."""
+    load = data.load
+
+    def without_fashion_mnist(name):
+        if name == "fashion_mnist":
+            raise UserError("install it")
+        return load(name)
+
+    monkeypatch.setattr(data, "load", without_fashion_mnist)
     said = jimgen("doctor")
     assert "jax " in said and "device 7: " in said and "data digits: 1498 + 299 images [8, 8, 1]" in said
+    assert "data fashion_mnist: not here. install it" in said
 
 
 @pytest.mark.parametrize(
