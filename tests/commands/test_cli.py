@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from small_runs import EXPERIMENTS, contents
 
-from jimgen import __version__, cli
+from jimgen import __version__, cli, data
+from jimgen.errors import UserError
 
 DRAWING = ("sample", "reconstruct", "interpolate", "inpaint")
 
