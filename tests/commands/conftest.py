@@ -74,5 +74,5 @@ def never_drawn(monkeypatch):
     def load_run(*arguments, **options):
         raise AssertionError("loaded before the path of the results was checked")
 
+    monkeypatch.setattr("jimgen.runs.subject.load_run", load_run)  # first: its import would copy the other one
     monkeypatch.setattr("jimgen.runs.load.load_run", load_run)
-    monkeypatch.setattr("jimgen.runs.subject.load_run", load_run)
