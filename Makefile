@@ -6,9 +6,9 @@ DIGITS := --data digits --size 16 --ema-half-life 5000 --log-every 100
 .PHONY: demo test lint format clean
 
 demo: .venv/ready
-	$(BIN)/python experiments/vae.py $(DIGITS) --conditional --steps 800 --workdir runs/demo/vae
-	$(BIN)/python experiments/dcgan.py $(DIGITS) --conditional --steps 1800 --workdir runs/demo/dcgan
-	$(BIN)/python experiments/flow.py $(DIGITS) --guidance 3 --steps 800 --workdir runs/demo/flow
+	$(BIN)/python experiments/vae.py $(DIGITS) --conditional --steps 600 --workdir runs/demo/vae
+	$(BIN)/python experiments/dcgan.py $(DIGITS) --conditional --steps 1500 --workdir runs/demo/dcgan
+	$(BIN)/python experiments/flow.py $(DIGITS) --guidance 3 --steps 600 --workdir runs/demo/flow
 	$(BIN)/jimgen report runs/demo/vae runs/demo/dcgan runs/demo/flow --out runs/demo/report.html
 	@echo
 	@echo "Open runs/demo/report.html in a browser: samples, curves and numbers of the three models."
