@@ -165,7 +165,7 @@ def compared_with(
         remembered = read_json(path, fix="remove it")
         if remembered is not None and _are_metrics(remembered):
             return remembered
-    others = [metric for metric in metrics if metric != "cas"]
+    others = [metric for metric in metrics if metric != CAS]
     train = read_rows(dataset.train, chosen_rows(num_rows(dataset.train), min(count, num_rows(dataset.train))))
     test = read_rows(dataset.test, chosen_rows(num_rows(dataset.test), min(count, num_rows(dataset.test))))
     wanted_labels = np.resize(train[1], count)

@@ -20,7 +20,15 @@ def apply_in_training(net: nn.Module, variables: Mapping[str, Any], *args: Array
 def real_and_fake_logits(
     discriminator: nn.Module, variables: Mapping[str, Any], real: Array, fake: Array, labels: Array
 ) -> tuple[Array, Array, dict[str, Any]]:
-    """Logits of real images, logits of generated images, and running statistics after both passes, in this order."""
+    """Logits of real and of generated images, with the running statistics after both passes, in this order.
+
+    Args:
+        discriminator: net (images, labels, train=...) -> logits.
+        variables: its variables.
+        real, fake: float [b, h, w, c] in [-1, 1].
+        labels: int32 [b], of both.
+    Returns: float [b] or [b, h, w] twice, and the updated collections.
+    """
     real_logits, after_real = apply_in_training(discriminator, variables, real, labels)
     fake_logits, after_fake = apply_in_training(discriminator, {**variables, **after_real}, fake, labels)
     return real_logits, fake_logits, {**after_real, **after_fake}
@@ -36,6 +44,7 @@ def discriminator_loss(
         real_logits, fake_logits: float [b], or [b, h, w] for patch discriminators.
         penalty: float [b], added to the loss of each example; None for no penalty.
         stats: updated running statistics.
+    Returns: The loss [], and metrics with the statistics as updates.
     """
     metrics = {
         "real_logits": real_logits.mean(),

@@ -5,6 +5,7 @@ arXiv:2012.09841.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -117,8 +118,7 @@ def pixel_autoregressive(
 
     def fill(variables: Variables, key: Array, levels: Array, known: Array, labels: Array) -> Array:
         """Draws the unknown levels: levels int32 [n, places], known bool [n, places] -> int32 [n, places]."""
-        decode = lambda decoding, levels, i, labels: pixels.decode(variables, decoding, levels, i, labels)  # noqa: E731
-        step, copies = guided_step(decode, labels, net.num_classes, guidance)
+        step, copies = guided_step(partial(pixels.decode, variables), labels, net.num_classes, guidance)
         return decode_one_by_one(step, net.empty(copies * levels.shape[0]), levels, known, key, filter)
 
     def sample(variables: Variables, key: Array, labels: Array) -> Array:

@@ -126,8 +126,12 @@ def _best_keeper(
 
     def keep_if_best(step: int, state: TrainState) -> None:
         nonlocal record
+        variables = jax.device_put(eval_variables(state), jax.local_devices()[0])
         value, metrics = measure_quality(
-            *(method, jax.device_put(eval_variables(state), jax.local_devices()[0]), key, dataset),
+            method,
+            variables,
+            key,
+            dataset,
             metric=config.quality_metric,
             num=config.quality_num,
             extractor=config.quality_extractor,

@@ -59,10 +59,20 @@ def guide(conditional: Array, unconditional: Array, weight: Array | float) -> Ar
     return unconditional + per_example(weight, conditional, "weight") * (conditional - unconditional)
 
 
-def guided(predict: Callable[[Array, Array], Array], x: Array, labels: Array, num_classes: int, weight: Array | float):
-    """The guided prediction [n, ...], by one call of predict(x [n, ...], labels [n]) with and without labels.
+def guided(
+    predict: Callable[[Array, Array], Array], x: Array, labels: Array, num_classes: int, weight: Array | float
+) -> Array:
+    """The guided prediction, by one call of `predict` with and without labels.
 
-    Without classes, and at a constant weight of 1, each x is predicted only once.
+    Without classes, and at a constant weight of 1, each x is predicted only once. Autoregressive models are guided step
+    by step instead (`tokens.guided_step`); mean flows learn guidance (`methods/meanflow.py`).
+
+    Args:
+        predict: maps x [m, ...] and labels int32 [m] to predictions [m, ...].
+        x: [n, ...]. labels: int32 [n] in [0, num_classes).
+        num_classes: 0 where the net knows no labels.
+        weight: w, float [] or [n].
+    Returns: [n, ...].
     """
     if not num_classes:
         return predict(x, jnp.zeros_like(labels))
