@@ -12,8 +12,20 @@ FLOORS = (  # from the top; a name is a file or a folder of jimgen/
     {"evaluation", "curves"},
     {"methods"},
     {"nets", "sampling", "data", "train_step"},
-    {"objectives", "metrics", "noise", "schedules", "arcs"},
-    {"parallel", "cpu", "precision", "pictures", "files", "errors", "output", "interrupts", "libraries", "__init__"},
+    {"objectives", "metrics", "noise", "schedules", "arcs", "conditions"},
+    {
+        "parallel",
+        "cpu",
+        "precision",
+        "alpha",
+        "pictures",
+        "files",
+        "errors",
+        "output",
+        "interrupts",
+        "libraries",
+        "__init__",
+    },
 )
 HEIGHT = {name: -floor for floor, names in enumerate(FLOORS) for name in names}
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -14,11 +14,22 @@ from jimgen.data import images as pictures
 from jimgen.errors import UserError
 from jimgen.files import expanded
 
+CLASS = "class"  # name of column 0 of the labels
 UNLABELLED = ("all",)  # the class names of a set without labels: one class, every label 0
 
 
+class Attribute(NamedTuple):
+    """A named property of pictures, such as hair, with the names of its values. Labels count them from 0."""
+
+    name: str
+    values: tuple[str, ...]
+
+
 class DataSpec(NamedTuple):
-    """What a method or an experiment may know about its data."""
+    """What a method or an experiment may know about its data.
+
+    Labels are int32 [n], the class; with attributes int32 [n, columns]: the class, then a column for each attribute.
+    """
 
     name: str
     shape: tuple[int, int, int]  # (height, width, channels), channels 1 or 3
@@ -27,13 +38,30 @@ class DataSpec(NamedTuple):
     num_train: int
     num_test: int
     hash: str  # sha256, 64 hex digits: see `data_hash`
+    attributes: tuple[Attribute, ...] = ()  # of columns 1, 2, ... of the labels
+
+    @property
+    def conditions(self) -> int | tuple[int, ...]:
+        """What labels can tell a net, as its `num_classes`: 0 for nothing, the number of classes, or, where there are
+        attributes, the number of values of each column of the labels."""
+        if self.attributes:
+            return (self.num_classes, *(len(attribute.values) for attribute in self.attributes))
+        return self.num_classes if self.num_classes > 1 else 0
+
+    @property
+    def columns(self) -> tuple[Attribute, ...]:
+        """All columns of the labels as attributes; the first is called class."""
+        return (Attribute(CLASS, self.class_names), *self.attributes)
 
 
 class Arrays(NamedTuple):
     """A split in memory."""
 
     images: np.ndarray  # uint8 [n, h, w, c]
-    labels: np.ndarray  # int32 [n]
+    labels: np.ndarray  # int32 [n], or [n, 1 + number of attributes]
+
+
+Example = tuple[np.ndarray, "int | Sequence[int]"]  # a picture uint8 [h, w, c] and its label
 
 
 class Row(NamedTuple):
@@ -43,7 +71,7 @@ class Row(NamedTuple):
     where: str  # its name in messages
     num_bytes: int
     size: tuple[int, int]  # (height, width)
-    label: int
+    label: int | tuple[int, ...]
     stamp: str  # path, size and time: differs if the content may differ
 
 
@@ -51,14 +79,15 @@ class Row(NamedTuple):
 class Stream:
     """A split too large for memory: rows are decoded on demand.
 
-    `read` takes a row in [0, num_rows) and returns (uint8 [h, w, c], int label). Several threads may call it at once.
+    `read` takes a row in [0, num_rows) and returns (uint8 [h, w, c], its label: int, or ints of all columns).
+    Several threads may call it at once.
     `identity` names the rows; it stands for their content in the data hash.
     `rows` describes picture files, and is None if every row is known to be readable. `load` reads all files once,
     leaves out the unreadable ones, and caches which they are.
     `size` returns (height, width) of a row by its header, if sizes differ and `rows` is None.
     """
 
-    read: Callable[[int], tuple[np.ndarray, int]]
+    read: Callable[[int], Example]
     num_rows: int
     identity: str
     rows: tuple[Row, ...] | None = None
@@ -68,7 +97,7 @@ class Stream:
         return self.num_rows
 
 
-def stream_of(rows: Sequence[Row], read: Callable[[int], tuple[np.ndarray, int]]) -> Stream:
+def stream_of(rows: Sequence[Row], read: Callable[[int], Example]) -> Stream:
     """A stream of picture files. Names, sizes in bytes and labels are its identity."""
     return Stream(read, len(rows), "\n".join(f"{row.name}\t{row.num_bytes}\t{row.label}" for row in rows), tuple(rows))
 
@@ -92,6 +121,7 @@ class Source(NamedTuple):
     shape: tuple[int | None, int | None, int]  # (height, width, channels); None if pictures differ in it
     skipped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    attributes: tuple[Attribute, ...] = ()
 
 
 class Dataset(NamedTuple):
@@ -114,7 +144,7 @@ def num_rows(split: Arrays | Stream) -> int:
 
 
 def read_rows(split: Arrays | Stream, rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 [n, h, w, c] and labels int32 [n] of some rows of a split."""
+    """Images uint8 [n, h, w, c] and labels int32 [n] or [n, columns] of some rows of a split."""
     if isinstance(split, Arrays):
         chosen = np.fromiter(rows, np.int64)
         return split.images[chosen], split.labels[chosen]
@@ -160,24 +190,26 @@ def read_all(stream: Stream, shape: tuple[int, int, int]) -> tuple[Arrays, dict[
     Returns: All rows, with arbitrary content in unreadable ones; and the reasons for these by row number.
     """
     images = np.empty((len(stream), *shape), np.uint8)
-    labels = np.empty(len(stream), np.int32)
+    labels: list[int | Sequence[int]] = [0] * len(stream)
     faults = {}
     for row, result in enumerate(read_in_threads(stream)):
         if isinstance(result, pictures.UnreadableImage):
             faults[row] = str(result)
         else:
             images[row], labels[row] = result
-    return Arrays(images, labels), faults
+    known = next((label for row, label in enumerate(labels) if row not in faults), 0)
+    labels = [known if row in faults else label for row, label in enumerate(labels)]
+    return Arrays(images, np.asarray(labels, np.int32)), faults
 
 
-def read_in_threads(stream: Stream) -> Iterator[tuple[np.ndarray, int] | pictures.UnreadableImage]:
-    def read(row: int) -> tuple[np.ndarray, int] | pictures.UnreadableImage:
+def read_in_threads(stream: Stream) -> Iterator[Example | pictures.UnreadableImage]:
+    def read(row: int) -> Example | pictures.UnreadableImage:
         try:
             return stream.read(row)
         except pictures.UnreadableImage as error:
             return error
 
-    def read_run(rows: range) -> list[tuple[np.ndarray, int] | pictures.UnreadableImage]:
+    def read_run(rows: range) -> list[Example | pictures.UnreadableImage]:
         return [read(row) for row in rows]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -5,6 +5,11 @@ import numpy as np
 from jimgen.errors import UserError
 
 
+def classes_of(labels: np.ndarray) -> np.ndarray:
+    """The classes [n] of labels [n] or [n, columns]."""
+    return labels if labels.ndim == 1 else labels[:, 0]
+
+
 def flat(labels: np.ndarray) -> np.ndarray | None:
     """Labels [n] of labels [n], [n, 1] or one-hot rows [n, k]; None if a row has several labels."""
     if labels.ndim == 1 or labels.shape[1] == 1:

@@ -22,6 +22,7 @@ from jimgen.data.dataset import (
     Arrays,
     Dataset,
     DataSpec,
+    Example,
     Source,
     Stream,
     cache_dir,
@@ -32,6 +33,7 @@ from jimgen.data.dataset import (
     runs,
     select,
 )
+from jimgen.data.labels import classes_of
 from jimgen.data.layout import held_out
 from jimgen.data.paths import find
 from jimgen.errors import UserError
@@ -69,8 +71,8 @@ def load(
         resident_bytes: both splits become `Arrays` if together they take at most this many bytes once fitted, else each
             is a `Stream`. Sources that are arrays already (digits, fashion_mnist, npz) stay arrays at any size.
     Returns:
-        A Dataset: images uint8 [n, h, w, c] in [0, 255], labels int32 [n] in [0, num_classes). A set without labels has
-        one class, and all its labels are 0.
+        A Dataset: images uint8 [n, h, w, c] in [0, 255], labels int32 [n] in [0, num_classes), or [n, columns] with
+        attributes (see `DataSpec`). A set without labels has one class, and all its labels are 0.
     Raises:
         UserError: the name is unknown, the set is missing or malformed, or pictures do not fit `size`.
     """
@@ -98,7 +100,7 @@ def load(
         )
     counts = (num_rows(train), num_rows(test))
     classes = source.class_names
-    spec = DataSpec(shown(name), shape, len(classes), classes, *counts, hash=data_hash(train, test))
+    spec = DataSpec(shown(name), shape, len(classes), classes, *counts, data_hash(train, test), source.attributes)
     return Dataset(spec, train, test, tuple(skipped), source.notes)
 
 
@@ -174,7 +176,7 @@ class _Part(NamedTuple):
 
     split: Arrays | Stream  # fitted only if it is Arrays
     names: list[str]  # names of picture files
-    labels: np.ndarray | None  # int [n], labels of picture files
+    classes: np.ndarray | None  # int [n], of picture files
     faults: list[str]  # reasons for the rows left out
 
 
@@ -223,9 +225,9 @@ def _sizes(stream: Stream) -> list[tuple[int, int]]:
 
 def _require_every_class(name: str, train: _Part, class_names: tuple[str, ...], skipped: list[str]) -> None:
     """Raises UserError if all picture files of a class were left out."""
-    if train.labels is None or not len(train.labels):
+    if train.classes is None or not len(train.classes):
         return
-    counts = np.bincount(train.labels, minlength=len(class_names))
+    counts = np.bincount(train.classes, minlength=len(class_names))
     if not counts.all():
         lost = class_names[int(np.argmin(counts))]
         first = next((fault for fault in skipped if f"/{lost}/" in fault), [*skipped, "there is none"][0])
@@ -235,7 +237,7 @@ def _require_every_class(name: str, train: _Part, class_names: tuple[str, ...], 
 
 
 def _fit_stream(stream: Stream, fitting: _Fitting) -> Stream:
-    def read(row: int) -> tuple[np.ndarray, int]:
+    def read(row: int) -> Example:
         image, label = stream.read(row)
         where = stream.rows[row].where if stream.rows else f"row {row}"
         try:
@@ -262,8 +264,8 @@ def _readable(split: Arrays | Stream, fitting: _Fitting, resident: bool) -> _Par
         found, faults = split, _unreadable_rows(split)
     kept = np.delete(np.arange(num_rows(split)), list(faults))
     rows = [split.rows[row] for row in kept] if split.rows else []
-    labels = np.array([row.label for row in rows], np.int64) if split.rows else None
-    return _Part(_take(found, kept) if faults else found, [row.name for row in rows], labels, list(faults.values()))
+    classes = classes_of(np.array([row.label for row in rows], np.int64)) if rows else None
+    return _Part(_take(found, kept) if faults else found, [row.name for row in rows], classes, list(faults.values()))
 
 
 def _take(split: Arrays | Stream, rows: np.ndarray) -> Arrays | Stream:

@@ -225,6 +225,7 @@ def from_values(made: type[Class], values: Mapping[str, Any], path: Path) -> Cla
     for name, value in found.items():
         if not _is_of_type(value, hints[name]):
             raise UserError(f"{path} is damaged ({name} is {value!r:.60}): {FIX}")
+    found = {name: _named(value, hints[name]) for name, value in found.items()}
     try:
         return made(**found)
     except (TypeError, UserError) as error:
@@ -235,7 +236,20 @@ def _tuples(value: Any) -> Any:
     return tuple(_tuples(x) for x in value) if isinstance(value, list) else value
 
 
+def _named(value: Any, hint: Any) -> Any:
+    """A tuple as the NamedTuple that it is, or with its items as theirs."""
+    if get_origin(hint) is tuple and get_args(hint)[1:] == (...,):
+        return tuple(_named(item, get_args(hint)[0]) for item in value)
+    return hint(*value) if _is_named_tuple(hint) else value
+
+
+def _is_named_tuple(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, tuple) and hasattr(hint, "_fields")
+
+
 def _is_of_type(value: Any, hint: Any) -> bool:
+    if _is_named_tuple(hint):
+        hint = tuple[*get_type_hints(hint).values()]
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return _is_of_type(value, parts[0])

@@ -70,7 +70,7 @@ def test_a_stream_reads_the_rows_that_arrays_hold(folder):
     resident = load(f"folder:{folder}", size=8)
     streamed = load(f"folder:{folder}", size=8, resident_bytes=0)
     assert isinstance(resident.train, Arrays) and isinstance(streamed.train, Stream)
-    assert streamed.spec[:-1] == resident.spec[:-1]
+    assert streamed.spec._replace(hash="") == resident.spec._replace(hash="")
     assert streamed.spec.hash == load(f"folder:{folder}", size=8, resident_bytes=0).spec.hash
     assert streamed.spec.hash != load(f"folder:{folder}", size=9, resident_bytes=0).spec.hash
     for ours, theirs in ((resident.train, streamed.train), (resident.test, streamed.test)):
