@@ -43,7 +43,7 @@ from jimgen.files import read_json, shown, write_atomically, write_npz
 
 NAMES = (
     *("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH"),
-    *(recipe.usage for recipe in RECIPES.values()),
+    *RECIPES.values(),
 )
 
 

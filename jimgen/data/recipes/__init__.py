@@ -1,31 +1,30 @@
 """Data sets over installed packages, or drawn by a formula: `faces:avataaars`, `phantom:ct`, ...
 
-A recipe is a file here with `open_NAME(argument, size)`, which returns a Source of arrays, and `ABOUT`.
+A recipe NAME is the file NAME.py here, with `open_NAME(argument, size)`, which returns a Source of arrays, and `ABOUT`.
 """
 
 import importlib
-from typing import NamedTuple
 
 from jimgen.data.dataset import Source
 from jimgen.data.recipes.about import About
 
-
-class Recipe(NamedTuple):
-    """Where a recipe is, and how it is called."""
-
-    module: str  # in this folder; has ABOUT and open_MODULE
-    usage: str  # name and arguments
-    example: str  # a name that opens
-
-
-RECIPES = {
-    name: Recipe(name, usage, example) for name, usage, example in (("faces", "faces:STYLE[:NUM]", "faces:avataaars"),)
+RECIPES = {  # how their names are written
+    "faces": "faces:STYLE[:NUM]",
+    "heroes": "heroes[:NUM]",
+    "phantom": "phantom:ct[:NUM]",
+    "sprites": "sprites",
+    "stacked_digits": "stacked_digits[:NUM]",
 }
 
 
-def about(name: str) -> About:
-    """What is known about a recipe without opening it."""
-    return importlib.import_module(f"{__name__}.{RECIPES[name].module}").ABOUT
+def about(name: str, argument: str = "") -> About:
+    """What is known about a recipe of `RECIPES` without opening it; with an argument also what depends on that.
+
+    Raises:
+        UserError: the argument is wrong, or a package is missing that is needed to tell.
+    """
+    module = importlib.import_module(f"{__name__}.{name}")
+    return module.about_argument(argument) if argument and hasattr(module, "about_argument") else module.ABOUT
 
 
 def open_recipe(name: str, argument: str, size: tuple[int, int] | None) -> Source:
@@ -40,5 +39,4 @@ def open_recipe(name: str, argument: str, size: tuple[int, int] | None) -> Sourc
     Raises:
         UserError: a package is missing, or the argument is wrong.
     """
-    module = RECIPES[name].module
-    return getattr(importlib.import_module(f"{__name__}.{module}"), f"open_{module}")(argument, size)
+    return getattr(importlib.import_module(f"{__name__}.{name}"), f"open_{name}")(argument, size)
