@@ -52,7 +52,7 @@ def load(
     *,
     size: int | None = None,
     fit: Literal["resize", "pad"] = "resize",
-    channels: Literal[1, 3] | None = None,
+    channels: Literal[1, 3, 4] | None = None,
     bits: int | None = None,
     strict: bool = False,
     data_dir: str | None = None,
@@ -115,8 +115,8 @@ def _check_options(size: int | None, fit: str, channels: int | None, bits: int |
         raise UserError(f"size is {size}: give the height and width in pixels, for example 64")
     if fit not in ("resize", "pad"):
         raise UserError(f"fit is {fit!r}: choose 'resize' or 'pad'")
-    if channels not in (None, 1, 3):
-        raise UserError(f"channels is {channels}: choose 1 (grey) or 3 (RGB), or leave it out")
+    if channels not in (None, 1, 3, 4):
+        raise UserError(f"channels is {channels}: choose 1 (grey), 3 (RGB) or 4 (RGBA), or leave it out")
     if bits is not None and not 8 <= bits <= 16:
         raise UserError(f"bits is {bits}: choose 8 to 16, or leave it out")
 
@@ -166,7 +166,7 @@ def _fitted_shape(
         height = width = size
     if height is None or width is None:
         raise UserError(f"{name}: the pictures differ in size; give one for all, for example --size 64")
-    return height, width, channels or stored_channels
+    return height, width, channels or min(stored_channels, 3)
 
 
 class _Fitting(NamedTuple):
