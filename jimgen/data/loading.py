@@ -152,7 +152,7 @@ def _open(name: str, *, size: int | None, data_dir: str | None, download: bool, 
         kind = "npz" if holds_arrays(path) else kind
         nearest = f"{kind}:{name}" if kind else None
     else:
-        kinds = {re.split("[:[]", known)[0]: known for known in NAMES}
+        kinds = {re.split(r"[:\[]", known)[0]: known.partition("[")[0] for known in NAMES}
         nearest = kinds.get(next(iter(difflib.get_close_matches(kind, kinds)), ""))
     guess = f"; did you mean {nearest}?" if nearest else ""
     raise UserError(f"unknown data set {shown(name)!r}{shown(guess)}\nThe names are {', '.join(NAMES)}")
