@@ -9,9 +9,14 @@ from jimgen.data.dataset import Source
 from jimgen.data.recipes.about import About
 
 RECIPES = {  # how their names are written
+    "brain": "brain",
+    "emoji": "emoji",
     "faces": "faces:STYLE[:NUM]",
+    "furniture": "furniture",
+    "glyphs": "glyphs",
     "heroes": "heroes[:NUM]",
     "phantom": "phantom:ct[:NUM]",
+    "scenery": "scenery",
     "sprites": "sprites",
     "stacked_digits": "stacked_digits[:NUM]",
 }

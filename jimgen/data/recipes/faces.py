@@ -10,18 +10,18 @@
 """
 
 import functools
-import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from jimgen.data.dataset import UNLABELLED, Arrays, Source
+from jimgen.data.dataset import UNLABELLED, Source
 from jimgen.data.recipes import svg
 from jimgen.data.recipes.about import About, count, require_installed
 from jimgen.data.recipes.cache import cached, progress
 from jimgen.data.recipes.face_style import FaceStyle, forced, labels_of, read_style
 from jimgen.data.recipes.installed import has_modules, versions
+from jimgen.data.recipes.rows import arrays_of, digest
 from jimgen.errors import UserError
 
 VERSION = 1
@@ -92,7 +92,7 @@ def faces(
     drawn = list(_each(known, seeds, size, options))
     if not drawn:
         raise UserError("faces needs at least one seed")
-    images, labels = np.stack([image for image, _ in drawn]), np.array([label for _, label in drawn], np.int32)
+    images, labels = arrays_of(drawn)
     for column, attribute in enumerate(known.attributes, start=1):
         if attribute.name in fixed and (labels[:, column] != attribute.values.index(fixed[attribute.name])).any():
             raise UserError(f"faces:{style} cannot have {attribute.name}={fixed[attribute.name]} with the other values")
@@ -103,11 +103,11 @@ def _draw(style: FaceStyle, num_train: int, num_test: int, size: tuple[int, int]
     each = functools.partial(_each, style, size=size, options={})
     what, total = f"faces:{style.name}", num_train + num_test
     train = list(progress(what, each(range(num_train)), total))
-    seen = {_hash(image) for image, _ in train}
+    seen = {digest(image) for image, _ in train}
     seeds = range(FIRST_TEST_SEED, FIRST_TEST_SEED + 20 * num_test)
     test: list[tuple[np.ndarray, tuple[int, ...]]] = []
     for image, label in each(seeds):
-        if _hash(image) not in seen:
+        if digest(image) not in seen:
             test.append((image, label))
         if len(test) == num_test:
             break
@@ -116,11 +116,7 @@ def _draw(style: FaceStyle, num_train: int, num_test: int, size: tuple[int, int]
             f"{what} at {size[0]}x{size[1]} draws only about {len(seen)} different pictures, too few for a test split "
             f"of {num_test}: ask for fewer, for example {what}:{max(10, len(seen) // 4)}"
         )
-    splits = [
-        Arrays(np.stack([image for image, _ in rows]), np.array([label for _, label in rows], np.int32))
-        for rows in (train, test)
-    ]
-    return Source(*splits, class_names=UNLABELLED, shape=(*size, 4), attributes=style.attributes)
+    return Source(arrays_of(train), arrays_of(test), UNLABELLED, (*size, 4), attributes=style.attributes)
 
 
 def _each(
@@ -133,7 +129,3 @@ def _each(
     for seed in seeds:
         avatar = Avatar(prepared, {**options, "seed": str(seed)})
         yield svg.render(avatar.to_string(), size), (0, *labels_of(style, avatar.to_json()["options"]))
-
-
-def _hash(image: np.ndarray) -> bytes:
-    return hashlib.sha256(image.tobytes()).digest()

@@ -17,10 +17,11 @@ import numpy as np
 from PIL import Image
 
 from jimgen.alpha import premultiply
-from jimgen.data.dataset import UNLABELLED, Arrays, Attribute, Source
+from jimgen.data.dataset import UNLABELLED, Attribute, Source
 from jimgen.data.recipes.about import About, count, require_installed
 from jimgen.data.recipes.cache import cached, progress
 from jimgen.data.recipes.installed import debian, fingerprint, versions
+from jimgen.data.recipes.rows import arrays_of, digest
 from jimgen.errors import UserError
 
 VERSION = 1
@@ -170,16 +171,12 @@ def _draw(folder: Path, num_train: int, num_test: int) -> Source:
         if len(rows[split]) == wanted[split]:
             continue
         image = draw_hero(folder, values, frame)
-        digest = hashlib.sha256(image.tobytes()).digest() if image is not None else b""
-        if image is None or digest in seen:  # clothes may hide others: no picture twice
+        if image is None or (key := digest(image)) in seen:  # clothes may hide others: no picture twice
             continue
-        seen.add(digest)
+        seen.add(key)
         rows[split].append((image, (0, *(attribute.values.index(values[attribute.name]) for attribute in ATTRIBUTES))))
-    splits = [
-        Arrays(np.stack([image for image, _ in part]), np.array([label for _, label in part], np.int32))
-        for part in rows.values()
-    ]
-    return Source(*splits, class_names=UNLABELLED, shape=(SIZE, SIZE, 4), attributes=ATTRIBUTES)
+    train, test = arrays_of(rows["train"]), arrays_of(rows["test"])
+    return Source(train, test, UNLABELLED, (SIZE, SIZE, 4), attributes=ATTRIBUTES)
 
 
 def _sample(rng: np.random.Generator) -> tuple[dict[str, str], int]:

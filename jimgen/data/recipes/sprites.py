@@ -8,10 +8,8 @@
 - Attribution: The Battle for Wesnoth (wesnoth.org), by David White and contributors.
 """
 
-import hashlib
-import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +17,11 @@ import numpy as np
 from PIL import Image
 
 from jimgen.alpha import premultiply
-from jimgen.data.dataset import Arrays, Source
+from jimgen.data.dataset import Source
 from jimgen.data.recipes.about import About, require_installed, require_no_argument
 from jimgen.data.recipes.cache import cached, progress
 from jimgen.data.recipes.installed import debian, fingerprint, versions
-from jimgen.errors import UserError
+from jimgen.data.recipes.rows import Picture, damaged, tenth_of_each, train_and_test
 
 VERSION = 1
 SIZE = 72
@@ -99,29 +97,19 @@ def held_out_units(sprites: Iterable[Sprite]) -> set[tuple[str, str]]:
     units: dict[str, set[str]] = {}
     for sprite in sprites:
         units.setdefault(sprite.group, set()).add(sprite.unit)
-    held_out = set()
-    for group, names in units.items():
-        ordered = sorted(names, key=lambda unit: hashlib.sha256(f"{group}/{unit}".encode()).hexdigest())
-        held_out |= {(group, unit) for unit in ordered[: math.ceil(len(ordered) / 10)]}
-    return held_out
+    return tenth_of_each(units)
 
 
 def _read_all(sprites: list[Sprite]) -> Source:
     held_out = held_out_units(sprites)
     groups = tuple(sorted({sprite.group for sprite in sprites}))
-    rows: dict[bool, list[tuple[np.ndarray, int]]] = {False: [], True: []}
-    seen: set[bytes] = set()
-    ordered = sorted(sprites, key=lambda sprite: (sprite.group, sprite.unit) in held_out)
-    for sprite in progress("sprites", ordered, len(ordered)):
-        image = read_sprite(sprite.path)
-        if image is None or (digest := hashlib.sha256(image.tobytes()).digest()) in seen:
-            continue
-        seen.add(digest)
-        rows[(sprite.group, sprite.unit) in held_out].append((image, groups.index(sprite.group)))
-    train, test = (
-        Arrays(np.stack([image for image, _ in part]), np.array([label for _, label in part], np.int32))
-        for part in rows.values()
-    )
+
+    def pictures() -> Iterator[Picture]:
+        for sprite in progress("sprites", sprites, len(sprites)):
+            if (image := read_sprite(sprite.path)) is not None:
+                yield Picture(image, f"{sprite.group}/{sprite.unit}", groups.index(sprite.group))
+
+    train, test = train_and_test(pictures(), (f"{group}/{unit}" for group, unit in held_out))
     return Source(train, test, groups, (SIZE, SIZE, 4))
 
 
@@ -136,7 +124,7 @@ def read_sprite(path: Path) -> np.ndarray | None:
         with Image.open(path) as file:
             image = file.convert("RGBA")
     except (OSError, ValueError) as error:
-        raise UserError(f"sprites: {path} cannot be read ({error}); install it again: {ABOUT.install}") from error
+        raise damaged("sprites", path, error, ABOUT.install) from error
     box = image.getchannel("A").getbbox()
     if box is None or max(box[2] - box[0], box[3] - box[1]) > SIZE:
         return None
