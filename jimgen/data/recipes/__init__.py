@@ -11,6 +11,7 @@ from jimgen.data.recipes.about import About
 RECIPES = {  # how their names are written
     "brain": "brain",
     "emoji": "emoji",
+    "environments": "environments[:GAME]",
     "faces": "faces:STYLE[:NUM]",
     "furniture": "furniture",
     "glyphs": "glyphs",
@@ -19,6 +20,7 @@ RECIPES = {  # how their names are written
     "scenery": "scenery",
     "sprites": "sprites",
     "stacked_digits": "stacked_digits[:NUM]",
+    "tiles": "tiles:SET",
 }
 
 

@@ -1,6 +1,6 @@
 """brain: slices of a magnetic resonance image of one head (Colin27), with anatomical regions.
 
-- Content: about 530 slices of 217x217 grey pixels of 1 mm: axial, coronal and sagittal, padded with black.
+- Content: about 500 slices of 217x217 grey pixels of 1 mm: axial, coronal and sagittal, padded with black.
 - Labels: the class is the plane; the attribute position is the fifth of the head, from its first slice to its last.
   `read_slices` gives the map of regions (AAL, 116 regions) of each slice, for restoration or from labels to pictures.
 - Split: by blocks of 12 neighbouring slices; every sixth block is test, and the two slices beside it are in neither.
@@ -26,11 +26,11 @@ FOLDER = "usr/share/mricron/templates"
 PLANES = ("sagittal", "coronal", "axial")  # axes 0, 1, 2 of the volume
 FIFTHS = 5
 BLOCK, EVERY, GAP = 12, 6, 2
-LEAST = 0.05  # of a slice must be brighter than air
+LEAST = 0.15  # of a slice must be brighter than air
 AIR = 20  # grey level
 
 ABOUT = About(
-    what="530 magnetic resonance slices of one head with 116 regions, 217x217 grey; class = plane, attribute position",
+    what="500 magnetic resonance slices of one head with 116 regions, 217x217 grey; class = plane, attribute position",
     split="by blocks of 12 neighbouring slices, with two slices left out beside each block of test",
     licence="BSD-3-Clause (mricron-data)",
     attribution="Colin27, Montreal Neurological Institute; AAL, Tzourio-Mazoyer et al. 2002; MRIcron, Chris Rorden",

@@ -20,7 +20,7 @@ STEPS = 30  # at most, before the frame
 
 def frames(game: str, num: int, levels: tuple[int, int]) -> np.ndarray:
     """Frames uint8 [num, 64, 64, 3] of a game from random levels, each after 1 to 29 random steps."""
-    from procgen import ProcgenGym3Env
+    from procgen import ProcgenGym3Env  # pyright: ignore[reportMissingImports]
 
     found = []
     for batch in range(-(-num // AT_ONCE)):
@@ -41,7 +41,7 @@ def frames(game: str, num: int, levels: tuple[int, int]) -> np.ndarray:
 
 
 def main() -> None:
-    from procgen.env import ENV_NAMES
+    from procgen.env import ENV_NAMES  # pyright: ignore[reportMissingImports]
 
     if len(sys.argv) != 2:
         sys.exit(__doc__)

@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,7 @@ class Picture(NamedTuple):
 
     image: np.ndarray  # uint8 [h, w, c]
     unit: str  # the font, the object, ...: all pictures of a unit are on one side
-    label: int | tuple[int, ...]
+    label: Any  # int, or ints of all columns
 
 
 def digest(image: np.ndarray) -> bytes:
@@ -53,7 +53,7 @@ def train_and_test(pictures: Iterable[Picture], test_units: Iterable[str]) -> tu
     return splits[0], splits[1]
 
 
-def arrays_of(rows: Iterable[tuple[np.ndarray, int | tuple[int, ...]]]) -> Arrays:
+def arrays_of(rows: Iterable[tuple[np.ndarray, Any]]) -> Arrays:
     """Pictures of one shape and their labels, as arrays."""
     rows = list(rows)
     return Arrays(np.stack([image for image, _ in rows]), np.array([label for _, label in rows], np.int32))
