@@ -4,6 +4,7 @@ A style draws components (eyes, mouth, ...), each in one of its variants, and co
 be absent by chance, or because the variant that would contain it was not drawn; so may a colour.
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,6 +87,7 @@ def style_names() -> list[str]:
     return [name for name in names if name not in ("initials", "initial-face")]
 
 
+@functools.lru_cache(maxsize=8)
 def read_style(name: str) -> FaceStyle:
     """A style by its name.
 

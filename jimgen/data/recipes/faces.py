@@ -123,9 +123,17 @@ def _each(
     style: FaceStyle, seeds: Iterable[int], size: tuple[int, int], options: dict[str, Any]
 ) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
     """A picture and its labels for each seed."""
-    from dicebear import Avatar, Style
+    from dicebear import Avatar
 
-    prepared = Style(dict(style.definition))
+    prepared = _prepared(style.name)
     for seed in seeds:
         avatar = Avatar(prepared, {**options, "seed": str(seed)})
         yield svg.render(avatar.to_string(), size), (0, *labels_of(style, avatar.to_json()["options"]))
+
+
+@functools.lru_cache(maxsize=4)
+def _prepared(name: str) -> Any:
+    """DiceBear's own form of a style, which it takes seconds to check."""
+    from dicebear import Style
+
+    return Style(dict(read_style(name).definition))

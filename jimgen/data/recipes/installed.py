@@ -1,7 +1,7 @@
 """Where packages put their pictures, and their versions.
 
-JIMGEN_DATA_ROOT names a folder in which they lie instead: with the tree of `dpkg-deb -x PACKAGE.deb ROOT` (usr/share
-...), and node_modules of npm.
+JIMGEN_DATA_ROOT names a folder in which they lie instead of /: with the tree of `dpkg-deb -x PACKAGE.deb ROOT`
+(usr/share ...), and node_modules of npm, which is also looked for in the current folder.
 """
 
 import hashlib
@@ -18,10 +18,8 @@ ROOT = "JIMGEN_DATA_ROOT"
 
 
 def debian(path: str) -> Path:
-    """A path of a Debian package, such as "usr/share/games/flare", below JIMGEN_DATA_ROOT if it is there, else /."""
-    root = os.environ.get(ROOT)
-    inside = expanded(root) / path if root else None
-    return inside if inside and inside.exists() else Path("/") / path
+    """A path of a Debian package, such as "usr/share/games/flare", below JIMGEN_DATA_ROOT if that is set, else /."""
+    return expanded(os.environ.get(ROOT) or "/") / path
 
 
 def npm(package: str) -> Path | None:

@@ -13,6 +13,8 @@
 import re
 from pathlib import Path
 
+import numpy as np
+
 from jimgen.data.dataset import Source
 from jimgen.data.recipes.about import About, choice, require_installed
 from jimgen.data.recipes.cache import cached, progress
@@ -25,7 +27,8 @@ SIDES = {"minetest": 16, "wesnoth": 72}
 MINETEST = "usr/share/games/minetest/games/minetest_game/mods"
 TERRAIN = "data/core/images/terrain"
 HEXAGON = 0.75  # of the frame's pixels, what a whole hexagon fills, less what its rough edge may lack
-LEAST = 4  # tiles of a class; smaller ones are left out
+LEAST_TILES, LEAST_UNITS = 4, 3  # of a class; smaller ones are left out
+NOT_TERRAIN = ("fog", "void", "off-map")
 
 _MINETEST = About(
     what="400 textures of the game Minetest, 16x16 RGBA; class = module",
@@ -81,10 +84,13 @@ def _read_all(name: str, files: list[tuple[Path, str]], known: About) -> Source:
     for file, kind in progress(f"tiles:{name}", files, len(files)):
         image = read_rgba(file, f"tiles:{name}", known.install)
         whole = name == "minetest" or (image[..., 3] > 127).mean() >= HEXAGON - 0.02
-        if image.shape[:2] == (side, side) and image[..., 3].any() and whole:
+        if image.shape[:2] == (side, side) and np.ptp(image, axis=(0, 1)).any() and whole:  # not of one colour
             found.append(Picture(image, f"{kind}/{unit(file)}", kind))
-    kinds = [picture.label for picture in found]
-    kept = tuple(sorted(kind for kind in set(kinds) if kinds.count(kind) >= LEAST))
+    units: dict[str, list[str]] = {}
+    for picture in found:
+        units.setdefault(picture.label, []).append(picture.unit)
+    large = [kind for kind, of in units.items() if len(of) >= LEAST_TILES and len(set(of)) >= LEAST_UNITS]
+    kept = tuple(sorted(large))
     found = [picture._replace(label=kept.index(picture.label)) for picture in found if picture.label in kept]
     held_out = tenth_of_each({kind: [p.unit for p in found if p.label == i] for i, kind in enumerate(kept)})
     train, test = train_and_test(found, (name for _, name in held_out))
@@ -107,4 +113,5 @@ def _wesnoth_files() -> list[tuple[Path, str]]:
     return [
         (file, file.relative_to(folders[-1]).parts[0])
         for file in (sorted(folders[-1].glob("*/**/*.png")) if folders else [])
+        if file.relative_to(folders[-1]).parts[0] not in NOT_TERRAIN and not file.stem.endswith("editor")
     ]
