@@ -11,7 +11,7 @@ from jimgen.data.dataset import UNLABELLED, Attribute
 MIN_SIDE = 96  # pixels of a drawn picture, so that text fits below it
 LINE = 11  # pixels
 GAP = 6
-MOST_LINES = 8
+MOST_LINES = 10
 CHECKS = (205, 235)  # grey levels of the board under transparent pictures
 CHECK = 8  # pixels
 INK, PAPER = (60, 60, 60), (255, 255, 255)

@@ -40,10 +40,9 @@ def test_a_description_has_counts_values_split_licence_and_the_hash_of_a_trainin
         spec.hash,
     ):
         assert text in said, text
-    counts = [
-        int(word.strip(",")) for word in said.split("class")[1].splitlines()[0].split() if word.strip(",").isdigit()
-    ]
-    assert sum(counts[1:]) == 20
+    (classes,) = (line for line in said.splitlines() if line.startswith("class"))
+    counts = [int(word) for word in classes.replace(",", "").split() if word.isdigit()]
+    assert counts[0] == 2 and sum(counts[1:]) == 20
     assert "141" in jimgen("data", "digits") and "licence" not in jimgen("data", "digits")
 
 

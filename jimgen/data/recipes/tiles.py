@@ -1,6 +1,6 @@
 """tiles:minetest, tiles:wesnoth: small textures and terrain of two games.
 
-- Content: minetest: about 400 textures of blocks and things, 16x16 RGBA. wesnoth: about 440 whole hexagons of terrain,
+- Content: minetest: about 340 textures of blocks and things, 16x16 RGBA. wesnoth: about 400 whole hexagons of terrain,
   72x72 RGBA, those whose drawn pixels fill the frame. They are few: augment them. (The tiles of the game Crawl are
   packed in sheets without their places, so they are not here.)
 - Labels: minetest: the class is the game's module (default, farming, wool, ...); wesnoth: the kind of terrain.
@@ -31,7 +31,7 @@ LEAST_TILES, LEAST_UNITS = 4, 3  # of a class; smaller ones are left out
 NOT_TERRAIN = ("fog", "void", "off-map")
 
 _MINETEST = About(
-    what="400 textures of the game Minetest, 16x16 RGBA; class = module",
+    what="340 textures of the game Minetest, 16x16 RGBA; class = module",
     split="by the first two words of the file's name: a tenth of each class is test",
     licence="CC BY-SA 3.0, with exceptions by file: /usr/share/doc/minetest-data/copyright",
     attribution="Minetest Game, by celeron55 and contributors",
@@ -39,7 +39,7 @@ _MINETEST = About(
     is_installed=lambda: any(_minetest_files()),
 )
 _WESNOTH = About(
-    what="440 hexagons of terrain of the game Wesnoth, 72x72 RGBA; class = kind",
+    what="400 hexagons of terrain of the game Wesnoth, 72x72 RGBA; class = kind",
     split=_MINETEST.split,
     licence="GPL 2 or later",
     attribution="The Battle for Wesnoth (wesnoth.org), by David White and contributors",
