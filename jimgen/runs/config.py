@@ -45,7 +45,8 @@ class RunConfig:
     """
 
     data: str = "digits"
-    """data set: digits, fashion_mnist, tfds:NAME, folder:PATH (or a .zip of pictures) or npz:PATH"""
+    """data set: digits, fashion_mnist, tfds:NAME, folder:PATH (or a .zip of pictures), npz:PATH, or another that
+    `jimgen data` lists"""
     size: int | None = field(default=None, metadata=COUNT)
     """height and width to resize or pad images to; default: as stored"""
     fit: Literal["resize", "pad"] = "resize"
