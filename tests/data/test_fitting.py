@@ -28,10 +28,10 @@ def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def soft_disc(side: int = 64, colour=(200, 30, 30)) -> np.ndarray:
+def soft_disc(side: int = 64, colour=(255, 0, 0)) -> np.ndarray:
     """Straight RGBA uint8 [side, side, 4]: a disc whose edge fades out; green hides under full transparency."""
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
-    alpha = np.clip((side * 0.35 - np.hypot(y, x)) / 4 + 0.5, 0, 1)
+    alpha = np.clip((side * 0.35 - np.hypot(y, x)) / 6 + 0.5, 0, 1)
     rgba = np.empty((side, side, 4), np.uint8)
     rgba[..., :3] = np.where(alpha[..., None] > 0, colour, (0, 255, 0))
     rgba[..., 3] = np.rint(alpha * 255)
@@ -139,6 +139,17 @@ def test_a_soft_edge_has_no_fringe_when_resized(background, size):
     found = composite(fit_images(disc, Fitting(size, "resize", 4)), background)
     expected = resize(composite(disc, background), size)
     assert np.abs(found.astype(int) - expected.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("colour", [(255, 0, 0), (200, 30, 30), (90, 120, 90)])
+def test_no_edge_is_darker_or_brighter_than_both_of_its_sides(colour):
+    """A hard edge too, where the filter overshoots alpha and colour together."""
+    disc = soft_disc(colour=colour)
+    disc[..., 3] = np.where(disc[..., 3] > 127, 255, 0)
+    for background in ((0, 0, 0), WHITE, ORANGE):
+        found = composite(resize(premultiply(disc), (29, 29)), background).astype(int)
+        low, high = np.minimum(colour, background), np.maximum(colour, background)
+        assert (found >= low - 1).all() and (found <= high + 1).all()
 
 
 def test_premultiplied_colour_never_exceeds_alpha():
