@@ -14,7 +14,7 @@ from jimgen.commands.shared import (
     start_jax,
 )
 from jimgen.errors import UserError
-from jimgen.runs.config import Size
+from jimgen.sizes import Size
 
 
 def evaluate(

@@ -1,6 +1,5 @@
 """Bringing pictures to one size and one number of channels: crop, resize or pad; windows at random places."""
 
-import re
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
@@ -10,9 +9,9 @@ from PIL import Image
 from jimgen.alpha import BLACK, Colour, colour_of, colour_text, composite
 from jimgen.data.images import Reading
 from jimgen.errors import UserError
+from jimgen.sizes import Sides, size_text
 
 Pixels = NDArray[np.uint8]
-Size = tuple[int, int]  # (height, width)
 Fit = Literal["crop", "resize", "pad"]
 Channels = Literal[1, 3, 4]
 Resample = Literal["bicubic", "nearest"]
@@ -26,7 +25,7 @@ AT_A_TIME = 2048  # pictures of an array: as floats all would take four times th
 class Fitting(NamedTuple):
     """The form that pictures are brought to; see `fitting_of` for the fields."""
 
-    size: Size | None = None
+    size: Sides | None = None
     fit: Fit = "crop"
     channels: Channels | None = None
     background: Colour = BLACK
@@ -64,7 +63,7 @@ class Window(NamedTuple):
 
 
 def fitting_of(
-    size: int | Size | None = None,
+    size: int | Sides | None = None,
     fit: str = "crop",
     channels: int | None = None,
     background: str | Colour = "black",
@@ -116,24 +115,6 @@ def fitting_of(
     return Fitting(sides, *chosen, bits, cast(Crop, crop), crop_scale)
 
 
-def parse_size(text: str) -> int | Size:
-    """The size that `64` or `64x96` (height x width) names; a square is one number.
-
-    Raises:
-        ValueError: the text has another form, or a side is 0.
-    """
-    if not re.fullmatch(r"[1-9][0-9]{0,5}(x[1-9][0-9]{0,5})?", text):
-        raise ValueError(f"{text!r} is no size: give height and width in pixels, for example 64 or 64x96")
-    height, _, width = text.partition("x")
-    return int(height) if width in ("", height) else (int(height), int(width))
-
-
-def size_text(size: int | Size) -> str:
-    """The text that `parse_size` reads: 64, or 64x96."""
-    height, width = (size, size) if isinstance(size, int) else size
-    return str(height) if height == width else f"{height}x{width}"
-
-
 def fit_images(images: Pixels, fitting: Fitting) -> Pixels:
     """Fits uint8 [..., h, w, c] to uint8 [..., *fitting.size, fitting.channels]; None keeps h and w, or c.
 
@@ -158,13 +139,13 @@ def fit_images(images: Pixels, fitting: Fitting) -> Pixels:
     return _widened(images, channels)
 
 
-def fit_window(image: Pixels, window: Window, size: Size, fitting: Fitting) -> Pixels:
+def fit_window(image: Pixels, window: Window, size: Sides, fitting: Fitting) -> Pixels:
     """A window of a picture uint8 [h, w, c], resized to uint8 [*size, fitting.channels]."""
     part = fit_images(window.of(image), fitting._replace(size=None))
     return resize(part, size, fitting.resample)
 
 
-def misfit(height: int, width: int, size: Size | None, fit: Fit) -> str | None:
+def misfit(height: int, width: int, size: Sides | None, fit: Fit) -> str | None:
     """The reason why a picture of height x width cannot be brought to `size`, with the fix; None if it can."""
     if size is None or (height, width) == size:
         return None
@@ -184,26 +165,26 @@ def misfit(height: int, width: int, size: Size | None, fit: Fit) -> str | None:
     return None
 
 
-def centre_window(height: int, width: int, size: Size) -> Window:
+def centre_window(height: int, width: int, size: Sides) -> Window:
     """The largest window of the aspect ratio of `size`, in whole pixels, in the centre of a picture."""
     tall, wide = _window_sides(height, width, size, 1.0)
     return Window((height - tall) // 2, (width - wide) // 2, tall, wide)
 
 
-def random_window(height: int, width: int, size: Size, scale: float, random: np.random.Generator) -> Window:
+def random_window(height: int, width: int, size: Sides, scale: float, random: np.random.Generator) -> Window:
     """A window of the aspect ratio of `size` at a uniform place; its size is uniform in [scale, 1] times the largest
     one's."""
     tall, wide = _window_sides(height, width, size, random.uniform(scale, 1.0))
     return Window(int(random.integers(height - tall + 1)), int(random.integers(width - wide + 1)), tall, wide)
 
 
-def _window_sides(height: int, width: int, size: Size, scale: float) -> Size:
+def _window_sides(height: int, width: int, size: Sides, scale: float) -> Sides:
     zoom = scale * min(height / size[0], width / size[1])
     tall, wide = (max(1, round(side * zoom)) for side in size)
     return min(tall, height), min(wide, width)
 
 
-def resize(images: Pixels, size: Size, resample: Resample = "bicubic") -> Pixels:
+def resize(images: Pixels, size: Sides, resample: Resample = "bicubic") -> Pixels:
     """Stretches uint8 [..., h, w, c] to uint8 [..., *size, c]; the aspect ratio is not kept.
 
     bicubic: as in clean-fid, Pillow's filter (which averages when it shrinks) works per channel in float32; results are
@@ -227,7 +208,7 @@ def resize(images: Pixels, size: Size, resample: Resample = "bicubic") -> Pixels
     return stretched
 
 
-def pad(images: Pixels, size: Size, background: Colour = BLACK) -> Pixels:
+def pad(images: Pixels, size: Sides, background: Colour = BLACK) -> Pixels:
     """Centres uint8 [..., h, w, c] on a background uint8 [..., *size, c]; an odd pixel goes below and right.
 
     The background is the colour for c = 3, its luma for c = 1, and transparency for c = 4.

@@ -42,7 +42,6 @@ from jimgen.data.fitting import (
     fit_images,
     fitting_of,
     misfit,
-    size_text,
 )
 from jimgen.data.labels import classes_of
 from jimgen.data.layout import held_out
@@ -50,6 +49,7 @@ from jimgen.data.paths import find
 from jimgen.data.random_crops import random_crops
 from jimgen.errors import UserError
 from jimgen.files import read_json, shown, write_atomically, write_npz
+from jimgen.sizes import size_text
 
 NAMES = ("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH")
 

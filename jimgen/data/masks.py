@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from jimgen.alpha import BLACK
-from jimgen.data.fitting import Fitting, fit_images, size_text
+from jimgen.data.fitting import Fitting, fit_images
 from jimgen.data.images import decode
 from jimgen.errors import UserError
+from jimgen.sizes import size_text
 
 FULL = (1, 255, 65535)  # possible values of white
 

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_a
 
 import tyro
 
-from jimgen.data.fitting import Fitting, fitting_of, parse_size, size_text
+from jimgen.data.fitting import Fitting, fitting_of
 from jimgen.errors import UserError
+from jimgen.sizes import Size
 
 if TYPE_CHECKING:  # the commands that only read folders start without JAX
     import optax
@@ -29,17 +30,6 @@ REPETITION = {"compared": False}  # `jimgen compare` averages over it
 DRAWING = {"drawing": True}  # sampling may use another value than training did: --change may change it
 CONTAINED_RUN = {"contained_run": True}  # names a run; this run keeps a copy of it in its own folder
 
-# The type of a field that is a size: --size 64, or --size 64x96.
-Size = Annotated[
-    int | tuple[int, int] | None,
-    tyro.constructors.PrimitiveConstructorSpec(
-        nargs=1,
-        metavar="SIDE|HEIGHTxWIDTH",
-        instance_from_str=lambda given: None if given == ["None"] else parse_size(given[0]),
-        is_instance=lambda value: value is None or isinstance(value, int | tuple),
-        str_from_instance=lambda size: ["None" if size is None else size_text(size)],
-    ),
-]
 one_of = tyro.extras.literal_type_from_choices  # the type of a field that names an entry of a table
 
 FIX = "restore it from a copy, or use another --workdir"

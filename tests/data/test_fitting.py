@@ -13,10 +13,8 @@ from jimgen.data.fitting import (
     fitting_of,
     misfit,
     pad,
-    parse_size,
     random_window,
     resize,
-    size_text,
 )
 from jimgen.errors import UserError
 
@@ -178,17 +176,6 @@ def test_sizes_that_cannot_be(stored, size, fit, message):
     else:
         with pytest.raises(UserError, match=message):
             fit_images(image, Fitting(size, fit))
-
-
-@pytest.mark.parametrize(("text", "size"), [("64", 64), ("64x96", (64, 96)), ("64x64", 64), ("1x2", (1, 2))])
-def test_sizes_by_their_text(text, size):
-    assert parse_size(text) == size and parse_size(size_text(size)) == size
-
-
-@pytest.mark.parametrize("text", ["", "0", "64x", "x64", "0x64", "64x0", "64X96", "-1", "6.5", "64x96x3", "9999999"])
-def test_texts_that_are_no_size(text):
-    with pytest.raises(ValueError, match="64 or 64x96"):
-        parse_size(text)
 
 
 @pytest.mark.parametrize(
