@@ -1,12 +1,18 @@
 """Data sets: what there is, what one holds, sheets of its pictures, and files of its arrays."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import tyro
 
 from jimgen.commands.shared import output_file, require_positive, say_what_is_left_out
 from jimgen.errors import UserError
+from jimgen.sizes import Size
+
+if TYPE_CHECKING:
+    from jimgen.data.fitting import Channels, Fitting
 
 ENDINGS = (".png", ".npz")
 
@@ -18,9 +24,11 @@ def data(
     seed: int = 0,
     out: Path | None = None,
     without: tuple[str, ...] = (),
-    size: int | None = None,
-    fit: Literal["resize", "pad"] | None = None,
+    size: Size = None,
+    fit: Literal["crop", "resize", "pad"] = "crop",
     channels: Literal[1, 3, 4] | None = None,
+    background: str = "black",
+    resample: Literal["bicubic", "nearest"] = "bicubic",
     bits: int | None = None,
     data_dir: str | None = None,
 ) -> None:
@@ -34,19 +42,24 @@ def data(
             npz:PATH reads it. Default: print a description.
         without: conditions, as in hair=red glasses!=none; training pictures that meet all of them are left out of what
             --out writes, so that a model never sees that combination.
-        size: height and width of the pictures.
-        fit: how pictures are brought to that size.
-        channels: 1 for grey, 3 for colour, 4 to keep transparency. Default: as the data set is.
+        size: height and width of the pictures, 64 or 64x96, as in training. Default: as stored.
+        fit: way to bring pictures to that size: the largest centred window of its shape, stretching, or background
+            around.
+        channels: number of channels, 1 for grey, 3 for colour or 4 with transparency. Default: as the data set is; a
+            training does not keep transparency by default.
+        background: colour under transparent pictures and around padded ones: black, white or #rrggbb.
+        resample: way to compute pixels of resized pictures; nearest for pixel art.
         bits: number of bits used in 16-bit grey pictures of a folder.
         data_dir: folder of TFDS's prepared sets.
     """
+    from jimgen.data.fitting import fitting_of
+
     require_positive(num=num)
     if not name:
         print("\n".join(_list()))
         return
     path = out and output_file(out, *ENDINGS)
-    options = {"size": size, "fit": fit, "channels": channels, "bits": bits, "data_dir": data_dir}
-    dataset = _load(name, {option: value for option, value in options.items() if value is not None})
+    dataset = _load(name, fitting_of(size, fit, channels, background, resample, bits), data_dir)
     say_what_is_left_out(dataset)
     rows = _kept(dataset, without)
     if path is None:
@@ -83,17 +96,16 @@ def _list() -> list[str]:
     return [*listed, "", "jimgen data NAME describes one; --out sheet.png shows it, --out set.npz writes it"]
 
 
-def _load(name: str, options: dict[str, Any]) -> Any:
+def _load(name: str, fitting: Fitting, data_dir: str | None) -> Any:
     """The data set; a recipe of transparent pictures keeps its transparency unless --channels says otherwise."""
     from jimgen.data import load
     from jimgen.data.recipes import RECIPES, open_recipe
 
     kind, _, argument = name.partition(":")
-    if kind in RECIPES and "channels" not in options:
-        size = options.get("size")
-        stored = open_recipe(kind, argument, None if size is None else (size, size))
-        options = {**options, "channels": stored.shape[2]}
-    return load(name, **options)
+    if kind in RECIPES and fitting.channels is None:
+        channels = open_recipe(kind, argument, fitting.size).shape[2]
+        fitting = fitting._replace(channels=cast("Channels", channels))
+    return load(name, **fitting._asdict(), data_dir=data_dir)
 
 
 def _kept(dataset: Any, without: tuple[str, ...]) -> Any:

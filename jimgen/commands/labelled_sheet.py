@@ -7,13 +7,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jimgen.alpha import composite
 from jimgen.data.dataset import UNLABELLED, Attribute
+from jimgen.pictures import checkerboard
 
 MIN_SIDE = 96  # pixels of a drawn picture, so that text fits below it
 LINE = 11  # pixels
 GAP = 6
 MOST_LINES = 10
-CHECKS = (205, 235)  # grey levels of the board under transparent pictures
-CHECK = 8  # pixels
 INK, PAPER = (60, 60, 60), (255, 255, 255)
 
 
@@ -56,10 +55,7 @@ def _shown(image: np.ndarray, scale: int) -> np.ndarray:
     """An enlarged picture as uint8 [h, w, 3]."""
     image = image.repeat(scale, axis=0).repeat(scale, axis=1)
     if image.shape[2] == 4:
-        height, width = image.shape[:2]
-        odd = (np.arange(height)[:, None] // CHECK + np.arange(width) // CHECK) % 2
-        board = np.array(CHECKS, np.uint8)[odd]
-        return composite(image, np.repeat(board[..., None], 3, axis=-1))
+        return composite(image, checkerboard(image.shape[0], image.shape[1]))
     return np.broadcast_to(image, (*image.shape[:2], 3)).copy()
 
 

@@ -32,7 +32,7 @@ class DataSpec(NamedTuple):
     """
 
     name: str
-    shape: tuple[int, int, int]  # (height, width, channels), channels 1 or 3
+    shape: tuple[int, int, int]  # (height, width, channels), channels 1, 3 or 4
     num_classes: int
     class_names: tuple[str, ...]
     num_train: int
@@ -85,6 +85,8 @@ class Stream:
     `rows` describes picture files, and is None if every row is known to be readable. `load` reads all files once,
     leaves out the unreadable ones, and caches which they are.
     `size` returns (height, width) of a row by its header, if sizes differ and `rows` is None.
+    `draw` takes a row and a random generator, and returns what training sees of the row at one step, such as a part of
+    the picture; None if training sees what `read` returns.
     """
 
     read: Callable[[int], Example]
@@ -92,6 +94,7 @@ class Stream:
     identity: str
     rows: tuple[Row, ...] | None = None
     size: Callable[[int], tuple[int, int]] | None = None
+    draw: Callable[[int, np.random.Generator], Example] | None = None
 
     def __len__(self) -> int:
         return self.num_rows

@@ -38,7 +38,7 @@ class Labels(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def open_folder(path: str, *, bits: int | None = None) -> Source:
+def open_folder(path: str, *, reading: pictures.Reading = pictures.PLAIN) -> Source:
     """The pictures under `path`, as streams, in the order of their names.
 
     Classes are the subfolders that contain pictures (at any depth), in natural order: 2 before 10. Pictures directly in
@@ -55,7 +55,7 @@ def open_folder(path: str, *, bits: int | None = None) -> Source:
 
     Args:
         path: path of a folder or zip archive.
-        bits: see `images.decode`.
+        reading: see `images.decode`.
     Raises:
         UserError: the folder is missing or may not be read, has no pictures or no readable header, has pictures beside
             class folders, splits without train, labels in one split alone, or a test class that train lacks.
@@ -73,7 +73,7 @@ def open_folder(path: str, *, bits: int | None = None) -> Source:
             else:
                 readable.append((file, shape))
                 shapes.add(shape)
-        streams.append(_stream(readable, labels.of, bits))
+        streams.append(_stream(readable, labels.of, reading))
     train, test = streams
     if not shapes:
         raise UserError(f"{where}: none of the {len(skipped)} pictures can be read; the first: {skipped[0]}")
@@ -299,14 +299,14 @@ def _told_labels(told: list[Any] | None, files: Sequence[Member], where: str) ->
     return Labels({file.name: int(label) for file, label in zip(files, labels, strict=True)}, class_names)
 
 
-def read_picture(file: Member, *, bits: int | None = None) -> np.ndarray:
+def read_picture(file: Member, *, reading: pictures.Reading = pictures.PLAIN) -> np.ndarray:
     """`images.decode` of a file.
 
     Raises:
         UnreadableImage: as `images.decode`, or the format is not supported.
     """
     _require_known(file)
-    return pictures.decode(file.content, name=file.where, bits=bits)
+    return pictures.decode(file.content, name=file.where, **reading._asdict())
 
 
 def _require_known(file: Member) -> None:
@@ -327,14 +327,14 @@ def _read_shapes(files: Sequence[Member]) -> list[tuple[int, int, int] | picture
 
 
 def _stream(
-    readable: Sequence[tuple[Member, tuple[int, int, int]]], label_of: Mapping[str, int], bits: int | None
+    readable: Sequence[tuple[Member, tuple[int, int, int]]], label_of: Mapping[str, int], reading: pictures.Reading
 ) -> Stream:
     rows = [
-        Row(file.name, file.where, file.num_bytes, shape[:2], label_of[file.name], f"{file.stamp}\t{bits}")
+        Row(file.name, file.where, file.num_bytes, shape[:2], label_of[file.name], f"{file.stamp}\t{reading.bits}")
         for file, shape in readable
     ]
 
     def read(row: int) -> tuple[np.ndarray, int]:
-        return read_picture(readable[row][0], bits=bits), rows[row].label
+        return read_picture(readable[row][0], reading=reading), rows[row].label
 
     return stream_of(rows, read)

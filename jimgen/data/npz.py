@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jimgen.alpha import premultiply
 from jimgen.data import labels as numbers
 from jimgen.data.archive import array_names, read_arrays
 from jimgen.data.dataset import UNLABELLED, Arrays, Source
@@ -30,10 +31,11 @@ def open_npz(path: str) -> Source:
     """The splits of an .npz file, in memory.
 
     The file has `train_images` and `test_images` (else `val_images`), or only `images` or `train_images`, of which
-    every tenth row, counted from the last, is test. Images are uint8 [n, h, w] or [n, h, w, 1 or 3]. Labels
-    (`train_labels`, ...) are integers [n] or [n, 1], counted from 0, or one-hot rows [n, k]. The number of classes is
-    that of `class_names`, else of the training labels, which must then have no gap. Without labels, or with several per
-    row, the set is unlabelled; `notes` says so in the latter case, and names unread fields. Pickles are never read.
+    every tenth row, counted from the last, is test. Images are uint8 [n, h, w] or [n, h, w, 1, 3 or 4]; 4 channels are
+    straight RGBA. Labels (`train_labels`, ...) are integers [n] or [n, 1], counted from 0, or one-hot rows [n, k]. The
+    number of classes is that of `class_names`, else of the training labels, which must then have no gap. Without
+    labels, or with several per row, the set is unlabelled; `notes` says so in the latter case, and names unread fields.
+    Pickles are never read.
 
     Raises:
         UserError: the file is missing or not an .npz, a field is missing or has a wrong dtype or shape, a label is out
@@ -131,7 +133,7 @@ def _images(path: str, fields: Mapping[str, np.ndarray], name: str) -> np.ndarra
 
 
 def checked_images(stored: np.ndarray, where: str) -> np.ndarray:
-    """Images uint8 [n, h, w] or [n, h, w, 1 or 3] as [n, h, w, c].
+    """Images uint8 [n, h, w] or [n, h, w, 1, 3 or 4] as [n, h, w, c]; straight RGBA as premultiplied RGBA.
 
     Raises:
         UserError: the dtype or shape differs, or there are no images.
@@ -139,9 +141,9 @@ def checked_images(stored: np.ndarray, where: str) -> np.ndarray:
     if stored.dtype != np.uint8:
         raise UserError(f"{where} is {stored.dtype}, expected uint8: scale it to 0..255 and round")
     images = stored[..., None] if stored.ndim == 3 else stored
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise UserError(f"{where} has shape {stored.shape}, expected [n, h, w] or [n, h, w, 1 or 3]")
-    return images
+    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape:
+        raise UserError(f"{where} has shape {stored.shape}, expected [n, h, w] or [n, h, w, 1, 3 or 4]")
+    return premultiply(images) if images.shape[-1] == 4 else images
 
 
 def check_labels(labels: np.ndarray, num: int, where: str) -> None:

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, features
 
 from jimgen.data import images as pictures
-from jimgen.data.images import UnreadableImage, decode, fit_images, pad, read_shape, resize
+from jimgen.data.fitting import resize
+from jimgen.data.images import UnreadableImage, decode, read_shape
 from jimgen.errors import UserError
 
 GREY = np.array([[0, 50, 100], [150, 200, 255]], np.uint8)
@@ -66,7 +67,7 @@ def test_the_colour_under_full_transparency_does_not_bleed_when_resized():
     rgba = np.zeros((4, 4, 4), np.uint8)
     rgba[:, :2] = (0, 0, 255, 255)
     rgba[:, 2:] = (255, 0, 0, 0)  # red, but transparent
-    assert resize(decoded(Image.fromarray(rgba)), 2)[..., 0].max() == 0
+    assert resize(decoded(Image.fromarray(rgba)), (2, 2))[..., 0].max() == 0
 
 
 def test_palettes_with_and_without_transparency():
@@ -128,47 +129,6 @@ def test_what_is_no_picture_is_named(tmp_path):
             decode(tmp_path / name)
     with pytest.raises(UnreadableImage, match="row 7: not a picture"):
         decode(io.BytesIO(b"hello"), name="row 7")
-
-
-def test_resizing_is_pillows_bicubic_per_channel_in_float():
-    image = np.random.default_rng(0).integers(0, 256, (2, 9, 13, 3), np.uint8)
-    for size in (5, 20):
-        planes = [
-            [
-                Image.fromarray(image[n, :, :, c].astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
-                for c in range(3)
-            ]
-            for n in range(2)
-        ]
-        expected = np.rint(np.moveaxis(np.array(planes), 1, -1).clip(0, 255)).astype(np.uint8)
-        np.testing.assert_array_equal(resize(image, size), expected)
-        np.testing.assert_array_equal(resize(image[0], size), expected[0])
-
-
-def test_resizing_keeps_a_constant_and_clips_overshoot():
-    assert (resize(np.full((4, 6, 1), 77, np.uint8), 9) == 77).all()
-    edge = np.repeat(np.array([[0, 0, 255, 255]], np.uint8), 4, axis=0)[..., None]
-    assert resize(edge, 16).min() == 0 and resize(edge, 16).max() == 255
-
-
-def test_padding_centres_on_black():
-    padded = pad(GREY[..., None], 5)
-    np.testing.assert_array_equal(padded[1:3, 1:4, 0], GREY)
-    assert padded.sum() == GREY.sum()
-
-
-def test_sizes_that_cannot_be():
-    with pytest.raises(UserError, match="2x3 .* size 2.*resize"):
-        pad(GREY[..., None], 2)
-    with pytest.raises(UserError, match="2x3 is too small for size 17"):
-        resize(GREY[..., None], 17)
-
-
-def test_channels():
-    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]], np.uint8)
-    np.testing.assert_array_equal(fit_images(colours, size=None, channels=1)[..., 0], [[76, 150, 29, 9]])
-    np.testing.assert_array_equal(fit_images(GREY[..., None], size=None, channels=3), np.dstack([GREY] * 3))
-    assert fit_images(colours[None].repeat(4, 1), size=8, channels=1).shape == (1, 8, 8, 1)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -330,3 +290,41 @@ def test_pixels_with_a_wrong_checksum_are_refused():
     content[start + 4 + length] ^= 1  # of the checksum itself
     with pytest.raises(UnreadableImage, match="checksum is wrong"):
         decode(io.BytesIO(content))
+
+
+def kept(file, **options) -> list:
+    """The first row with its alpha, premultiplied."""
+    found = decode(file, alpha=True, **options)
+    assert found.dtype == np.uint8 and found.shape[-1] == 4
+    return found[0].tolist()
+
+
+def test_alpha_is_kept_premultiplied_in_all_kinds_of_files(tmp_path):
+    """Straight alpha, a palette, a transparent level or colour, grey with alpha of 16 bits; opaque pictures too."""
+    rgba = np.array([[[255, 100, 0, 0], [255, 100, 0, 102], [255, 100, 0, 255]]], np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "x.png")
+    assert kept(tmp_path / "x.png") == [[0, 0, 0, 0], [102, 40, 0, 102], [255, 100, 0, 255]]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    palette.putdata([0, 1])
+    palette.save(tmp_path / "p.png", transparency=bytes([51, 255]))
+    assert kept(tmp_path / "p.png") == [[51, 0, 0, 51], [0, 255, 0, 255]]
+    assert kept(raw_png(np.array([0, 0x8000, 0xFFFF]), 16, 0x8000)) == [[0, 0, 0, 255], [0] * 4, [255] * 4]
+    colours = np.array([[0x1234, 0x5678, 0x9ABC], [0x1234, 0x5678, 0xFABC]])
+    assert kept(raw_png(colours, 16, tuple(colours[0]))) == [[0] * 4, [0x12, 0x56, 0xFA, 255]]
+    assert kept(raw_png(np.array([[0x8000, 0xFFFF], [0x8000, 0]]), 16, alpha=True)) == [[128, 128, 128, 255], [0] * 4]
+    assert kept(raw_png(np.array([0, 4095]), 16), bits=12) == [[0, 0, 0, 255], [255] * 4]
+    for image in (Image.fromarray(GREY), Image.fromarray(RED)):
+        image.save(tmp_path / "opaque.png")
+        opaque = decode(tmp_path / "opaque.png", alpha=True)
+        np.testing.assert_array_equal(opaque[..., :3], np.broadcast_to(decode(tmp_path / "opaque.png"), (2, 3, 3)))
+        assert (opaque[..., 3] == 255).all()
+
+
+def test_a_coloured_background_shows_through_grey_pictures_too():
+    half = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(np.full_like(GREY, 51))])
+    file = io.BytesIO()
+    half.save(file, "png")
+    found = decode(file, background=(250, 100, 0))
+    np.testing.assert_array_equal(found, np.rint(0.2 * GREY[..., None] + 0.8 * np.array([250, 100, 0])))
+    assert decode(io.BytesIO(file.getvalue()), background=(9, 9, 9)).shape == (2, 3, 1)
