@@ -40,8 +40,8 @@ def data(
         seed: random seed for the pictures of a sheet.
         out: path of the result: .png for a sheet of training pictures with their labels, .npz for the whole set as
             npz:PATH reads it. Default: print a description.
-        without: conditions, as in hair=red glasses!=none; training pictures that meet all of them are left out of what
-            --out writes, so that a model never sees that combination.
+        without: combinations of attributes, as in hair=red+glasses!=none; training pictures that meet all conditions of
+            one are left out of what --out writes, so that a model never sees it.
         size: height and width of the pictures, 64 or 64x96, as in training. Default: as stored.
         fit: way to bring pictures to that size: the largest centred window of its shape, stretching, or background
             around.
@@ -109,10 +109,10 @@ def _load(name: str, fitting: Fitting, data_dir: str | None) -> Any:
 
 
 def _kept(dataset: Any, without: tuple[str, ...]) -> Any:
-    """The rows of train that do not meet all conditions: int [n].
+    """The rows of train that have none of the combinations: int [n].
 
     Raises:
-        UserError: a condition is wrong, or meets every row.
+        UserError: a combination is wrong, or all rows have one.
     """
     import numpy as np
 
@@ -122,9 +122,12 @@ def _kept(dataset: Any, without: tuple[str, ...]) -> Any:
     rows = np.arange(num_rows(dataset.train))
     if not without:
         return rows
-    conditions = [parse_condition(text, dataset.spec.columns) for text in without]
     labels = dataset.train.labels if hasattr(dataset.train, "labels") else read_rows(dataset.train, rows)[1]
-    kept = rows[~rows_that_meet(conditions, labels)]
+    left_out = np.zeros(len(rows), bool)
+    for combination in without:
+        conditions = [parse_condition(text, dataset.spec.columns) for text in combination.split("+")]
+        left_out |= rows_that_meet(conditions, labels)
+    kept = rows[~left_out]
     if not len(kept):
         raise UserError(f"--without {' '.join(without)} leaves out every training picture: give more conditions")
     return kept

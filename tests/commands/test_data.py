@@ -73,7 +73,7 @@ def test_transparency_is_kept_unless_channels_say_otherwise(jimgen, monkeypatch,
 
 
 def test_a_combination_is_left_out_of_train_alone(jimgen, refused, tmp_path):
-    jimgen("data", "stacked_digits:300", "--out", tmp_path / "x.npz", "--without", "red=1", "green!=1,2")
+    jimgen("data", "stacked_digits:300", "--out", tmp_path / "x.npz", "--without", "red=1+green!=1,2")
     with np.load(tmp_path / "x.npz") as written:
         red, green = written["train_attributes"][:, 0], written["train_attributes"][:, 1]
         assert not ((red == 1) & ~np.isin(green, (1, 2))).any() and (red == 1).any()
