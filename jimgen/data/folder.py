@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -11,11 +11,15 @@ from jimgen.data import images as pictures
 from jimgen.data.archive import holds_arrays
 from jimgen.data.dataset import Example, Row, Source, Stream, stream_of
 from jimgen.data.folder_labels import LABEL_FILES, Labels, Layout, labels_of
+from jimgen.data.index import recall
 from jimgen.data.layout import TEST_NAMES, class_of, class_order, split_of, split_pair
-from jimgen.data.members import Member, list_members
+from jimgen.data.members import Member, list_members, suffix
 from jimgen.data.paths import find, not_there
 from jimgen.errors import UserError
 from jimgen.files import shown, some_of
+
+WORTH_AN_INDEX = 1000  # files; the headers of fewer are read in no time
+Shape = tuple[int, int, int]  # (height, width, channels)
 
 
 def open_folder(path: str, *, bits: int | None = None) -> Source:
@@ -45,15 +49,15 @@ def open_folder(path: str, *, bits: int | None = None) -> Source:
     layout = layout_of(pictures_of(members, where), where)
     labels = labels_of(layout, members, where)
     skipped, shapes, streams = [], set(), []
-    for split in (layout.train, layout.test or []):
-        readable = []
-        for file, shape in zip(split, _read_shapes(split), strict=True):
+    for split, side in ((layout.train, "train"), (layout.test or [], "test")):
+        readable, place = [], f"{os.path.realpath(root)}\t{side}"
+        for file, shape in zip(split, _read_shapes(split, place), strict=True):
             if isinstance(shape, pictures.UnreadableImage):
                 skipped.append(str(shape))
             else:
                 readable.append((file, shape))
                 shapes.add(shape)
-        streams.append(_stream(readable, labels, bits))
+        streams.append(_stream(readable, labels, bits, place))
     train, test = streams
     if not shapes:
         raise UserError(f"{where}: none of the {len(skipped)} pictures can be read; the first: {skipped[0]}")
@@ -101,20 +105,17 @@ def pictures_of(members: Sequence[Member], where: str) -> list[Member]:
     Raises:
         UserError: there are none.
     """
-    found = [member for member in members if _suffix(member) in pictures.picture_suffixes() | pictures.FOREIGN_SUFFIXES]
+    known = pictures.picture_suffixes() | pictures.FOREIGN_SUFFIXES
+    found = [member for member in members if suffix(member.name) in known]
     if not found:
         others = f"; other files: {some_of([member.name for member in members])}" if members else ""
         raise UserError(f"{where} holds no pictures (looked for .png, .jpg, .webp, .tif and other formats{others})")
     return found
 
 
-def _suffix(member: Member) -> str:
-    return PurePosixPath(member.name).suffix.lower()
-
-
 def _without_wrapper(members: list[Member]) -> list[Member]:
     """Removes the one folder that holds all pictures of an archive, if it contains folders or labels."""
-    tops = {class_of(member.name) for member in members if _suffix(member) in pictures.picture_suffixes()}
+    tops = {class_of(member.name) for member in members if suffix(member.name) in pictures.picture_suffixes()}
     top = tops.pop() if len(tops) == 1 else None
     if top is None or split_of(top):
         return members
@@ -213,23 +214,41 @@ def read_picture(file: Member, *, bits: int | None = None) -> np.ndarray:
 
 
 def _require_known(file: Member) -> None:
-    if _suffix(file) not in pictures.picture_suffixes():
-        raise pictures.UnreadableImage(f"{file.where}: {_suffix(file)} is not supported; convert it to PNG or JPEG")
+    if suffix(file.name) not in pictures.picture_suffixes():
+        raise pictures.UnreadableImage(f"{file.where}: {suffix(file.name)} is not supported; convert it to PNG or JPEG")
 
 
-def _read_shapes(files: Sequence[Member]) -> list[tuple[int, int, int] | pictures.UnreadableImage]:
-    def read(file: Member) -> tuple[int, int, int] | pictures.UnreadableImage:
+def _read_shapes(files: Sequence[Member], place: str) -> list[Shape | pictures.UnreadableImage]:
+    """The shapes by the headers; those of files that have not changed since the last time are in an index."""
+
+    def read(file: Member) -> Shape | pictures.UnreadableImage:
         try:
             _require_known(file)
             return pictures.read_shape(file.content, name=file.where)
         except pictures.UnreadableImage as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(read, files))
+    def read_run(files: list[Member]) -> list[Shape | pictures.UnreadableImage]:
+        return [read(file) for file in files]
+
+    def read_rows(rows: list[int]) -> list[Shape | pictures.UnreadableImage]:
+        parts = [[files[row] for row in rows[start : start + 64]] for start in range(0, len(rows), 64)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return [shape for part in pool.map(read_run, parts) for shape in part]
+
+    if len(files) < WORTH_AN_INDEX:
+        return read_run(list(files))
+    found = recall("shapes", place, [file.stamp for file in files], read_rows, _is_shape)
+    return [shape if isinstance(shape, pictures.UnreadableImage) else tuple(shape) for shape in found]
 
 
-def _stream(readable: Sequence[tuple[Member, tuple[int, int, int]]], labels: Labels, bits: int | None) -> Stream:
+def _is_shape(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(side, int) and side > 0 for side in value)
+
+
+def _stream(
+    readable: Sequence[tuple[Member, tuple[int, int, int]]], labels: Labels, bits: int | None, place: str
+) -> Stream:
     rows = [
         Row(file.name, file.where, file.num_bytes, shape[:2], labels.label(file.name), f"{file.stamp}\t{bits}")
         for file, shape in readable
@@ -238,4 +257,4 @@ def _stream(readable: Sequence[tuple[Member, tuple[int, int, int]]], labels: Lab
     def read(row: int) -> Example:
         return read_picture(readable[row][0], bits=bits), rows[row].label
 
-    return stream_of(rows, read)
+    return stream_of(rows, read, place)

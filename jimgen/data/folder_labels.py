@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,7 +98,7 @@ def _table_of(layout: Layout, members: Sequence[Member], where: str) -> tuple[Ta
 
 
 def _is_table(member: Member) -> bool:
-    return PurePosixPath(member.name).name.lower() == TABLE_FILE
+    return member.name.rpartition("/")[2].lower() == TABLE_FILE
 
 
 def _table_labels(
@@ -127,7 +126,7 @@ def _label_notes(
 ) -> tuple[str, ...]:
     """Notes on files and folders that may have been meant as labels, but are not read as such."""
     notes = []
-    if told := next((file.name for file in members if PurePosixPath(file.name).name == LABEL_FILE), None):
+    if told := next((file.name for file in members if file.name.rpartition("/")[2] == LABEL_FILE), None):
         notes.append(f"{where}: {shown(told)} is not read, folders are the labels; StyleGAN's file is at the top")
     around = f"{layout.below}{class_names[0]}/"
     inner = class_order(top for file in layout.train if (top := class_of(file.name.removeprefix(around))))
@@ -173,7 +172,7 @@ def _told_labels(told: list[Any] | None, files: Sequence[Member], where: str) ->
 def _content(member: Member) -> bytes:
     with read_errors(member.where):
         try:
-            with member.content() if callable(member.content) else member.content.open("rb") as file:
+            with member.found() if callable(member.found) else open(member.found, "rb") as file:
                 return file.read()
         except OSError:
             raise

@@ -4,11 +4,9 @@ A source (digits.py, fashion_mnist.py, tfds_source.py, folder.py, npz.py) return
 fits every picture to one shape, keeps the splits in memory if they are small enough, and hashes the result.
 """
 
-import contextlib
 import difflib
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,16 +26,17 @@ from jimgen.data.dataset import (
     cache_dir,
     data_hash,
     num_rows,
-    read_all,
     read_in_threads,
     runs,
     select,
 )
+from jimgen.data.decoded import read_all_once
+from jimgen.data.index import recall
 from jimgen.data.labels import classes_of
 from jimgen.data.layout import held_out
 from jimgen.data.paths import find
 from jimgen.errors import UserError
-from jimgen.files import read_json, shown, write_atomically, write_npz
+from jimgen.files import shown, write_npz
 
 NAMES = ("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH")
 
@@ -249,7 +248,7 @@ def _fit_stream(stream: Stream, fitting: _Fitting) -> Stream:
         return fitted, label
 
     identity = f"{fitting.shape} {fitting.fit}" + (f" {fitting.bits} bits" if fitting.bits else "")
-    return Stream(read, stream.num_rows, f"{identity}\n{stream.identity}", stream.rows)
+    return Stream(read, stream.num_rows, f"{identity}\n{stream.identity}", stream.rows, place=stream.place)
 
 
 def _readable(split: Arrays | Stream, fitting: _Fitting, resident: bool) -> _Part:
@@ -259,7 +258,7 @@ def _readable(split: Arrays | Stream, fitting: _Fitting, resident: bool) -> _Par
         images = np.concatenate([fitting.apply(split.images[run.start : run.stop]) for run in parts])
         return _Part(Arrays(images, split.labels.astype(np.int32)), [], None, [])
     if resident:
-        found, faults = read_all(_fit_stream(split, fitting), fitting.shape)
+        found, faults = read_all_once(_fit_stream(split, fitting), fitting.shape)
     else:
         found, faults = split, _unreadable_rows(split)
     kept = np.delete(np.arange(num_rows(split)), list(faults))
@@ -276,13 +275,11 @@ def _unreadable_rows(stream: Stream) -> dict[int, str]:
     """Reads every row of a stream of files once. That takes as long as an epoch, so the faults are cached."""
     if not stream.rows:
         return {}
-    files = "\n".join(row.stamp for row in stream.rows)
-    memory = cache_dir() / f"unreadable-{hashlib.sha256(files.encode(errors='surrogateescape')).hexdigest()}.json"
-    with contextlib.suppress(UserError, ValueError):  # damaged: read the files again
-        remembered = read_json(memory, fix="remove it")
-        if remembered is not None and all(0 <= int(row) < len(stream) for row in remembered):
-            return {int(row): str(fault) for row, fault in remembered.items()}
-    results = enumerate(read_in_threads(stream))
-    faults = {row: str(result) for row, result in results if isinstance(result, pictures.UnreadableImage)}
-    write_atomically(memory, json.dumps(faults))
-    return faults
+
+    def read(rows: list[int]) -> list[str]:
+        results = read_in_threads(select(stream, rows))
+        return [str(result) if isinstance(result, pictures.UnreadableImage) else "" for result in results]
+
+    stamps = [row.stamp for row in stream.rows]
+    faults = recall("faults", stream.place, stamps, read, lambda fault: isinstance(fault, str))
+    return {row: fault for row, fault in enumerate(faults) if fault}
