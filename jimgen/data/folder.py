@@ -46,6 +46,8 @@ def open_folder(path: str, *, bits: int | None = None) -> Source:
     """
     where, root = f"folder:{shown(path)}", _root(path)
     members = members_of(root)
+    if any(member.name == "records.json" for member in members):
+        raise UserError(f"{where} holds records, not pictures; did you mean records:{shown(path)}?")
     layout = layout_of(pictures_of(members, where), where)
     labels = labels_of(layout, members, where)
     skipped, shapes, streams = [], set(), []

@@ -1,7 +1,8 @@
 """`load` finds a data set by name.
 
-A source (digits.py, fashion_mnist.py, tfds_source.py, folder.py, npz.py) returns its rows as they are stored. `load`
-fits every picture to one shape, keeps the splits in memory if they are small enough, and hashes the result.
+A source (digits.py, fashion_mnist.py, tfds_source.py, folder.py, npz.py, records.py) returns its rows as they are
+stored. `load` fits every picture to one shape, keeps the splits in memory if they are small enough, and hashes the
+result.
 """
 
 import difflib
@@ -38,7 +39,7 @@ from jimgen.data.paths import find
 from jimgen.errors import UserError
 from jimgen.files import shown, write_npz
 
-NAMES = ("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH")
+NAMES = ("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH", "records:PATH")
 
 
 def load(
@@ -58,7 +59,7 @@ def load(
     Args:
         name: `digits` (scikit-learn, 8x8 grey), `fashion_mnist` (28x28 grey), `tfds:NAME` (a prepared TFDS set of
             images), `folder:PATH` (pictures, a subfolder per class; PATH may be a .zip), `npz:PATH` (arrays, MedMNIST's
-            field names).
+            field names), `records:PATH` (what `jimgen pack` wrote).
         size: height and width of every picture; None keeps the stored size, which must then be the same for all.
         fit: "resize" stretches to size x size by bicubic interpolation; "pad" centres the picture, unscaled, on black.
         channels: 1 converts to luma, 3 repeats grey; None keeps 1 if every picture is grey, else 3.
@@ -138,10 +139,15 @@ def _open(name: str, *, data_dir: str | None, download: bool, bits: int | None) 
         from jimgen.data.npz import open_npz
 
         return open_npz(argument)
+    if kind == "records" and argument:
+        from jimgen.data.records import open_records
+
+        return open_records(argument)
 
     if path := find(name):
         kind = "folder" if path.is_dir() or path.suffix.lower() == ".zip" else None
         kind = "npz" if holds_arrays(path) else kind
+        kind = "records" if path.is_dir() and (path / "records.json").is_file() else kind
         nearest = f"{kind}:{name}" if kind else None
     else:
         kinds = {known.partition(":")[0]: known for known in NAMES}
