@@ -1,7 +1,8 @@
 """ArrayRecord shards with an index: data sets of any size, read row by row in any order. `jimgen pack` writes them.
 
-A folder holds `records.json` and the shards of both splits. A record is the sha256 of what follows (32 bytes), the
-label (int32, little-endian, a number for each column) and the pixels (uint8 [h, w, c]), which ArrayRecord compresses.
+A folder holds `records.json` and the shards of both splits. A record is a sha256 (32 bytes), the label (int32,
+little-endian, a number for each column) and the pixels (uint8 [h, w, c]), which ArrayRecord compresses. The sha256 is
+that of the row (int64, little-endian), the label and the pixels.
 Pictures with alpha are premultiplied, as everywhere within the package.
 """
 
@@ -151,12 +152,19 @@ def _checked(call: Any, *arguments: Any, folder: Path) -> None:
 
 def _records(split: Arrays | Stream) -> Iterator[bytes]:
     rows: Any = zip(*split, strict=True) if isinstance(split, Arrays) else read_in_threads(split)
-    for row in rows:
-        if isinstance(row, Exception):
-            raise row
-        image, label = row
+    for row, example in enumerate(rows):
+        if isinstance(example, Exception):
+            raise example
+        image, label = example
         content = np.asarray(label, "<i4").tobytes() + np.ascontiguousarray(image, np.uint8).tobytes()
-        yield hashlib.sha256(content).digest() + content
+        yield _sum_of(row, content) + content
+
+
+def _sum_of(row: int, content: bytes | memoryview) -> bytes:
+    """The sha256 of a record; its row is part of it, so that a shard in another's place is noticed."""
+    digest = hashlib.sha256(row.to_bytes(8, "little"))
+    digest.update(content)
+    return digest.digest()
 
 
 def _check_written(folder: Path) -> None:
@@ -202,7 +210,7 @@ def _stream(root: Path, where: str, form: Format, shards: Sequence[Shard], diges
         place = row - ends[number] + shards[number].count
         try:
             (record,) = readers[number].read(place, place + 1)  # 30 times as fast as read([place])
-            if len(record) != form.num_bytes or hashlib.sha256(memoryview(record)[DIGEST:]).digest() != record[:DIGEST]:
+            if len(record) != form.num_bytes or _sum_of(row, memoryview(record)[DIGEST:]) != record[:DIGEST]:
                 raise ValueError("its checksum is wrong")
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0][:200]
