@@ -14,7 +14,8 @@ from PIL import Image
 
 from jimgen.data import load
 from jimgen.data.dataset import num_rows, read_rows
-from jimgen.data.images import UnreadableImage, decode, fit_images, read_shape
+from jimgen.data.fitting import Fitting, fit_images
+from jimgen.data.images import UnreadableImage, decode, read_shape
 from jimgen.errors import UserError
 from jimgen.evaluation.generated import read_generated
 
@@ -101,7 +102,7 @@ def pictures_in_folders(folder: Path, rng: Generator) -> Trial:
         name.write_bytes(damage(sample.data, rng) if broken else sample.data)
         files += 1
         if not broken:
-            whole.append((fit_images(decode(name), size=8, channels=3), i % len(classes)))
+            whole.append((fit_images(decode(name), Fitting((8, 8), channels=3)), i % len(classes)))
 
     def read() -> Any:
         inside = load(f"folder:{root}", size=8, channels=3)
@@ -183,7 +184,7 @@ def _picture(path: Path, data: bytes, intact: Sample | None = None, must_read: b
             require(error <= intact.tolerance, f"pixels are off by {error:.3g} on average")
         if pixels.size < 1e6:
             try:
-                fitted = fit_images(pixels, size=8, channels=3)
+                fitted = fit_images(pixels, Fitting((8, 8), channels=3))
             except UserError:
                 return
             require(fitted.shape == (8, 8, 3) and fitted.dtype == np.uint8, str(fitted.shape))

@@ -10,11 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from jimgen.alpha import composite
 from jimgen.files import write_atomically
 
 Picture = NDArray[np.uint8]  # [h, w, 3]
 
 GAP_COLOUR = 40  # between tiles: neither black nor white, so that edges show on both backgrounds
+CHECKS = (102, 153)  # two greys behind transparent pictures; neither is that between tiles
+CHECK = 8  # pixels of the sheet: side of a check, about
 MIN_TILE = 48  # pixels: a smaller tile is hard to judge by eye
 MOST_TILES = 1024  # in a sheet that a command writes: more than anyone looks at
 MOST_PIXELS = 80_000_000  # of such a sheet: from 89 million on Pillow warns of a decompression bomb
@@ -44,7 +47,7 @@ def grid(images: ArrayLike, *, columns: int | None = None, scale: int | None = N
     """Tiles pictures row by row into one sheet.
 
     Args:
-        images: [n, h, w, c] with c = 1 or 3, for `to_uint8`.
+        images: [n, h, w, c] with c = 1, 3 or 4, for `to_uint8`; premultiplied RGBA is drawn over a checkerboard.
         columns: tiles per row, or n if that is less. Default: nearly square, with full rows if possible.
         scale, gap: as in `grid_of_rows`.
     Returns: uint8 [(rows * (h + gap) - gap) * scale, (columns * (w + gap) - gap) * scale, 3].
@@ -74,7 +77,8 @@ def grid_of_rows(rows: Sequence[ArrayLike], *, scale: int | None = None, gap: in
     """Tiles rows of pictures, which may differ in length, into one sheet.
 
     Args:
-        rows: [n_i, h, w, c] each, with n_i >= 1 and c = 1 or 3, for `to_uint8`.
+        rows: [n_i, h, w, c] each, with n_i >= 1 and c = 1, 3 or 4, for `to_uint8`; premultiplied RGBA is drawn over a
+            checkerboard.
         scale: integer factor of enlargement. Default: the least that makes both sides of a tile 48 pixels or more.
         gap: pixels between tiles, before enlargement; there is no gap around the sheet.
     Returns: uint8 [(number of rows * (h + gap) - gap) * scale, (longest row * (w + gap) - gap) * scale, 3].
@@ -84,12 +88,15 @@ def grid_of_rows(rows: Sequence[ArrayLike], *, scale: int | None = None, gap: in
     tiles = [to_uint8(row) for row in rows]
     shapes = {row.shape[1:] for row in tiles}
     shape = tiles[0].shape if tiles else (0,)
-    if len(shape) != 4 or shape[-1] not in (1, 3) or 0 in shape or len(shapes) > 1:
-        raise ValueError(f"a grid takes images [n, h, w, 1 or 3] of one shape with n of at least 1, not {list(shape)}")
-    _, h, w, _ = shape
+    if len(shape) != 4 or shape[-1] not in (1, 3, 4) or 0 in shape or len(shapes) > 1:
+        wanted = "images [n, h, w, 1, 3 or 4] of one shape with n of at least 1"
+        raise ValueError(f"a grid takes {wanted}, not {list(shape)}")
+    _, h, w, channels = shape
     scale = _scale(h, w) if scale is None else scale
     if scale < 1 or gap < 0:
         raise ValueError(f"scale must be at least 1 and gap at least 0, not {scale} and {gap}")
+    if channels == 4:
+        tiles = [composite(row, checkerboard(h, w, max(1, CHECK // scale))) for row in tiles]
     columns = max(len(row) for row in tiles)
     sheet = np.full((len(tiles) * (h + gap) - gap, columns * (w + gap) - gap, 3), GAP_COLOUR, np.uint8)
     for i, row in enumerate(tiles):
@@ -97,6 +104,13 @@ def grid_of_rows(rows: Sequence[ArrayLike], *, scale: int | None = None, gap: in
             y, x = i * (h + gap), j * (w + gap)
             sheet[y : y + h, x : x + w] = tile  # one channel broadcasts to three
     return sheet.repeat(scale, axis=0).repeat(scale, axis=1)
+
+
+def checkerboard(height: int, width: int, check: int = CHECK) -> Picture:
+    """Squares of `check` pixels in two greys, uint8 [height, width, 3], the darker one at the top left."""
+    rows, columns = np.arange(height) // check, np.arange(width) // check
+    grey = np.array(CHECKS, np.uint8)[(rows[:, None] + columns[None]) % 2]
+    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def most_tiles(height: int, width: int) -> int:
@@ -110,7 +124,7 @@ def _scale(height: int, width: int) -> int:
 
 
 def save_png(path: Path, array: ArrayLike) -> None:
-    """Writes uint8 [h, w, 3] or [h, w] as PNG, atomically, and creates the folder."""
+    """Writes uint8 [h, w, 3], [h, w, 4] (straight RGBA) or [h, w] as PNG, atomically, and creates the folder."""
     write_atomically(path, encode_png(np.asarray(array)))
 
 

@@ -19,6 +19,7 @@ FLOORS = (  # from the top; a name is a file or a folder of jimgen/
         "precision",
         "alpha",
         "pictures",
+        "sizes",
         "files",
         "errors",
         "output",

@@ -201,7 +201,8 @@ def inpaint(
         labels = np.full(num, label or 0, np.int32)
         filled = _fillings(loaded, key, fitted, known, labels)
     if path.suffix.lower() == ".png":
-        seen = np.where(known[..., None], fitted, 127).astype(np.uint8)
+        grey = np.array([127, 127, 127, 255] if fitted.shape[-1] == 4 else 127, np.uint8)
+        seen = np.where(known[..., None], fitted, grey)
         filled = np.concatenate([np.stack([fitted, seen]), filled])
     _write(path, filled, labels if loaded.conditional else None)
 
@@ -212,23 +213,19 @@ def _fitted_picture_and_mask(loaded: Any, image: Path, mask: Path) -> tuple[Any,
     Raises:
         UserError: one cannot be read, their sizes differ, or they cannot be brought to the run's size.
     """
-    from jimgen.data.images import decode, fit_images
+    from jimgen.data.fitting import fit_images
+    from jimgen.data.images import decode
     from jimgen.data.masks import fit_mask, read_mask
 
     height, width, channels = loaded.spec.shape
-    read, known = decode(image), read_mask(mask)
+    fitting = loaded.config.fitting()._replace(size=(height, width), channels=channels)
+    read, known = decode(image, **fitting.reading._asdict()), read_mask(mask)
     if known.shape != read.shape[:2]:
         raise UserError(
             f"--mask {mask} is {known.shape[0]}x{known.shape[1]} and the picture {read.shape[0]}x{read.shape[1]} "
             "(height x width): give them one size"
         )
-    size = None if read.shape[:2] == (height, width) else height
-    if size and height != width:
-        raise UserError(
-            f"{loaded.folder} was trained on {height}x{width} images: bring the picture and mask to that size"
-        )
-    fit = loaded.config.fit
-    return fit_images(read, size=size, fit=fit, channels=channels), fit_mask(known, size=size, fit=fit)
+    return fit_images(read, fitting), fit_mask(known, fitting)
 
 
 def _fillings(loaded: Any, key: Any, picture: Any, known: Any, labels: Any) -> Any:

@@ -14,6 +14,7 @@ from jimgen.commands.shared import (
     start_jax,
 )
 from jimgen.errors import UserError
+from jimgen.sizes import Size
 
 
 def evaluate(
@@ -28,9 +29,11 @@ def evaluate(
     best: bool = False,
     change: tuple[str, ...] = (),
     reference: tuple[Path, ...] = (),
-    size: int | None = None,
-    fit: Literal["resize", "pad"] | None = None,
-    channels: Literal[1, 3] | None = None,
+    size: Size = None,
+    fit: Literal["crop", "resize", "pad"] | None = None,
+    channels: Literal[1, 3, 4] | None = None,
+    background: str | None = None,
+    resample: Literal["bicubic", "nearest"] | None = None,
     bits: int | None = None,
     out: Path | None = None,
 ) -> None:
@@ -50,15 +53,20 @@ def evaluate(
         best: use the run's best checkpoint instead of its newest one.
         change: config fields that sampling alone depends on, with new values: guidance=3 num_steps=50.
         reference: files of `jimgen reference`, one for each extractor, to use instead of the data's statistics.
-        size: height and width of the real images; by default as in the run, or as stored.
-        fit: way to bring real images to that size: bicubic resizing, or background around them; by default as in the
-            run, or resize.
-        channels: channels of the real images, 1 for grey or 3 for colour; by default as in the run, or as stored.
+        size: height and width of the real images, 64 or 64x96; by default as in the run, or as stored.
+        fit: way to bring real images to that size: the largest centred window of its shape, stretching, or background
+            around them; by default as in the run, or crop.
+        channels: channels of all images, 1 for grey, 3 for colour or 4 with transparency; by default as in the run, or
+            grey or colour as stored.
+        background: colour under transparent images, on which they are measured, and around padded ones: black, white or
+            #rrggbb; by default as in the run, or black.
+        resample: way to compute pixels of resized images; by default as in the run, or bicubic.
         bits: bits used in 16-bit grey pictures, such as 12; by default as in the run, or what the files say.
         out: folder of the results. Default: RUN/evaluation, or NAME-evaluation beside a set of images.
     """
     import json
 
+    from jimgen.data.fitting import fitting_of
     from jimgen.evaluation.evaluate import evaluate as measured
     from jimgen.evaluation.measure import check_metrics
     from jimgen.evaluation.results import RESULTS
@@ -72,9 +80,13 @@ def evaluate(
     folder = output_folder(out or subjects.default_folder(source))
     chosen = _names_in(metrics)
     check_metrics(chosen)
+    asked = {"size": size, "fit": fit, "channels": channels, "background": background}
+    asked |= {"resample": resample, "bits": bits}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    fitting = fitting_of(**asked)
     with start_jax():
-        subject, run = subjects.subject_of(source, num, seed, classes, folder, best, change, bits)
-        dataset = _real_images(source, run, data, size=size, fit=fit, channels=channels, bits=bits)
+        subject, run = subjects.subject_of(source, num, seed, classes, folder, best, change, fitting.reading)
+        dataset = _real_images(source, run, data, asked)
         say_what_is_left_out(dataset)
         result = measured(
             subject,
@@ -83,6 +95,7 @@ def evaluate(
             metrics=chosen,
             references=reference,
             seed=seed,
+            background=fitting.background if background or run is None else run.config.fitting().background,
         )
     _print_metrics(result)
     if run is not None and out is None:
@@ -97,16 +110,16 @@ def _names_in(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def _real_images(source: Path, run: Any | None, name: str | None, *, fit: Any, **options: Any) -> Any:
+def _real_images(source: Path, run: Any | None, name: str | None, asked: dict[str, Any]) -> Any:
     """The data set to compare with: the run's own by default. Raises UserError where neither run nor name tells it."""
     from jimgen import data
     from jimgen.runs.subject import load_data
 
     if run is not None:
-        return load_data(run.config, name=name, fit=fit, **options)
+        return load_data(run.config, name=name, **asked)
     if name is None:
         raise UserError(f"{source} does not say what it should be compared with: give --data")
-    return data.load(name, fit=fit or "resize", **options)
+    return data.load(name, **asked)
 
 
 def compare(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
@@ -149,9 +162,11 @@ def reference(
     split: Literal["train", "test"] = "train",
     num: int = 0,
     features: bool = False,
-    size: int | None = None,
-    fit: Literal["resize", "pad"] = "resize",
-    channels: Literal[1, 3] | None = None,
+    size: Size = None,
+    fit: Literal["crop", "resize", "pad"] = "crop",
+    channels: Literal[1, 3, 4] | None = None,
+    background: str = "black",
+    resample: Literal["bicubic", "nearest"] = "bicubic",
     bits: int | None = None,
 ) -> None:
     """Make reference statistics of a data set: a file for `jimgen evaluate --reference`.
@@ -163,14 +178,21 @@ def reference(
         split: split to take images from.
         num: number of images; 0 for all. Only distances to the same number of images can be compared.
         features: keep the features too, which kid, prdc and cmmd need; the file is larger.
-        size: height and width of the images, as in training; by default as stored.
-        fit: way to bring images to that size: bicubic resizing, or background around a smaller image.
-        channels: number of channels, 1 for grey or 3 for colour; by default as stored.
+        size: height and width of the images, 64 or 64x96, as in training; by default as stored.
+        fit: way to bring images to that size: the largest centred window of its shape, stretching, or background
+            around.
+        channels: number of channels, 1 for grey, 3 for colour or 4 with transparency; by default grey or colour, as
+            stored.
+        background: colour under transparent images, on which they are measured, and around padded ones: black, white or
+            #rrggbb.
+        resample: way to compute pixels of resized images; nearest for pixel art.
         bits: bits used in 16-bit grey pictures, such as 12; by default what the files say.
     """
     from jimgen import data as sets
     from jimgen.data.dataset import num_rows
+    from jimgen.data.fitting import fitting_of
     from jimgen.evaluation.extractors import load_extractor
+    from jimgen.evaluation.opaque import opaque_dataset
     from jimgen.evaluation.reference import make_reference, save_reference
 
     out = output_file(out, ".npz")
@@ -178,7 +200,8 @@ def reference(
         require_positive(num=num)
     with start_jax():
         net = load_extractor(extractor)
-        dataset = sets.load(data, size=size, fit=fit, channels=channels, bits=bits)
+        fitting = fitting_of(size, fit, channels, background, resample, bits)
+        dataset = opaque_dataset(sets.load(data, **fitting._asdict()), fitting.background)
         say_what_is_left_out(dataset)
         count = num or num_rows(dataset.train if split == "train" else dataset.test)
         made = make_reference(dataset, net, split=split, count=count, keep_features=features)

@@ -6,15 +6,18 @@ from typing import Literal
 import tyro
 
 from jimgen.commands.shared import output_folder, say_what_is_left_out
+from jimgen.sizes import Size
 
 
 def pack(
     data: tyro.conf.Positional[str],
     /,
     out: Path,
-    size: int | None = None,
-    fit: Literal["resize", "pad"] = "resize",
-    channels: Literal[1, 3] | None = None,
+    size: Size = None,
+    fit: Literal["crop", "resize", "pad"] = "crop",
+    channels: Literal[1, 3, 4] | None = None,
+    background: str = "black",
+    resample: Literal["bicubic", "nearest"] = "bicubic",
     bits: int | None = None,
     strict: bool = False,
     data_dir: str | None = None,
@@ -26,18 +29,23 @@ def pack(
     Args:
         data: name of the data set, as in training: folder:PATH, npz:PATH, ...
         out: folder to write; it must be empty or not exist.
-        size: height and width of every picture; by default as stored, which must then be the same for all.
-        fit: way to bring pictures to that size.
-        channels: 1 for grey or 3 for colour; by default as stored.
+        size: height and width of every picture, 64 or 64x96; by default as stored, which must then be the same for all.
+        fit: way to bring pictures to that size: the largest centred window of its shape, stretching, or background
+            around them.
+        channels: 1 for grey, 3 for colour or 4 with transparency; by default grey or colour, as stored.
+        background: colour under transparent pictures and around padded ones: black, white or #rrggbb.
+        resample: way to compute pixels of resized pictures; nearest for pixel art.
         bits: bits used in 16-bit grey pictures, such as 12.
         strict: stop at a picture that cannot be read, instead of leaving it out.
         data_dir: folder of TFDS's prepared sets.
     """
     from jimgen.data import load
+    from jimgen.data.fitting import fitting_of
     from jimgen.data.records import write_records
 
     folder = output_folder(out, empty=True)
-    dataset = load(data, size=size, fit=fit, channels=channels, bits=bits, strict=strict, data_dir=data_dir)
+    fitting = fitting_of(size, fit, channels, background, resample, bits)
+    dataset = load(data, **fitting._asdict(), strict=strict, data_dir=data_dir)
     say_what_is_left_out(dataset)
     write_records(dataset, folder)
     spec = dataset.spec

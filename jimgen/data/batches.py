@@ -1,7 +1,7 @@
 """Batches: which rows a step sees, and how they reach the devices.
 
-The order is a pure function of (seed, step). A run that resumes needs only its step, and every process of a
-multi-process run knows the whole order and reads only its own part.
+The order is a pure function of (seed, step), flips and random crops of (seed, step, place in the batch). A run that
+resumes needs only its step, and every process of a multi-process run knows the whole order and reads only its own part.
 """
 
 import functools
@@ -20,6 +20,7 @@ from jimgen.errors import UserError
 DECODING_THREADS = 8
 PREFETCHED_ROWS = 512  # rows decoded ahead of the current batch
 ENDLESS = 2**40  # steps
+FLIPS, CROPS = 1, 2  # streams of random numbers beside that of the order; not 0, which numpy would ignore
 
 
 def rows_at(step: int, *, num_rows: int, batch_size: int, seed: int) -> np.ndarray:
@@ -29,6 +30,11 @@ def rows_at(step: int, *, num_rows: int, batch_size: int, seed: int) -> np.ndarr
     of epoch p // num_rows. Batches cross the ends of epochs, so every epoch shows every row once.
     """
     return _shuffled(step * batch_size + np.arange(batch_size), num_rows, seed)
+
+
+def flips_at(step: int, *, batch_size: int, seed: int) -> np.ndarray:
+    """Which pictures of batch `step` are mirrored left to right: bool [batch_size], each with probability one half."""
+    return np.random.default_rng([seed, step, FLIPS]).random(batch_size) < 0.5
 
 
 def local_places(sharding: Sharding, batch_size: int, devices: Iterable[Any] | None = None) -> np.ndarray:
@@ -51,17 +57,25 @@ def local_places(sharding: Sharding, batch_size: int, devices: Iterable[Any] | N
 
 
 def batches(
-    split: Arrays | Stream, *, batch_size: int, seed: int, start_step: int = 0, sharding: Sharding | None = None
+    split: Arrays | Stream,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    sharding: Sharding | None = None,
+    flip: bool = False,
 ) -> Iterator[dict[str, jax.Array]]:
     """Endless training batches from `start_step` on, in the order of `rows_at`.
 
     Args:
         split: rows to draw from. Arrays are copied to the devices once, and each batch is gathered there, so only row
-            numbers travel per step. A Stream is decoded ahead in threads, by each process for its own devices.
+            numbers travel per step. A Stream is decoded ahead in threads, by each process for its own devices; if it
+            has `draw`, that is what a batch shows.
         batch_size: size of the global batch, over all processes.
         seed: random seed for the order.
         start_step: step of the first batch.
         sharding: layout of the leading axis; None is JAX's default device.
+        flip: mirror each picture with probability one half; see `flips_at`.
     Yields:
         {"image": uint8 [b, h, w, c], "label": int32 [b] or [b, columns], "index": int32 [b]}; index is the place in the
         global batch.
@@ -73,7 +87,8 @@ def batches(
     rows_of = functools.partial(_shuffled, num_rows=dataset.num_rows(split), seed=seed)
     steps = range(start_step, ENDLESS)
     index = _put(places.astype(np.int32), sharding, batch_size)
-    fed = _feed(split, rows_of, steps, places, batch_size, sharding)
+    flips = functools.lru_cache(maxsize=64)(functools.partial(flips_at, batch_size=batch_size, seed=seed))
+    fed = _feed(split, rows_of, steps, places, batch_size, sharding, flips if flip else None, seed)
     return ({"image": image, "label": label, "index": index} for image, label, _ in fed)
 
 
@@ -130,23 +145,34 @@ def _feed(
     places: np.ndarray,
     batch_size: int,
     sharding: Sharding,
+    flips: Callable[[int], np.ndarray] | None = None,
+    seed: int | None = None,
 ) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
-    """(image, label, row) of each step, where `rows_of` maps positions in the order to rows of the split."""
+    """(image, label, row) of each step, where `rows_of` maps positions in the order to rows of the split.
+
+    `flips` tells which pictures of a step are mirrored. With a seed, streams that have `draw` draw what is seen.
+    """
     if isinstance(split, Arrays):
         everywhere = NamedSharding(sharding.mesh, PartitionSpec()) if isinstance(sharding, NamedSharding) else sharding
         images, labels = (_put(array, everywhere, len(array)) for array in split)
-        gather = _gather_on(sharding)
+        gather = _gather_on(sharding, flips is not None)
         for step in steps:
             rows = _put(rows_of(step * batch_size + places).astype(np.int32), sharding, batch_size)
-            image, label = gather(images, labels, rows)
+            mirrored = () if flips is None else (_put(flips(step)[places], sharding, batch_size),)
+            image, label = gather(images, labels, rows, *mirrored)
             yield image, label, rows
     else:
         import grain
 
         def read(count: int) -> tuple[np.ndarray, np.ndarray, int]:
-            step, place = divmod(count, len(places))
-            (row,) = rows_of(np.array([steps[step] * batch_size + places[place]]))
-            image, label = split.read(int(row))
+            step, place = steps[count // len(places)], int(places[count % len(places)])
+            (row,) = rows_of(np.array([step * batch_size + place]))
+            if split.draw is None or seed is None:
+                image, label = split.read(int(row))
+            else:
+                image, label = split.draw(int(row), np.random.default_rng([seed, step, place, CROPS]))
+            if flips is not None and flips(step)[place]:
+                image = image[:, ::-1]
             return image, np.asarray(label, np.int32), int(row)
 
         rows = grain.MapDataset.range(len(steps) * len(places)).map(read)
@@ -160,13 +186,18 @@ def _feed(
 
 
 @functools.lru_cache(maxsize=8)
-def _gather_on(sharding: Sharding) -> Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    def gather(images: jax.Array, labels: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _gather_on(sharding: Sharding, flip: bool) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    def gather(
+        images: jax.Array, labels: jax.Array, rows: jax.Array, *mirrored: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         # All rows are in range: "clip" avoids the masks that the default mode, "fill", computes.
-        return jnp.take(images, rows, axis=0, mode="clip"), jnp.take(labels, rows, axis=0, mode="clip")
+        image = jnp.take(images, rows, axis=0, mode="clip")
+        for chosen in mirrored:
+            image = jnp.where(chosen[:, None, None, None], image[:, :, ::-1], image)
+        return image, jnp.take(labels, rows, axis=0, mode="clip")
 
     if isinstance(sharding, NamedSharding):  # each device gathers its rows from its own copy
-        specs = (PartitionSpec(), PartitionSpec(), sharding.spec)
+        specs = (PartitionSpec(), PartitionSpec(), *([sharding.spec] * (1 + flip)))
         gather = jax.shard_map(gather, mesh=sharding.mesh, in_specs=specs, out_specs=sharding.spec)
     return jax.jit(gather)
 

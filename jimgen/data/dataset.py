@@ -32,7 +32,7 @@ class DataSpec(NamedTuple):
     """
 
     name: str
-    shape: tuple[int, int, int]  # (height, width, channels), channels 1 or 3
+    shape: tuple[int, int, int]  # (height, width, channels), channels 1, 3 or 4
     num_classes: int
     class_names: tuple[str, ...]
     num_train: int
@@ -86,6 +86,8 @@ class Stream:
     leaves out the unreadable ones, and caches which they are.
     `size` returns (height, width) of a row by its header, if sizes differ and `rows` is None.
     `place` is the real path of the folder or archive of `rows`, and the split: it names what is cached about them.
+    `draw` takes a row and a random generator, and returns what training sees of the row at one step, such as a part of
+    the picture; None if training sees what `read` returns.
     """
 
     read: Callable[[int], Example]
@@ -94,6 +96,7 @@ class Stream:
     rows: tuple[Row, ...] | None = None
     size: Callable[[int], tuple[int, int]] | None = None
     place: str = ""
+    draw: Callable[[int, np.random.Generator], Example] | None = None
 
     def __len__(self) -> int:
         return self.num_rows

@@ -22,7 +22,7 @@ WORTH_AN_INDEX = 1000  # files; the headers of fewer are read in no time
 Shape = tuple[int, int, int]  # (height, width, channels)
 
 
-def open_folder(path: str, *, bits: int | None = None) -> Source:
+def open_folder(path: str, *, reading: pictures.Reading = pictures.PLAIN) -> Source:
     """The pictures under `path`, as streams, in the order of their names.
 
     Classes are the subfolders that contain pictures (at any depth), in natural order: 2 before 10. Pictures directly in
@@ -39,7 +39,7 @@ def open_folder(path: str, *, bits: int | None = None) -> Source:
 
     Args:
         path: path of a folder or zip archive.
-        bits: see `images.decode`.
+        reading: see `images.decode`.
     Raises:
         UserError: the folder is missing or may not be read, has no pictures or no readable header, has pictures beside
             class folders, splits without train, labels in one split alone, or a test class that train lacks.
@@ -59,7 +59,7 @@ def open_folder(path: str, *, bits: int | None = None) -> Source:
             else:
                 readable.append((file, shape))
                 shapes.add(shape)
-        streams.append(_stream(readable, labels, bits, place))
+        streams.append(_stream(readable, labels, reading, place))
     train, test = streams
     if not shapes:
         raise UserError(f"{where}: none of the {len(skipped)} pictures can be read; the first: {skipped[0]}")
@@ -205,14 +205,14 @@ def _are_splits(folders: Collection[str | None]) -> bool:
     return "train" in kinds and len(kinds - {None}) > 1
 
 
-def read_picture(file: Member, *, bits: int | None = None) -> np.ndarray:
+def read_picture(file: Member, *, reading: pictures.Reading = pictures.PLAIN) -> np.ndarray:
     """`images.decode` of a file.
 
     Raises:
         UnreadableImage: as `images.decode`, or the format is not supported.
     """
     _require_known(file)
-    return pictures.decode(file.content, name=file.where, bits=bits)
+    return pictures.decode(file.content, name=file.where, **reading._asdict())
 
 
 def _require_known(file: Member) -> None:
@@ -249,14 +249,14 @@ def _is_shape(value: object) -> bool:
 
 
 def _stream(
-    readable: Sequence[tuple[Member, tuple[int, int, int]]], labels: Labels, bits: int | None, place: str
+    readable: Sequence[tuple[Member, tuple[int, int, int]]], labels: Labels, reading: pictures.Reading, place: str
 ) -> Stream:
     rows = [
-        Row(file.name, file.where, file.num_bytes, shape[:2], labels.label(file.name), f"{file.stamp}\t{bits}")
+        Row(file.name, file.where, file.num_bytes, shape[:2], labels.label(file.name), f"{file.stamp}\t{reading.bits}")
         for file, shape in readable
     ]
 
     def read(row: int) -> Example:
-        return read_picture(readable[row][0], bits=bits), rows[row].label
+        return read_picture(readable[row][0], reading=reading), rows[row].label
 
     return stream_of(rows, read, place)

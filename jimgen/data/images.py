@@ -1,4 +1,4 @@
-"""Pictures as arrays: decoding files of any mode to uint8, and fitting to a size and a number of channels."""
+"""Pictures as arrays: decoding files of any mode to uint8."""
 
 import contextlib
 import errno
@@ -6,18 +6,17 @@ import functools
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from jimgen.alpha import BLACK, Colour, premultiply
 from jimgen.errors import UserError
 from jimgen.files import read_errors, shown
 
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 ALPHA_MODES = frozenset({"LA", "La", "PA", "RGBA", "RGBa"})
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, what JPEG and Pillow's mode L use
-MAX_ENLARGEMENT = 8  # beyond this a picture is little but interpolation: surely a mistake
 
 # Formats that Pillow opens but that are not pictures: documents (EPS would even run another program), films, containers
 # of data. They are never decoded, whatever a file's name is.
@@ -45,6 +44,17 @@ class UnreadableImage(UserError):
     """A file that is not a picture, is truncated, or cannot be converted to 8 bits. The message names it."""
 
 
+class Reading(NamedTuple):
+    """How files become pixels: the options of `decode`."""
+
+    background: Colour = BLACK
+    alpha: bool = False
+    bits: int | None = None
+
+
+PLAIN = Reading()
+
+
 class Stored(NamedTuple):
     """What a file's header says about its pixels."""
 
@@ -65,7 +75,7 @@ def picture_suffixes() -> frozenset[str]:
 
 
 def read_shape(file: Path | BinaryIO | Callable[[], BinaryIO], *, name: str | None = None) -> tuple[int, int, int]:
-    """Returns the (height, width, channels) of `decode` from the file's header alone.
+    """Returns the (height, width, channels) of `decode` over a grey background, from the file's header alone.
 
     Raises:
         UnreadableImage: the file is not a picture.
@@ -83,20 +93,26 @@ def decode(
     file: Path | BinaryIO | Callable[[], BinaryIO],
     *,
     name: str | None = None,
-    background: int = 0,
+    background: Colour | int = BLACK,
+    alpha: bool = False,
     bits: int | None = None,
 ) -> np.ndarray:
-    """Decodes a picture file to uint8 [h, w, 1] if it is grey, else to uint8 [h, w, 3].
+    """Decodes a picture file to uint8 [h, w, 1] if it is grey, else to uint8 [h, w, 3]; with `alpha`, to [h, w, 4].
 
     The picture is turned by its EXIF orientation. Transparent pixels are composited over `background` here, before any
-    resizing, so that the colour under full transparency never bleeds in. 16 bits become 8 by v / 257, rounded; a 32-bit
-    integer picture must have 16-bit values, a float picture values in [0, 1]. (Pillow itself reduces 16-bit RGB and
-    16-bit transparent files, by dropping the low byte.) An animation gives its first frame.
+    resizing, so that the colour under full transparency never bleeds in. With `alpha` the result is premultiplied RGBA
+    instead (see jimgen/alpha.py), in which opaque pictures have alpha 255.
+
+    16 bits become 8 by v / 257, rounded; a 32-bit integer picture must have 16-bit values, a float picture values in
+    [0, 1]. (Pillow itself reduces 16-bit RGB and 16-bit transparent files, by dropping the low byte.) An animation
+    gives its first frame.
 
     Args:
         file: path, open file, or function that opens one; an exception of the function counts as a fault of the file.
         name: name of the picture in messages; by default the path.
-        background: grey level under transparent pixels, in [0, 255].
+        background: colour, or grey level in [0, 255], under transparent pixels. Grey pictures that are transparent
+            become RGB over a background that is not grey.
+        alpha: keep transparency.
         bits: number of bits used in a file with 16 bits per pixel, 8 to 16: levels reach 2**bits - 1 (cameras and
             scanners write 10, 12 or 14). None takes it from the header, else 16.
     Raises:
@@ -110,75 +126,11 @@ def decode(
         stored = _stored(image)
         if bits not in (None, 16) and not stored.is_grey and ";16" in _rawmode(image):
             raise ValueError("16 bits a channel in colour: Pillow reads the upper 8 of them; save it with 8 bits")
-        return _pixels(ImageOps.exif_transpose(image), stored, background, bits)
-
-
-def fit_images(
-    images: np.ndarray, *, size: int | None, fit: Literal["resize", "pad"] = "resize", channels: int
-) -> np.ndarray:
-    """Fits uint8 [..., h, w, 1 or 3] to uint8 [..., size, size, channels]; size None keeps h and w.
-
-    Raises:
-        UserError: see `resize` and `pad`.
-    """
-    if channels == 1 and images.shape[-1] == 3:
-        images = np.rint(images @ LUMA).astype(np.uint8)[..., None]
-    if size is not None and images.shape[-3:-1] != (size, size):
-        images = pad(images, size) if fit == "pad" else resize(images, size)
-    if channels == 3 and images.shape[-1] == 1:
-        images = np.repeat(images, 3, axis=-1)
-    return images
-
-
-def misfit(height: int, width: int, size: int | None, fit: Literal["resize", "pad"]) -> str | None:
-    """The reason why a picture of height x width cannot be brought to `size`, with the fix; None if it can."""
-    if size is None or (height, width) == (size, size):
-        return None
-    if fit == "pad" and max(height, width) > size:
-        return f"a picture of {height}x{width} does not fit into size {size}: choose a larger size, or fit 'resize'"
-    if fit == "resize" and size > MAX_ENLARGEMENT * min(height, width):
-        return f"a picture of {height}x{width} is too small for size {size}: choose a smaller size, or fit 'pad'"
-    return None
-
-
-def resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Stretches uint8 [..., h, w, c] to uint8 [..., size, size, c]; the aspect ratio is not kept.
-
-    As in clean-fid, Pillow's bicubic filter (which averages when it shrinks) works per channel in float32; results are
-    clipped to [0, 255] and rounded to nearest. Pillow on 8-bit pictures would also round between its two passes.
-
-    Raises:
-        UserError: a picture would be enlarged more than 8 times.
-    """
-    height, width = images.shape[-3:-1]
-    if reason := misfit(height, width, size, "resize"):
-        raise UserError(reason)
-    planes = np.moveaxis(images, -1, -3).astype(np.float32)  # [..., c, h, w]
-    planes = _stretch_rows(planes, size).swapaxes(-1, -2)
-    planes = _stretch_rows(planes, size).swapaxes(-1, -2)
-    return np.moveaxis(np.rint(planes.clip(0, 255)).astype(np.uint8), -3, -1)
-
-
-def pad(images: np.ndarray, size: int, background: int = 0) -> np.ndarray:
-    """Centres uint8 [..., h, w, c] on a `background` uint8 [..., size, size, c]; an odd pixel goes below and right.
-
-    Raises:
-        UserError: a picture is larger than `size`.
-    """
-    height, width = images.shape[-3:-1]
-    if reason := misfit(height, width, size, "pad"):
-        raise UserError(reason)
-    top, left = (size - height) // 2, (size - width) // 2
-    out = np.full((*images.shape[:-3], size, size, images.shape[-1]), background, np.uint8)
-    out[..., top : top + height, left : left + width, :] = images
-    return out
-
-
-def _stretch_rows(values: np.ndarray, width: int) -> np.ndarray:
-    """float32 [..., h, w] -> [..., h, width]. Rows are independent, so Pillow resizes all of them as one picture."""
-    rows = np.ascontiguousarray(values).reshape(-1, values.shape[-1])
-    stretched = Image.fromarray(rows).resize((width, len(rows)), Image.Resampling.BICUBIC)
-    return np.asarray(stretched).reshape(*values.shape[:-1], width)
+        levels, opacity = _pixels(ImageOps.exif_transpose(image), stored, bits)
+    if alpha:
+        return _with_alpha(levels, opacity)
+    below = (background, background, background) if isinstance(background, int) else background
+    return levels if opacity is None else _over(levels, opacity, below)
 
 
 @contextlib.contextmanager
@@ -245,16 +197,17 @@ def _is_turned_by_pillow(image: Image.Image) -> bool:
     return getattr(image, "tag_v2", {}).get(_EXIF_ORIENTATION) in _EXIF_TURNED
 
 
-def _pixels(image: Image.Image, stored: Stored, background: int, bits: int | None) -> np.ndarray:
+def _pixels(image: Image.Image, stored: Stored, bits: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Straight levels uint8 [h, w, 1 or 3], and alpha uint8 [h, w, 1] or None for an opaque picture."""
     if image.mode == "F":
-        return _float_to_uint8(np.asarray(image))
+        return _float_to_uint8(np.asarray(image)), None
     if image.mode == "I" or image.mode.startswith("I;16"):
         values = np.asarray(image)
         levels = _integers_to_uint8(values, bits or stored.bits)
-        levels = 255 - levels if stored.inverted else levels
-        if stored.transparent is not None:
-            levels[values == stored.transparent] = background
-        return levels[..., None]
+        levels = (255 - levels if stored.inverted else levels)[..., None]
+        if stored.transparent is None:
+            return levels, None
+        return levels, (values != stored.transparent)[..., None] * np.uint8(255)
 
     if stored.transparent is not None:
         image.info["transparency"] = stored.transparent
@@ -262,15 +215,36 @@ def _pixels(image: Image.Image, stored: Stored, background: int, bits: int | Non
         if image.mode == "La":  # premultiplied alpha; Pillow converts it only to LA
             image = image.convert("LA")
         rgba = np.asarray(image.convert("RGBA"))
-        pixels = np.empty((*rgba.shape[:2], 1 if stored.is_grey else 3), np.uint8)
-        band = max(1, 2**20 // rgba.shape[1])  # rows at a time: all as floats may take gigabytes
-        for start in range(0, len(rgba), band):
-            part = rgba[start : start + band]
-            alpha = part[..., 3:].astype(np.float32) / 255
-            blended = part[..., : pixels.shape[-1]] * alpha + background * (1 - alpha)
-            pixels[start : start + band] = np.rint(blended, out=blended)
-        return pixels
-    return np.asarray(image.convert("L"))[..., None] if stored.is_grey else np.asarray(image.convert("RGB"))
+        return rgba[..., : 1 if stored.is_grey else 3], rgba[..., 3:]
+    return (np.asarray(image.convert("L"))[..., None] if stored.is_grey else np.asarray(image.convert("RGB"))), None
+
+
+def _with_alpha(levels: np.ndarray, opacity: np.ndarray | None) -> np.ndarray:
+    """Straight levels uint8 [h, w, 1 or 3] and alpha as premultiplied RGBA uint8 [h, w, 4]."""
+    pixels = np.full((*levels.shape[:2], 4), 255, np.uint8)
+    pixels[..., :3] = levels
+    if opacity is not None:
+        pixels[..., 3:] = opacity
+        for band in _bands(pixels):
+            pixels[band] = premultiply(pixels[band])
+    return pixels
+
+
+def _over(levels: np.ndarray, opacity: np.ndarray, background: Colour) -> np.ndarray:
+    """Straight levels uint8 [h, w, 1 or 3] over a background: uint8 [h, w, 1 or 3]."""
+    is_grey = levels.shape[-1] == 1 and len(set(background)) == 1
+    pixels = np.empty((*levels.shape[:2], 1 if is_grey else 3), np.uint8)
+    below = np.asarray(background[:1] if is_grey else background, np.float32)
+    for band in _bands(pixels):
+        share = opacity[band].astype(np.float32) / 255
+        pixels[band] = np.rint(levels[band] * share + below * (1 - share))
+    return pixels
+
+
+def _bands(pixels: np.ndarray) -> Iterator[slice]:
+    """Rows at a time: all as floats may take gigabytes."""
+    step = max(1, 2**20 // max(1, pixels.shape[1]))
+    return (slice(start, start + step) for start in range(0, len(pixels), step))
 
 
 def _integers_to_uint8(values: np.ndarray, bits: int) -> np.ndarray:

@@ -6,15 +6,14 @@ result.
 """
 
 import difflib
-import functools
 import hashlib
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from jimgen.alpha import Colour
 from jimgen.data import images as pictures
 from jimgen.data.archive import holds_arrays, read_arrays
 from jimgen.data.dataset import (
@@ -32,12 +31,25 @@ from jimgen.data.dataset import (
     select,
 )
 from jimgen.data.decoded import read_all_once
+from jimgen.data.fitting import (
+    AT_A_TIME,
+    Channels,
+    Crop,
+    Fit,
+    Fitting,
+    Resample,
+    fit_images,
+    fitting_of,
+    misfit,
+)
 from jimgen.data.index import recall
 from jimgen.data.labels import classes_of
 from jimgen.data.layout import held_out
 from jimgen.data.paths import find
+from jimgen.data.random_crops import random_crops
 from jimgen.errors import UserError
 from jimgen.files import shown, write_npz
+from jimgen.sizes import size_text
 
 NAMES = ("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH", "records:PATH")
 
@@ -45,10 +57,14 @@ NAMES = ("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH", "rec
 def load(
     name: str,
     *,
-    size: int | None = None,
-    fit: Literal["resize", "pad"] = "resize",
-    channels: Literal[1, 3] | None = None,
+    size: int | tuple[int, int] | None = None,
+    fit: Fit = "crop",
+    channels: Channels | None = None,
+    background: str | Colour = "black",
+    resample: Resample = "bicubic",
     bits: int | None = None,
+    crop: Crop = "centre",
+    crop_scale: float = 1.0,
     strict: bool = False,
     data_dir: str | None = None,
     download: bool = False,
@@ -60,11 +76,20 @@ def load(
         name: `digits` (scikit-learn, 8x8 grey), `fashion_mnist` (28x28 grey), `tfds:NAME` (a prepared TFDS set of
             images), `folder:PATH` (pictures, a subfolder per class; PATH may be a .zip), `npz:PATH` (arrays, MedMNIST's
             field names), `records:PATH` (what `jimgen pack` wrote).
-        size: height and width of every picture; None keeps the stored size, which must then be the same for all.
-        fit: "resize" stretches to size x size by bicubic interpolation; "pad" centres the picture, unscaled, on black.
-        channels: 1 converts to luma, 3 repeats grey; None keeps 1 if every picture is grey, else 3.
+        size: side of the square, or (height, width), of every picture; None keeps the stored size, which must then be
+            the same for all.
+        fit: "crop" cuts out the largest centred window of that aspect ratio, and resizes it; "resize" stretches the
+            whole picture; "pad" centres the picture, unscaled, on the background.
+        channels: 1 converts to luma, 3 repeats grey, 4 keeps transparency as premultiplied RGBA (see jimgen/alpha.py);
+            None keeps 1 if every picture is grey, else 3.
+        background: colour under transparent pixels unless there are 4 channels, and around padded pictures: black,
+            white, #rrggbb or a tuple.
+        resample: "bicubic", or "nearest" for pixel art.
         bits: number of bits used in 16-bit grey pictures of a folder, 8 to 16; None takes it from the header, else 16.
             Pictures that use 12 bits look nearly black without it.
+        crop: "random" makes the train split a Stream whose `draw` returns random windows; `read`, and the test split,
+            stay centred. Pictures are kept decoded if they fit into `resident_bytes`.
+        crop_scale: least size of a random window as a fraction of the largest one.
         strict: raise an error for an unreadable picture, instead of leaving it out and listing it in `skipped`.
         data_dir: folder of TFDS's prepared sets. Default: TFDS_DATA_DIR, else ~/tensorflow_datasets.
         download: let TFDS download and prepare a set that is missing.
@@ -74,16 +99,17 @@ def load(
         A Dataset: images uint8 [n, h, w, c] in [0, 255], labels int32 [n] in [0, num_classes), or [n, columns] with
         attributes (see `DataSpec`). A set without labels has one class, and all its labels are 0.
     Raises:
-        UserError: the name is unknown, the set is missing or malformed, or pictures do not fit `size`.
+        UserError: the name is unknown, the set is missing or malformed, pictures do not fit `size`; or see
+            `fitting_of`.
     """
-    _check_options(size, fit, channels, bits)
-    source = _open(name, data_dir=data_dir, download=download, bits=bits)
-    shape = _fitted_shape(name, source.shape, size, channels)
-    _require_fit(name, source, size, fit)
-    fitting = _Fitting(shape, fit, bits, functools.partial(pictures.fit_images, size=size, fit=fit, channels=shape[2]))
+    fitting = fitting_of(size, fit, channels, background, resample, bits, crop, crop_scale)
+    source = _open(name, data_dir=data_dir, download=download, reading=fitting.reading)
+    target = _Target(_fitted_shape(name, source.shape, fitting), fitting)
+    _require_fit(name, source, fitting)
     stored = [split for split in (source.train, source.test) if split is not None]
-    resident = sum(num_rows(split) for split in stored) * int(np.prod(shape)) <= resident_bytes
-    parts = [_readable(split, fitting, resident) for split in stored]
+    resident = sum(num_rows(split) for split in stored) * int(np.prod(target.shape)) <= resident_bytes
+    drawn = fitting.crop == "random"
+    parts = [_readable(split, target, resident, drawn and split is source.train) for split in stored]
     skipped = [*source.skipped, *(fault for part in parts for fault in part.faults)]
     if strict and skipped:
         raise UserError(
@@ -91,7 +117,7 @@ def load(
             "Fix or remove them, or leave out strict to go on without them"
         )
     _require_every_class(name, parts[0], source.class_names, skipped)
-    train, test = _train_and_test(parts, fitting)
+    train, test = _train_and_test(parts)
     if not num_rows(train) or not num_rows(test):
         first = f"; the first that cannot be read: {skipped[0]}" if skipped else ""
         raise UserError(
@@ -99,24 +125,14 @@ def load(
             + first
         )
     counts = (num_rows(train), num_rows(test))
-    classes = source.class_names
-    spec = DataSpec(shown(name), shape, len(classes), classes, *counts, data_hash(train, test), source.attributes)
+    train = random_crops(train, fitting, target.shape, resident_bytes) if drawn else _fitted(train, target, resident)
+    test, classes = _fitted(test, target, resident), source.class_names
+    named = (shown(name), target.shape, len(classes), classes)
+    spec = DataSpec(*named, *counts, data_hash(train, test), source.attributes)
     return Dataset(spec, train, test, tuple(skipped), source.notes)
 
 
-def _check_options(size: int | None, fit: str, channels: int | None, bits: int | None) -> None:
-    """Raises UserError for values that no picture can be fitted to."""
-    if size is not None and size < 1:
-        raise UserError(f"size is {size}: give the height and width in pixels, for example 64")
-    if fit not in ("resize", "pad"):
-        raise UserError(f"fit is {fit!r}: choose 'resize' or 'pad'")
-    if channels not in (None, 1, 3):
-        raise UserError(f"channels is {channels}: choose 1 (grey) or 3 (RGB), or leave it out")
-    if bits is not None and not 8 <= bits <= 16:
-        raise UserError(f"bits is {bits}: choose 8 to 16, or leave it out")
-
-
-def _open(name: str, *, data_dir: str | None, download: bool, bits: int | None) -> Source:
+def _open(name: str, *, data_dir: str | None, download: bool, reading: pictures.Reading) -> Source:
     # Each source imports its own library, so that a run on one does not wait for the others'.
     kind, _, argument = name.partition(":")
     if name == "digits":
@@ -130,11 +146,11 @@ def _open(name: str, *, data_dir: str | None, download: bool, bits: int | None) 
     if kind == "tfds" and argument:
         from jimgen.data.tfds_source import open_tfds
 
-        return open_tfds(argument, data_dir=data_dir, download=download)
+        return open_tfds(argument, data_dir=data_dir, download=download, reading=reading)
     if kind == "folder" and argument:
         from jimgen.data.folder import open_folder
 
-        return open_folder(argument, bits=bits)
+        return open_folder(argument, reading=reading)
     if kind == "npz" and argument:
         from jimgen.data.npz import open_npz
 
@@ -156,58 +172,56 @@ def _open(name: str, *, data_dir: str | None, download: bool, bits: int | None) 
     raise UserError(f"unknown data set {shown(name)!r}{shown(guess)}\nThe names are {', '.join(NAMES)}")
 
 
-def _fitted_shape(
-    name: str, stored: tuple[int | None, int | None, int], size: int | None, channels: int | None
-) -> tuple[int, int, int]:
-    height, width, stored_channels = stored
-    if size is not None:
-        height = width = size
+def _fitted_shape(name: str, stored: tuple[int | None, int | None, int], fitting: Fitting) -> tuple[int, int, int]:
+    height, width = stored[:2] if fitting.size is None else fitting.size
     if height is None or width is None:
         raise UserError(f"{name}: the pictures differ in size; give one for all, for example --size 64")
-    return height, width, channels or stored_channels
+    return height, width, fitting.channels or min(stored[2], 3)
 
 
-class _Fitting(NamedTuple):
-    """A way to bring pictures to one shape."""
+class _Target(NamedTuple):
+    """The shape of the result, and the way to it."""
 
     shape: tuple[int, int, int]
-    fit: str
-    bits: int | None
-    apply: Callable[[np.ndarray], np.ndarray]
+    fitting: Fitting
+
+    def fit(self, images: np.ndarray) -> np.ndarray:
+        return fit_images(images, self.fitting._replace(channels=self.shape[2]))
 
 
 class _Part(NamedTuple):
     """The readable rows of one split of a source."""
 
-    split: Arrays | Stream  # fitted only if it is Arrays
+    split: Arrays | Stream  # fitted only if it is Arrays, and not for random crops
     names: list[str]  # names of picture files
     classes: np.ndarray | None  # int [n], of picture files
     faults: list[str]  # reasons for the rows left out
 
 
-def _train_and_test(parts: list[_Part], fitting: _Fitting) -> list[Arrays | Stream]:
-    """Both splits, fitted; a source of one part is split by `held_out`."""
+def _train_and_test(parts: list[_Part]) -> list[Arrays | Stream]:
+    """Both splits; a source of one part is split by `held_out`."""
     splits = [part.split for part in parts]
     if len(parts) == 1:
         is_test = np.array(held_out(parts[0].names), bool)
         splits = [_take(splits[0], np.flatnonzero(rows)) for rows in (~is_test, is_test)]
-    return [_fit_stream(split, fitting) if isinstance(split, Stream) else split for split in splits]
+    return splits
 
 
-def _require_fit(name: str, source: Source, size: int | None, fit: Literal["resize", "pad"]) -> None:
+def _require_fit(name: str, source: Source, fitting: Fitting) -> None:
     """Raises UserError if headers show pictures that cannot be brought to the size, before training begins."""
     faults, count = [], 0
     for split, where in ((source.train, "train"), (source.test, "test")):
         if not isinstance(split, Stream) or split.rows is None and split.size is None:
             continue  # all rows have one size: fitting the first one tells
         for row, stored in enumerate(_sizes(split)):
-            if reason := pictures.misfit(*stored, size, fit):
+            if reason := misfit(*stored, fitting.size, fitting.fit):
                 faults.append(f"{split.rows[row].where if split.rows else f'row {row} of {where}'}: {reason}")
         count += len(split)
     if faults:
+        assert fitting.size is not None
         raise UserError(
-            f"{name}: {len(faults)} of {count} pictures cannot be brought to size {size}; the first is {faults[0]}, or "
-            f"take {'them' if len(faults) > 1 else 'it'} out"
+            f"{name}: {len(faults)} of {count} pictures cannot be brought to size {size_text(fitting.size)}; the first "
+            f"is {faults[0]}, or take {'them' if len(faults) > 1 else 'it'} out"
         )
 
 
@@ -241,30 +255,41 @@ def _require_every_class(name: str, train: _Part, class_names: tuple[str, ...], 
         )
 
 
-def _fit_stream(stream: Stream, fitting: _Fitting) -> Stream:
+def _fitted(split: Arrays | Stream, target: _Target, resident: bool) -> Arrays | Stream:
+    """A split of `_train_and_test`, of which streams are not fitted yet."""
+    if isinstance(split, Arrays):
+        return split
+    stream = _fit_stream(split, target)
+    return read_all_once(stream, target.shape)[0] if resident else stream
+
+
+def _fit_stream(stream: Stream, target: _Target) -> Stream:
     def read(row: int) -> Example:
         image, label = stream.read(row)
         where = stream.rows[row].where if stream.rows else f"row {row}"
         try:
-            fitted = fitting.apply(image)
+            fitted = target.fit(image)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        if fitted.shape != fitting.shape:
-            raise UserError(f"{where} is {list(fitted.shape)}, expected {list(fitting.shape)}: give a size for all")
+        if fitted.shape != target.shape:
+            raise UserError(f"{where} is {list(fitted.shape)}, expected {list(target.shape)}: give a size for all")
         return fitted, label
 
-    identity = f"{fitting.shape} {fitting.fit}" + (f" {fitting.bits} bits" if fitting.bits else "")
-    return Stream(read, stream.num_rows, f"{identity}\n{stream.identity}", stream.rows, place=stream.place)
+    identity = f"{target.shape} {target.fitting.identity}\n{stream.identity}"
+    return Stream(read, stream.num_rows, identity, stream.rows, place=stream.place)
 
 
-def _readable(split: Arrays | Stream, fitting: _Fitting, resident: bool) -> _Part:
-    """The readable rows of a split: as fitted Arrays if `resident` or stored as arrays, else as a Stream."""
+def _readable(split: Arrays | Stream, target: _Target, resident: bool, as_stored: bool) -> _Part:
+    """The readable rows of a split: as fitted Arrays if `resident` or stored as arrays, else as a Stream; `as_stored`:
+    neither fitted nor read into memory."""
     if isinstance(split, Arrays):
-        parts = runs(range(len(split.images)), 2048)  # in parts, as resizing takes four times the memory: float32
-        images = np.concatenate([fitting.apply(split.images[run.start : run.stop]) for run in parts])
-        return _Part(Arrays(images, split.labels.astype(np.int32)), [], None, [])
-    if resident:
-        found, faults = read_all_once(_fit_stream(split, fitting), fitting.shape)
+        labels, images = split.labels.astype(np.int32), split.images
+        if not as_stored:
+            parts = runs(range(len(images)), AT_A_TIME)
+            images = np.concatenate([target.fit(images[run.start : run.stop]) for run in parts])
+        return _Part(Arrays(images, labels), [], None, [])
+    if resident and not as_stored:
+        found, faults = read_all_once(_fit_stream(split, target), target.shape)
     else:
         found, faults = split, _unreadable_rows(split)
     kept = np.delete(np.arange(num_rows(split)), list(faults))

@@ -2,14 +2,16 @@
 
 import contextlib
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from jimgen.data.images import decode, fit_images
+from jimgen.alpha import BLACK
+from jimgen.data.fitting import Fitting, fit_images
+from jimgen.data.images import decode
 from jimgen.errors import UserError
+from jimgen.sizes import size_text
 
 FULL = (1, 255, 65535)  # possible values of white
 
@@ -37,19 +39,20 @@ def read_mask(path: Path) -> NDArray[np.bool_]:
     return known
 
 
-def fit_mask(known: NDArray[np.bool_], *, size: int | None, fit: Literal["resize", "pad"]) -> NDArray[np.bool_]:
-    """Fits a mask bool [h, w] as `fit_images` fits its picture: bool [size, size].
+def fit_mask(known: NDArray[np.bool_], fitting: Fitting) -> NDArray[np.bool_]:
+    """Fits a mask bool [h, w] as `fit_images` fits its picture: bool [*fitting.size].
 
     A pixel is known if all pixels that it was computed from are. Background that `pad` adds is known.
 
     Raises:
         UserError: no known or no missing pixel is left; or see `fit_images`.
     """
-    missing = fit_images((~known)[..., None] * np.uint8(255), size=size, fit=fit, channels=1)[..., 0]
+    levels = (~known)[..., None] * np.uint8(255)
+    missing = fit_images(levels, fitting._replace(channels=1, background=BLACK))[..., 0]
     fitted = missing == 0
     if fitted.all() or not fitted.any():
-        what = "missing" if fitted.all() else "known"
-        raise UserError(f"--mask: no {what} pixel is left at size {size}; {what} parts must be larger")
+        what, at = "missing" if fitted.all() else "known", size_text(fitting.size or (known.shape[0], known.shape[1]))
+        raise UserError(f"--mask: no {what} pixel is left at size {at}; {what} parts must be larger")
     return fitted
 
 
@@ -59,4 +62,4 @@ def _levels(path: Path) -> NDArray[np.number]:
     with contextlib.suppress(Exception), Image.open(path) as image:
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
             return np.asarray(ImageOps.exif_transpose(image))
-    return fit_images(decode(path), size=None, channels=1)[..., 0]
+    return fit_images(decode(path), Fitting(channels=1))[..., 0]

@@ -37,11 +37,11 @@ def open_npz(path: str) -> Source:
     """The splits of an .npz file, in memory.
 
     The file has `train_images` and `test_images` (else `val_images`), or only `images` or `train_images`, of which
-    every tenth row, counted from the last, is test. Images are uint8 [n, h, w] or [n, h, w, 1, 3 or 4]; 4 channels
-    are straight RGBA, which becomes premultiplied here. Labels
-    (`train_labels`, ...) are integers [n] or [n, 1], counted from 0, or one-hot rows [n, k]. The number of classes is
-    that of `class_names`, else of the training labels, which must then have no gap. Without labels, or with several per
-    row, the set is unlabelled; `notes` says so in the latter case, and names unread fields. Pickles are never read.
+    every tenth row, counted from the last, is test. Images are uint8 [n, h, w] or [n, h, w, 1, 3 or 4]; 4 channels are
+    straight RGBA. Labels (`train_labels`, ...) are integers [n] or [n, 1], counted from 0, or one-hot rows [n, k]. The
+    number of classes is that of `class_names`, else of the training labels, which must then have no gap. Without
+    labels, or with several per row, the set is unlabelled; `notes` says so in the latter case, and names unread fields.
+    Pickles are never read.
 
     Attributes (`train_attributes`, ...) are integers [n, a], counted from 0, with `attribute_names` text [a] and
     perhaps `attribute_values` text [a, most], padded with "".
@@ -207,12 +207,11 @@ def _images(path: str, fields: Mapping[str, np.ndarray], name: str) -> np.ndarra
             f"npz:{path} has no field {name!r}{guess} It has {some_of(fields)};\n"
             "expected are train_images and test_images, or images alone (and the same for labels)"
         )
-    images = checked_images(fields[name], f"npz:{path}: {name}")
-    return premultiply(images) if images.shape[-1] == 4 else images
+    return checked_images(fields[name], f"npz:{path}: {name}")
 
 
 def checked_images(stored: np.ndarray, where: str) -> np.ndarray:
-    """Images uint8 [n, h, w] or [n, h, w, 1, 3 or 4] as [n, h, w, c].
+    """Images uint8 [n, h, w] or [n, h, w, 1, 3 or 4] as [n, h, w, c]; straight RGBA as premultiplied RGBA.
 
     Raises:
         UserError: the dtype or shape differs, or there are no images.
@@ -222,7 +221,7 @@ def checked_images(stored: np.ndarray, where: str) -> np.ndarray:
     images = stored[..., None] if stored.ndim == 3 else stored
     if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape:
         raise UserError(f"{where} has shape {stored.shape}, expected [n, h, w] or [n, h, w, 1, 3 or 4]")
-    return images
+    return premultiply(images) if images.shape[-1] == 4 else images
 
 
 def check_labels(labels: np.ndarray, num: int, where: str) -> None:

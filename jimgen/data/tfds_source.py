@@ -13,7 +13,7 @@ from jimgen.data.dataset import UNLABELLED, Source, Stream
 from jimgen.errors import UserError
 
 
-def open_tfds(name: str, *, data_dir: str | None, download: bool) -> Source:
+def open_tfds(name: str, *, data_dir: str | None, download: bool, reading: pictures.Reading = pictures.PLAIN) -> Source:
     """A prepared set by its TFDS name (`cifar10`, `name/config`, `name:1.0.0`), as streams.
 
     Train is the split `train`. Test is `test`, else `validation`, else the last tenth of train (TFDS shuffles when it
@@ -44,7 +44,7 @@ def open_tfds(name: str, *, data_dir: str | None, download: bool) -> Source:
                     f"""  python -c "import jimgen.data as d; d.load('tfds:{name}'{where}, download=True)\""""
                 )
             prepare(builder, tfds.download.DownloadConfig(try_download_gcs=False))
-        return source_of(builder)
+        return source_of(builder, reading)
 
 
 def prepare(builder: Any, config: Any) -> None:
@@ -64,7 +64,7 @@ def prepare(builder: Any, config: Any) -> None:
         raise UserError(f"TFDS could not prepare {builder.name}: {str(error) or type(error).__name__}") from error
 
 
-def source_of(builder: Any) -> Source:
+def source_of(builder: Any, reading: pictures.Reading = pictures.PLAIN) -> Source:
     """The streams of a prepared TFDS builder.
 
     Raises:
@@ -102,7 +102,8 @@ def source_of(builder: Any) -> Source:
                 raise UserError(
                     f"tfds:{builder.name}: row {row} of {split} has label {label}; that split has no labels"
                 )
-            return pictures.decode(io.BytesIO(example[image_key]), name=f"{split} row {row}"), label
+            file = io.BytesIO(example[image_key])
+            return pictures.decode(file, name=f"{split} row {row}", **reading._asdict()), label
 
         def size(row: int) -> tuple[int, int]:
             return pictures.read_shape(io.BytesIO(rows[int(row)][image_key]), name=f"{split} row {row}")[:2]

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jimgen.alpha import BLACK, Colour, colour_text
 from jimgen.data.dataset import Dataset, num_rows, read_rows
 from jimgen.errors import UserError
 from jimgen.evaluation.extractors import Extractor, identity, load_extractor
 from jimgen.evaluation.generated import GeneratedSet, class_frequencies, labels_for
 from jimgen.evaluation.measure import CAS, Measured, check_metrics, compared_with, measure, title
+from jimgen.evaluation.opaque import opaque_dataset, opaque_images
 from jimgen.evaluation.quality import OF_DATA
 from jimgen.evaluation.reference import (
     Reference,
@@ -53,6 +55,7 @@ def evaluate(
     metrics: Sequence[str] = ("fd", "kid", "prdc", "copying"),
     references: Sequence[Path] = (),
     seed: int = 0,
+    background: Colour = BLACK,
 ) -> dict[str, Any]:
     """Measures a set and writes evaluation.json, nearest.png and extremes.png into the subject's folder.
 
@@ -63,6 +66,7 @@ def evaluate(
         metrics: names out of evaluation.measure.NAMES.
         references: files of `jimgen reference`, one for each extractor; by default made from the data.
         seed: random seed for subsets, shuffles and classifiers.
+        background: colour under transparent images, generated and real ones; stated in the result where there are any.
     Returns:
         The content of evaluation.json: subject, data, num, seed, extractors (identities), metrics ({name: {"value",
         "real", "gaussian"}}, and "test/..." of a run's own test metrics), warnings (sentences), per_class (rows),
@@ -72,6 +76,9 @@ def evaluate(
     """
     began = time.perf_counter()
     check_metrics(metrics)
+    is_transparent = 4 in (subject.generated.images.shape[-1], dataset.spec.shape[-1])
+    seen = subject.generated._replace(images=opaque_images(subject.generated.images, background))
+    subject, dataset = subject._replace(generated=seen), opaque_dataset(dataset, background)
     images, labels = subject.generated.images, labels_for(subject.generated, dataset.spec.class_names)
     if CAS in metrics:
         _require_labels_of_classes(subject.generated, labels, dataset)
@@ -84,9 +91,10 @@ def evaluate(
     if "cas_pseudo_labels" in measured.metrics:
         beside = {who: _renamed(found) for who, found in beside.items()}
     _draw(subject, dataset, nets[0], measured, count)
+    about_data = {"name": dataset.spec.name, "hash": dataset.spec.hash, "shape": dataset.spec.shape}
     result = {
         "subject": subject.about,
-        "data": {"name": dataset.spec.name, "hash": dataset.spec.hash, "shape": dataset.spec.shape},
+        "data": about_data | ({"background": colour_text(background)} if is_transparent else {}),
         "num": len(images),
         "num_real": {"train": count, "test": min(len(images), num_rows(dataset.test))},
         "seed": seed,

@@ -10,10 +10,13 @@ import numpy as np
 from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from jimgen.alpha import unpremultiply
 from jimgen.data import labels as label_arrays
 from jimgen.data.archive import holds_arrays, read_arrays
 from jimgen.data.dataset import UNLABELLED, Arrays, Dataset, num_rows, read_rows
+from jimgen.data.fitting import Fitting, fit_images
 from jimgen.data.folder import labels_of, layout_of, members_of, pictures_of, read_picture
+from jimgen.data.images import PLAIN, Reading
 from jimgen.data.layout import natural
 from jimgen.data.npz import check_labels, checked_images
 from jimgen.errors import UserError
@@ -29,7 +32,7 @@ CHUNK = 256  # images that each device draws at a time
 class GeneratedSet(NamedTuple):
     """Images with labels, if these are known."""
 
-    images: np.ndarray  # uint8 [n, h, w, c]
+    images: np.ndarray  # uint8 [n, h, w, c]; 4 channels are premultiplied RGBA
     labels: np.ndarray | None  # int32 [n]
     class_names: tuple[str, ...] | None = None  # names of class folders that were read, in the order of labels
 
@@ -113,12 +116,13 @@ def save(path: Path, generated: GeneratedSet) -> Path:
     """Writes arrays `images` and `labels` (if known) for a name that ends in .npz, else a folder of PNGs.
 
     A folder has one subfolder per class (0000, 0001, ...), and file names number the set, so that `read_generated`
-    returns the same arrays. Returns the path.
+    returns the same arrays. Files hold RGBA with straight alpha. Returns the path.
 
     Raises:
         UserError: the folder is not empty, or cannot be written.
     """
     images, labels = generated.images, generated.labels
+    images = unpremultiply(images) if images.shape[-1] == 4 else images
     with disk_errors(path.parent):
         if path.suffix.lower() == ".npz":
             write_npz(path, {"images": images} | ({} if labels is None else {"labels": labels}), compress=True)
@@ -133,12 +137,13 @@ def save(path: Path, generated: GeneratedSet) -> Path:
     return path
 
 
-def read_generated(path: Path, *, bits: int | None = None) -> GeneratedSet:
+def read_generated(path: Path, *, reading: Reading = PLAIN) -> GeneratedSet:
     """Reads a set: an .npz with `images` (uint8 [n, h, w, c]) and perhaps `labels`, or pictures in a folder or zip.
 
     Pictures are found, decoded and labelled like those of `folder:PATH`, but all must be readable. They are in the
     natural order of their file names, and classes in natural order; if all class names are numbers, these are the
-    labels. `bits` is that of `data.load`.
+    labels. `reading` says whether alpha is kept (then all images are premultiplied RGBA), or what transparent images
+    are composited over; see `images.decode`.
 
     Raises:
         UserError: the file is missing or damaged, arrays have the wrong type, a picture cannot be read, or there are
@@ -147,7 +152,7 @@ def read_generated(path: Path, *, bits: int | None = None) -> GeneratedSet:
     if status(path) is None:
         raise UserError(f"there is no {shown(path)}, neither an .npz file nor a folder or .zip of pictures")
     if path.is_file() and holds_arrays(path):
-        return _read_npz(path)
+        return _read_npz(path, reading)
     if not path.is_dir() and path.suffix.lower() != ".zip":
         raise UserError(f"{shown(path)} is neither an .npz file nor a folder or .zip of pictures")
     members = members_of(path)
@@ -156,7 +161,7 @@ def read_generated(path: Path, *, bits: int | None = None) -> GeneratedSet:
         raise UserError(f"{shown(path)} holds {layout.below} and {layout.test_below}: give the path of one of them")
     found = labels_of(layout, members, shown(path))
     files = sorted(layout.train, key=lambda file: _order(file.name))
-    images = [read_picture(file, bits=bits) for file in files]
+    images = [read_picture(file, reading=reading) for file in files]
     channels = max(image.shape[-1] for image in images)
     images = [np.repeat(image, channels, -1) if image.shape[-1] < channels else image for image in images]
     for file, image in zip(files, images, strict=True):
@@ -213,11 +218,13 @@ def _order(name: str) -> tuple[Any, ...]:
     return natural(file), name
 
 
-def _read_npz(path: Path) -> GeneratedSet:
+def _read_npz(path: Path, reading: Reading) -> GeneratedSet:
     arrays = read_arrays(path, ("images", "labels"))
     if "images" not in arrays:
-        raise UserError(f"{path} has no array `images`: expected uint8 [n, h, w, 1 or 3]")
+        raise UserError(f"{path} has no array `images`: expected uint8 [n, h, w, 1, 3 or 4]")
     images, labels = checked_images(arrays["images"], f"{path}: images"), arrays.get("labels")
+    if reading.alpha or images.shape[-1] == 4:
+        images = fit_images(images, Fitting(channels=4 if reading.alpha else 3, background=reading.background))
     if labels is None:
         return GeneratedSet(images, None)
     check_labels(labels, len(images), f"{path}: labels")

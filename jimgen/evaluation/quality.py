@@ -6,11 +6,13 @@ from typing import Any
 
 from jax import Array
 
+from jimgen.alpha import BLACK, Colour
 from jimgen.data.dataset import Dataset, num_rows
 from jimgen.errors import UserError
 from jimgen.evaluation.extractors import load_extractor
 from jimgen.evaluation.generated import class_labels, generate
 from jimgen.evaluation.measure import METRICS, is_better, measure
+from jimgen.evaluation.opaque import opaque_images
 from jimgen.methods.method import Method
 from jimgen.train_step import Variables
 
@@ -33,9 +35,19 @@ def check_quality(metric: str, num: int, dataset: Dataset) -> None:
 
 
 def measure_quality(
-    method: Method, variables: Variables, key: Array, dataset: Dataset, *, metric: str, num: int, extractor: str
+    method: Method,
+    variables: Variables,
+    key: Array,
+    dataset: Dataset,
+    *,
+    metric: str,
+    num: int,
+    extractor: str,
+    background: Colour = BLACK,
 ) -> tuple[float, dict[str, float]]:
     """Draws `num` images, the classes in turn, and measures them against as many training images.
+
+    Transparent images are measured over the background; `dataset` is that of `opaque_dataset`.
 
     Returns: The deciding metric; and all metrics, with the duration as "seconds".
     """
@@ -43,6 +55,7 @@ def measure_quality(
     began = time.perf_counter()
     labels = class_labels(num, [1.0] * dataset.spec.num_classes)
     images = generate(method, variables, key, labels).images
+    images = opaque_images(images, background)
     net = load_extractor(extractor_name(extractor, dataset.spec.name))
     found = measure(images, None, dataset, [net], [DECIDING[metric]]).metrics
     decided = next(value for name, value in found.items() if name.partition("[")[0] == metric)

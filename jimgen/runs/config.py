@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_a
 
 import tyro
 
+from jimgen.data.fitting import Fitting, fitting_of
 from jimgen.errors import UserError
+from jimgen.sizes import Size
 
 if TYPE_CHECKING:  # the commands that only read folders start without JAX
     import optax
@@ -46,12 +48,22 @@ class RunConfig:
 
     data: str = "digits"
     """data set: digits, fashion_mnist, tfds:NAME, folder:PATH (or a .zip of pictures) or npz:PATH"""
-    size: int | None = field(default=None, metadata=COUNT)
-    """height and width to resize or pad images to; default: as stored"""
-    fit: Literal["resize", "pad"] = "resize"
-    """way to bring images to --size: bicubic resizing, or background around a smaller image"""
-    channels: Literal[1, 3] | None = None
-    """number of channels: 1 for grey, 3 for colour; default: as stored"""
+    size: Size = None
+    """height and width to bring images to, 64 or 64x96; default: as stored"""
+    fit: Literal["crop", "resize", "pad"] = "crop"
+    """way to bring images to --size: the largest centred window of its shape, stretching, or background around"""
+    channels: Literal[1, 3, 4] | None = None
+    """number of channels: 1 for grey, 3 for colour, 4 with transparency; default: grey or colour, as stored"""
+    background: str = "black"
+    """colour under transparent pixels and around padded images: black, white or #rrggbb"""
+    resample: Literal["bicubic", "nearest"] = "bicubic"
+    """way to compute pixels of resized images; nearest for pixel art"""
+    flip: bool = False
+    """mirror training images left to right, each with probability 1/2"""
+    crop: Literal["centre", "random"] = "centre"
+    """part of an image that training sees: the centre, or another part at each step; test images are centred"""
+    crop_scale: float = 1.0
+    """least size of random parts, as a fraction of the largest one"""
     bits: int | None = None
     """bits used in 16-bit grey pictures, such as 12; default: as their files say, else 16"""
     data_dir: str | None = field(default=None, metadata=HOW)
@@ -115,11 +127,16 @@ class RunConfig:
 
     def check(self) -> None:
         """Raises ValueError for fields that contradict each other; experiments extend it."""
+        self.fitting()
         if self.batch_size % self.accumulate:
             fits = max(1, round(self.batch_size / self.accumulate)) * self.accumulate
             raise ValueError(
                 f"--batch-size {self.batch_size} cannot be cut into {self.accumulate} equal microbatches: use {fits}"
             )
+
+    def fitting(self) -> Fitting:
+        """The form that images are brought to."""
+        return fitting_of(**{name: getattr(self, name) for name in Fitting._fields})
 
 
 @dataclass(frozen=True, kw_only=True)

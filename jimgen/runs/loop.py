@@ -18,6 +18,7 @@ from jimgen.data.batches import batches, eval_batches, scale_batch
 from jimgen.data.dataset import Dataset, DataSpec
 from jimgen.errors import UserError
 from jimgen.evaluation.measure import is_better
+from jimgen.evaluation.opaque import opaque_dataset
 from jimgen.evaluation.quality import best_so_far, measure_quality
 from jimgen.interrupts import stop_requests
 from jimgen.methods.method import Method
@@ -67,7 +68,7 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, out
             log = stack.enter_context(metrics_log(folder / METRICS_FILE, start, last, config.batch_size, output))
         requests = stack.enter_context(stop_requests(output))
         keep_if_best = _best_keeper(method, dataset, config, folder, keys.samples, start, log)
-        options = {"batch_size": config.batch_size, "sharding": compiled.batch_sharding}
+        options = {"batch_size": config.batch_size, "sharding": compiled.batch_sharding, "flip": config.flip}
         feed = batches(dataset.train, seed=config.seed, start_step=start, **options)
         steps = range(start + 1, last + 1)
         if config.profile and is_first_process:
@@ -123,6 +124,8 @@ def _best_keeper(
     """A function (step, state) that measures generated images and keeps the state if it is the best one so far."""
     rows = read_metrics(folder / METRICS_FILE) if config.quality_every and start else []
     record = best_so_far(rows, config.quality_metric)
+    background = config.fitting().background
+    dataset = opaque_dataset(dataset, background) if config.quality_every else dataset
 
     def keep_if_best(step: int, state: TrainState) -> None:
         nonlocal record
@@ -135,6 +138,7 @@ def _best_keeper(
             metric=config.quality_metric,
             num=config.quality_num,
             extractor=config.quality_extractor,
+            background=background,
         )
         log(step, {f"quality/{name}": value for name, value in metrics.items()})
         if record is None or is_better(config.quality_metric, value, record):

@@ -10,6 +10,7 @@ import numpy as np
 from jimgen import data
 from jimgen.curves import read_metrics
 from jimgen.data.dataset import Dataset
+from jimgen.data.images import PLAIN, Reading
 from jimgen.errors import UserError
 from jimgen.evaluation.compare import Group, compare
 from jimgen.evaluation.evaluate import Subject
@@ -74,24 +75,18 @@ def load_data(
     config: RunConfig,
     *,
     name: str | None = None,
-    size: int | None = None,
-    fit: Literal["resize", "pad"] | None = None,
-    channels: Literal[1, 3] | None = None,
-    bits: int | None = None,
+    **changes: Any,
 ) -> Dataset:
-    """The data that a run was trained on, as it saw them, or with other choices in place of its own, one by one.
+    """The data that a run was trained on, or with other choices of `data.load` in place of its own, where not None.
+
+    Training images are not augmented: they are centred where training saw random parts.
 
     Raises:
         UserError: see `data.load`.
     """
-    return data.load(
-        config.data if name is None else name,
-        size=config.size if size is None else size,
-        fit=config.fit if fit is None else fit,
-        channels=config.channels if channels is None else channels,
-        bits=config.bits if bits is None else bits,
-        data_dir=config.data_dir,
-    )
+    asked = {choice: value for choice, value in changes.items() if value is not None}
+    usual = config.fitting()._replace(crop="centre", crop_scale=1.0)._asdict()
+    return data.load(config.data if name is None else name, **usual | asked, data_dir=config.data_dir)
 
 
 def default_folder(path: Path) -> Path:
@@ -110,11 +105,11 @@ def subject_of(
     out: Path | None,
     best: bool = False,
     changes: Sequence[str] = (),
-    bits: int | None = None,
+    reading: Reading = PLAIN,
 ) -> tuple[Subject, Run | None]:
     """A run's folder, an .npz or a folder of pictures as a subject; and the run, or None.
 
-    Of a file or folder the first `num` images are taken.
+    Of a file or folder the first `num` images are taken; `reading` is that of `read_generated`.
 
     Raises:
         UserError: nothing of the kind there, or fewer images than asked for.
@@ -125,7 +120,7 @@ def subject_of(
         about = {"run": str(path), "step": step, "best": best, "classes": classes, "seed": seed}
         about["changes"] = list(changes)
         return Subject(drawn, about, out or default_folder(path), _test_metrics(path, step)), run
-    found = read_generated(path, bits=bits)
+    found = read_generated(path, reading=reading)
     if len(found.images) < num:
         raise UserError(f"{path} holds {len(found.images)} images: --num {num} is too many")
     labels = None if found.labels is None else found.labels[:num]

@@ -140,10 +140,7 @@ def _folder(workdir: str | None, data_name: str, source: Path) -> Path:
 def _load_data(config: RunConfig) -> Dataset:
     return data.load(
         config.data,
-        size=config.size,
-        fit=config.fit,
-        channels=config.channels,
-        bits=config.bits,
+        **config.fitting()._asdict(),
         strict=config.strict,
         data_dir=config.data_dir,
         download=config.download,

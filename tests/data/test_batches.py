@@ -6,7 +6,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jimgen.data import batches as feeding
-from jimgen.data.dataset import Arrays, Stream
+from jimgen.data.dataset import Arrays, Stream, read_rows
+from jimgen.data.fitting import fitting_of
+from jimgen.data.random_crops import random_crops
 from jimgen.errors import UserError
 
 NUM_ROWS = 21
@@ -120,3 +122,58 @@ def test_a_batch_that_cannot_be_shared_evenly():
         feeding.batches(SPLIT, batch_size=6, seed=0, sharding=sharding)
     with pytest.raises(UserError, match="batch_size is 0"):
         feeding.batches(SPLIT, batch_size=0, seed=0)
+
+
+def crop_stream() -> Stream:
+    """Pictures 6x9 of different pixels, of which training sees 4x4 windows."""
+    images = np.random.default_rng(1).permutation(NUM_ROWS * 6 * 9 * 3).reshape(NUM_ROWS, 6, 9, 3) % 251
+    stored = Arrays(images.astype(np.uint8), SPLIT.labels)
+    return random_crops(stored, fitting_of(4, crop="random", crop_scale=0.5), (4, 4, 3), 2**20)
+
+
+def shown(split, num_steps: int = 3, start_step: int = 0, **options) -> np.ndarray:
+    feed = feeding.batches(split, seed=5, start_step=start_step, **{"batch_size": 8, **options})
+    return np.stack([np.asarray(batch["image"]) for batch in islice(feed, num_steps)])
+
+
+def test_half_of_the_pictures_are_mirrored_and_the_others_not():
+    plain, mirrored = shown(SPLIT, 40), shown(SPLIT, 40, flip=True)
+    flips = np.stack([feeding.flips_at(step, batch_size=8, seed=5) for step in range(40)])
+    np.testing.assert_array_equal(mirrored, np.where(flips[..., None, None, None], plain[:, :, :, ::-1], plain))
+    assert abs(flips.mean() - 0.5) < 0.1 and len(set(map(tuple, flips.tolist()))) > 30
+
+
+def test_every_row_is_seen_both_ways():
+    rows = np.stack([feeding.rows_at(step, num_rows=NUM_ROWS, batch_size=8, seed=5) for step in range(60)])
+    flips = np.stack([feeding.flips_at(step, batch_size=8, seed=5) for step in range(60)])
+    assert all(0 < flips[rows == row].mean() < 1 for row in range(NUM_ROWS))
+
+
+def test_streams_and_arrays_are_mirrored_alike():
+    np.testing.assert_array_equal(shown(SPLIT, flip=True), shown(STREAM, flip=True))
+
+
+@pytest.mark.parametrize("split", [SPLIT, STREAM, crop_stream()], ids=["arrays", "stream", "crops"])
+def test_what_is_seen_depends_on_seed_step_and_place_alone(split):
+    """Not on where training was resumed, nor on the number of devices."""
+    ongoing = shown(split, 6, flip=True)
+    np.testing.assert_array_equal(shown(split, 2, start_step=4, flip=True), ongoing[4:])
+    np.testing.assert_array_equal(shown(split, 6, flip=True, sharding=four_devices()), ongoing)
+    assert (shown(split, 6, flip=True) != shown(split, 6)).any()
+    larger = shown(split, 1, flip=True, batch_size=16)
+    np.testing.assert_array_equal(larger[0, :8], ongoing[0])
+
+
+def test_random_crops_are_windows_that_change_and_evaluation_sees_the_centre():
+    stream = crop_stream()
+    centres, _ = read_rows(stream, range(NUM_ROWS))
+    whole = next(feeding.eval_batches(stream, batch_size=NUM_ROWS, sharding=None))
+    np.testing.assert_array_equal(whole["image"], centres)
+    rows = feeding.rows_at(0, num_rows=NUM_ROWS, batch_size=8, seed=5)
+    first, again = shown(stream, 1)[0], shown(stream, 1)[0]
+    np.testing.assert_array_equal(first, again)
+    assert sum((first[i] != centres[row]).any() for i, row in enumerate(rows)) >= 6
+    for i, row in enumerate(rows):
+        expected, label = stream.draw(int(row), np.random.default_rng([5, 0, i, feeding.CROPS]))
+        np.testing.assert_array_equal(first[i], expected)
+        assert label == SPLIT.labels[row]

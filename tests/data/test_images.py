@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, features
 
 from jimgen.data import images as pictures
-from jimgen.data.images import UnreadableImage, decode, fit_images, pad, read_shape, resize
+from jimgen.data.fitting import resize
+from jimgen.data.images import UnreadableImage, decode, read_shape
 from jimgen.errors import UserError
 
 GREY = np.array([[0, 50, 100], [150, 200, 255]], np.uint8)
@@ -66,7 +67,7 @@ def test_the_colour_under_full_transparency_does_not_bleed_when_resized():
     rgba = np.zeros((4, 4, 4), np.uint8)
     rgba[:, :2] = (0, 0, 255, 255)
     rgba[:, 2:] = (255, 0, 0, 0)  # red, but transparent
-    assert resize(decoded(Image.fromarray(rgba)), 2)[..., 0].max() == 0
+    assert resize(decoded(Image.fromarray(rgba)), (2, 2))[..., 0].max() == 0
 
 
 def test_palettes_with_and_without_transparency():
@@ -128,47 +129,6 @@ def test_what_is_no_picture_is_named(tmp_path):
             decode(tmp_path / name)
     with pytest.raises(UnreadableImage, match="row 7: not a picture"):
         decode(io.BytesIO(b"hello"), name="row 7")
-
-
-def test_resizing_is_pillows_bicubic_per_channel_in_float():
-    image = np.random.default_rng(0).integers(0, 256, (2, 9, 13, 3), np.uint8)
-    for size in (5, 20):
-        planes = [
-            [
-                Image.fromarray(image[n, :, :, c].astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC)
-                for c in range(3)
-            ]
-            for n in range(2)
-        ]
-        expected = np.rint(np.moveaxis(np.array(planes), 1, -1).clip(0, 255)).astype(np.uint8)
-        np.testing.assert_array_equal(resize(image, size), expected)
-        np.testing.assert_array_equal(resize(image[0], size), expected[0])
-
-
-def test_resizing_keeps_a_constant_and_clips_overshoot():
-    assert (resize(np.full((4, 6, 1), 77, np.uint8), 9) == 77).all()
-    edge = np.repeat(np.array([[0, 0, 255, 255]], np.uint8), 4, axis=0)[..., None]
-    assert resize(edge, 16).min() == 0 and resize(edge, 16).max() == 255
-
-
-def test_padding_centres_on_black():
-    padded = pad(GREY[..., None], 5)
-    np.testing.assert_array_equal(padded[1:3, 1:4, 0], GREY)
-    assert padded.sum() == GREY.sum()
-
-
-def test_sizes_that_cannot_be():
-    with pytest.raises(UserError, match="2x3 .* size 2.*resize"):
-        pad(GREY[..., None], 2)
-    with pytest.raises(UserError, match="2x3 is too small for size 17"):
-        resize(GREY[..., None], 17)
-
-
-def test_channels():
-    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]], np.uint8)
-    np.testing.assert_array_equal(fit_images(colours, size=None, channels=1)[..., 0], [[76, 150, 29, 9]])
-    np.testing.assert_array_equal(fit_images(GREY[..., None], size=None, channels=3), np.dstack([GREY] * 3))
-    assert fit_images(colours[None].repeat(4, 1), size=8, channels=1).shape == (1, 8, 8, 1)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jimgen.data.fitting import fitting_of
 from jimgen.data.masks import fit_mask, read_mask
 from jimgen.errors import UserError
 
@@ -78,9 +79,9 @@ def test_a_fitted_pixel_is_known_if_all_that_it_was_made_of_is():
     """Halved: a pixel is missing if one of its four is. Padded: the background is known."""
     known = np.ones((8, 8), bool)
     known[0, 0] = False
-    halved = fit_mask(known, size=4, fit="resize")
+    halved = fit_mask(known, fitting_of(size=4, fit="resize"))
     assert not halved[0, 0] and halved[2:, 2:].all()
-    padded = fit_mask(known, size=10, fit="pad")
+    padded = fit_mask(known, fitting_of(size=10, fit="pad"))
     assert not padded[1, 1] and padded.sum() == 99
 
 
@@ -92,4 +93,4 @@ def test_parts_that_vanish_when_a_mask_shrinks_are_told(what):
     if what == "missing":
         known[:], known[100, 100] = True, False
     with pytest.raises(UserError, match=f"no {what} pixel is left at size"):
-        fit_mask(known, size=8 if what == "known" else 4, fit="resize")
+        fit_mask(known, fitting_of(size=8 if what == "known" else 4, fit="resize"))
