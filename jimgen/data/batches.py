@@ -5,6 +5,8 @@ resumes needs only its step, and every process of a multi-process run knows the 
 """
 
 import functools
+import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,8 +19,9 @@ from jimgen.data import dataset
 from jimgen.data.dataset import Arrays, Stream
 from jimgen.errors import UserError
 
-DECODING_THREADS = 8
+DECODING_THREADS = min(32, max(8, os.cpu_count() or 8))
 PREFETCHED_ROWS = 512  # rows decoded ahead of the current batch
+ROWS_AT_A_TIME = 16  # rows that a thread decodes at once: passing on each by itself takes 250 microseconds
 ENDLESS = 2**40  # steps
 FLIPS, CROPS = 1, 2  # streams of random numbers beside that of the order; not 0, which numpy would ignore
 
@@ -164,8 +167,9 @@ def _feed(
     else:
         import grain
 
-        def read(count: int) -> tuple[np.ndarray, np.ndarray, int]:
-            step, place = steps[count // len(places)], int(places[count % len(places)])
+        parts = [places[start : start + ROWS_AT_A_TIME] for start in range(0, len(places), ROWS_AT_A_TIME)]
+
+        def read_place(step: int, place: int) -> tuple[np.ndarray, np.ndarray, int]:
             (row,) = rows_of(np.array([step * batch_size + place]))
             if split.draw is None or seed is None:
                 image, label = split.read(int(row))
@@ -175,9 +179,14 @@ def _feed(
                 image = image[:, ::-1]
             return image, np.asarray(label, np.int32), int(row)
 
-        rows = grain.MapDataset.range(len(steps) * len(places)).map(read)
-        threads = grain.ReadOptions(num_threads=DECODING_THREADS, prefetch_buffer_size=PREFETCHED_ROWS)
-        for image, label, row in rows.to_iter_dataset(threads).batch(len(places)):
+        def read_part(count: int) -> tuple[np.ndarray, ...]:
+            step, part = steps[count // len(parts)], parts[count % len(parts)]
+            return tuple(map(np.stack, zip(*(read_place(step, int(place)) for place in part), strict=True)))
+
+        threads = grain.ReadOptions(DECODING_THREADS, max(1, PREFETCHED_ROWS // len(parts[0])))
+        read = iter(grain.MapDataset.range(len(steps) * len(parts)).map(read_part).to_iter_dataset(threads))
+        for _ in steps:
+            image, label, row = map(np.concatenate, zip(*itertools.islice(read, len(parts)), strict=True))
             yield (
                 _put(image, sharding, batch_size),
                 _put(label, sharding, batch_size),
