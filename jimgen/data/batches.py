@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from jimgen.data import dataset
-from jimgen.data.dataset import Arrays, Stream
+from jimgen.data.dataset import Arrays, Example, Stream
 from jimgen.errors import UserError
 
 DECODING_THREADS = min(32, max(8, os.cpu_count() or 8))
@@ -165,33 +165,46 @@ def _feed(
             image, label = gather(images, labels, rows, *mirrored)
             yield image, label, rows
     else:
-        import grain
-
-        parts = [places[start : start + ROWS_AT_A_TIME] for start in range(0, len(places), ROWS_AT_A_TIME)]
-
-        def read_place(step: int, place: int) -> tuple[np.ndarray, np.ndarray, int]:
-            (row,) = rows_of(np.array([step * batch_size + place]))
-            if split.draw is None or seed is None:
-                image, label = split.read(int(row))
-            else:
-                image, label = split.draw(int(row), np.random.default_rng([seed, step, place, CROPS]))
-            if flips is not None and flips(step)[place]:
-                image = image[:, ::-1]
-            return image, np.asarray(label, np.int32), int(row)
-
-        def read_part(count: int) -> tuple[np.ndarray, ...]:
-            step, part = steps[count // len(parts)], parts[count % len(parts)]
-            return tuple(map(np.stack, zip(*(read_place(step, int(place)) for place in part), strict=True)))
-
-        threads = grain.ReadOptions(DECODING_THREADS, max(1, PREFETCHED_ROWS // len(parts[0])))
-        read = iter(grain.MapDataset.range(len(steps) * len(parts)).map(read_part).to_iter_dataset(threads))
-        for _ in steps:
-            image, label, row = map(np.concatenate, zip(*itertools.islice(read, len(parts)), strict=True))
+        for image, label, rows in _read_ahead(split, rows_of, steps, places, batch_size, flips, seed):
             yield (
                 _put(image, sharding, batch_size),
                 _put(label, sharding, batch_size),
-                _put(row.astype(np.int32), sharding, batch_size),
+                _put(rows.astype(np.int32), sharding, batch_size),
             )
+
+
+def _read_ahead(
+    stream: Stream,
+    rows_of: Callable[[np.ndarray], np.ndarray],
+    steps: range,
+    places: np.ndarray,
+    batch_size: int,
+    flips: Callable[[int], np.ndarray] | None,
+    seed: int | None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(images, labels, rows) of each step, read in threads; arguments are those of `_feed`."""
+    import grain
+
+    parts = [places[start : start + ROWS_AT_A_TIME] for start in range(0, len(places), ROWS_AT_A_TIME)]
+
+    def read_place(step: int, place: int, row: int) -> Example:
+        if stream.draw is None or seed is None:
+            image, label = stream.read(row)
+        else:
+            image, label = stream.draw(row, np.random.default_rng([seed, step, place, CROPS]))
+        return image[:, ::-1] if flips is not None and flips(step)[place] else image, label
+
+    def read_part(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        step, part = steps[count // len(parts)], parts[count % len(parts)]
+        rows = rows_of(step * batch_size + part)
+        read = [read_place(step, int(place), int(row)) for place, row in zip(part, rows, strict=True)]
+        return np.stack([image for image, _ in read]), np.asarray([label for _, label in read], np.int32), rows
+
+    threads = grain.ReadOptions(DECODING_THREADS, max(1, PREFETCHED_ROWS // len(parts[0])))
+    read = iter(grain.MapDataset.range(len(steps) * len(parts)).map(read_part).to_iter_dataset(threads))
+    for _ in steps:
+        images, labels, rows = map(np.concatenate, zip(*itertools.islice(read, len(parts)), strict=True))
+        yield images, labels, rows
 
 
 @functools.lru_cache(maxsize=8)
