@@ -52,7 +52,7 @@ class Config(ScheduledConfig):
     dropout: float = 0.0
     """dropout rate after attention and MLP of the trunk"""
     flips: bool = False
-    """mirror training images left to right, each with probability 1/2"""
+    """mirror half of the training images in the objective; --flip does so in the batches, for every method"""
     conditional: bool = False
     """give the label to the net; likelihoods are then those of images given their labels"""
     label_drop: float = 0.1

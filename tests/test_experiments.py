@@ -2,7 +2,10 @@
 
 import ast
 import math
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import pytest
 from small_runs import (
     EXPERIMENTS,
@@ -16,8 +19,12 @@ from small_runs import (
     tiny_flags,
 )
 
+from jimgen.data.dataset import DataSpec
+from jimgen.errors import UserError
 from jimgen.runs import train
 from jimgen.runs.loop import Interrupted
+from jimgen.runs.setup import build_method, initialise
+from jimgen.train_step import eval_variables
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
 
@@ -49,6 +56,43 @@ def test_experiment_trains_stops_and_resumes(name, tmp_path, monkeypatch):
     train.run(config, module.build)
     assert saved_hash(tmp_path / "stopped") == saved_hash(tmp_path / "run")
     assert figures_of(tmp_path / "stopped") == figures_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_need_not_be_square_nor_opaque(name, tmp_path):
+    """8x12 with four channels (tokens: one, as their tokenizer): all that a method draws has the shape of the data."""
+    size, module = (8, 12), load_experiment(name)
+    config = tiny_config(name, tmp_path / "run", size=size)
+    shape = (*size, 1 if hasattr(config, "tokenizer") else 4)
+    spec = DataSpec("drawn", shape, 10, tuple("0123456789"), 20, 10, "0" * 64)
+    method = build_method(config, module.build, spec).method
+    state = jax.eval_shape(partial(initialise, method, spec, 0))
+    key, labels = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((3,), jnp.int32)
+    images, known = jax.ShapeDtypeStruct((3, *shape), jnp.float32), jax.ShapeDtypeStruct((3, *size), bool)
+    variables = jax.eval_shape(eval_variables, state)
+    drawn = {"sample": jax.eval_shape(method.sample, variables, key, labels)}
+    if method.reconstruct:
+        drawn["reconstruct"] = jax.eval_shape(method.reconstruct, variables, images, labels)
+    if method.inpaint:
+        drawn["inpaint"] = jax.eval_shape(method.inpaint, variables, key, images, known, labels)
+    assert {what: found.shape for what, found in drawn.items()} == {what: (3, *shape) for what in drawn}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "fits"),
+    [
+        ("dcgan", (31, 45), "Use 32x44 images"),  # it halves as often as it can: only odd sides are too many
+        ("vae", (31, 45), "Use 32x44 images"),
+        ("tokenizer", (30, 46), "Use 32x48 images"),
+        ("flow", (30, 46), "or 32x48 images"),
+        ("pixel_transformer", (30, 46), "or 32x48 images"),
+    ],
+)
+def test_a_size_that_no_net_takes_is_told_with_one_that_fits(name, size, fits):
+    module = load_experiment(name)
+    spec = DataSpec("drawn", (*size, 3), 1, ("all",), 20, 10, "0" * 64)
+    with pytest.raises(UserError, match=fits):
+        build_method(module.Config(), module.build, spec)
 
 
 @pytest.mark.parametrize("name", NAMES)

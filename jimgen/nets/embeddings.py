@@ -30,7 +30,9 @@ def grid_shape(size: tuple[int, int], patch: int) -> tuple[int, int]:
     """Rows and columns of patches in an image of (h, w) = size. Raises ValueError if they do not divide it."""
     if patch < 1 or size[0] % patch or size[1] % patch:
         fits = [p for p in range(1, min(size) + 1) if not (size[0] % p or size[1] % p)]
-        raise ValueError(f"patches of {patch} do not divide {size[0]}x{size[1]} images: use one of {fits}")
+        sides = "" if patch < 1 else "x".join(str(max(1, round(side / patch)) * patch) for side in size)
+        or_images = f", or {sides} images" if sides else ""
+        raise ValueError(f"patches of {patch} do not divide {size[0]}x{size[1]} images: use one of {fits}{or_images}")
     return size[0] // patch, size[1] // patch
 
 

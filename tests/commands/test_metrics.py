@@ -68,13 +68,13 @@ def test_evaluate_loads_real_images_as_the_run_did_field_by_field(folders, jimge
     monkeypatch.setattr(data, "load", load)
     monkeypatch.setattr("jimgen.runs.subject.draw_images", lambda *arguments: None)
     for flags, expected in {
-        (): ("digits", 16, "pad", 1),
-        ("--fit", "resize"): ("digits", 16, "resize", 1),
-        ("--size", "8"): ("digits", 8, "pad", 1),
-        ("--channels", "3"): ("digits", 16, "pad", 3),
-        ("--data", "fashion_mnist"): ("fashion_mnist", 16, "pad", 1),
-        ("--data", "fashion_mnist", "--fit", "resize", "--size", "8"): ("fashion_mnist", 8, "resize", 1),
-        ("--data", ""): ("", 16, "pad", 1),
+        (): ("digits", (16, 16), "pad", 1),
+        ("--fit", "resize"): ("digits", (16, 16), "resize", 1),
+        ("--size", "8"): ("digits", (8, 8), "pad", 1),
+        ("--channels", "3"): ("digits", (16, 16), "pad", 3),
+        ("--data", "fashion_mnist"): ("fashion_mnist", (16, 16), "pad", 1),
+        ("--data", "fashion_mnist", "--fit", "resize", "--size", "8"): ("fashion_mnist", (8, 8), "resize", 1),
+        ("--data", ""): ("", (16, 16), "pad", 1),
     }.items():
         with pytest.raises(SystemExit):
             jimgen("evaluate", run, "--num", 20, *flags)

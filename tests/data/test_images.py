@@ -290,3 +290,41 @@ def test_pixels_with_a_wrong_checksum_are_refused():
     content[start + 4 + length] ^= 1  # of the checksum itself
     with pytest.raises(UnreadableImage, match="checksum is wrong"):
         decode(io.BytesIO(content))
+
+
+def kept(file, **options) -> list:
+    """The first row with its alpha, premultiplied."""
+    found = decode(file, alpha=True, **options)
+    assert found.dtype == np.uint8 and found.shape[-1] == 4
+    return found[0].tolist()
+
+
+def test_alpha_is_kept_premultiplied_in_all_kinds_of_files(tmp_path):
+    """Straight alpha, a palette, a transparent level or colour, grey with alpha of 16 bits; opaque pictures too."""
+    rgba = np.array([[[255, 100, 0, 0], [255, 100, 0, 102], [255, 100, 0, 255]]], np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "x.png")
+    assert kept(tmp_path / "x.png") == [[0, 0, 0, 0], [102, 40, 0, 102], [255, 100, 0, 255]]
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    palette.putdata([0, 1])
+    palette.save(tmp_path / "p.png", transparency=bytes([51, 255]))
+    assert kept(tmp_path / "p.png") == [[51, 0, 0, 51], [0, 255, 0, 255]]
+    assert kept(raw_png(np.array([0, 0x8000, 0xFFFF]), 16, 0x8000)) == [[0, 0, 0, 255], [0] * 4, [255] * 4]
+    colours = np.array([[0x1234, 0x5678, 0x9ABC], [0x1234, 0x5678, 0xFABC]])
+    assert kept(raw_png(colours, 16, tuple(colours[0]))) == [[0] * 4, [0x12, 0x56, 0xFA, 255]]
+    assert kept(raw_png(np.array([[0x8000, 0xFFFF], [0x8000, 0]]), 16, alpha=True)) == [[128, 128, 128, 255], [0] * 4]
+    assert kept(raw_png(np.array([0, 4095]), 16), bits=12) == [[0, 0, 0, 255], [255] * 4]
+    for image in (Image.fromarray(GREY), Image.fromarray(RED)):
+        image.save(tmp_path / "opaque.png")
+        opaque = decode(tmp_path / "opaque.png", alpha=True)
+        np.testing.assert_array_equal(opaque[..., :3], np.broadcast_to(decode(tmp_path / "opaque.png"), (2, 3, 3)))
+        assert (opaque[..., 3] == 255).all()
+
+
+def test_a_coloured_background_shows_through_grey_pictures_too():
+    half = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(np.full_like(GREY, 51))])
+    file = io.BytesIO()
+    half.save(file, "png")
+    found = decode(file, background=(250, 100, 0))
+    np.testing.assert_array_equal(found, np.rint(0.2 * GREY[..., None] + 0.8 * np.array([250, 100, 0])))
+    assert decode(io.BytesIO(file.getvalue()), background=(9, 9, 9)).shape == (2, 3, 1)

@@ -5,15 +5,20 @@ import json
 import zipfile
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from tiny import SHAPE, state_of, tiny_batch, tiny_gan, tiny_vae
 
 from jimgen import data
+from jimgen.alpha import composite
+from jimgen.data.batches import scale_images
+from jimgen.data.images import Reading
 from jimgen.errors import UserError
 from jimgen.evaluation.evaluate import Subject, evaluate
 from jimgen.evaluation.generated import GeneratedSet, class_labels, generate, labels_for, read_generated, save
+from jimgen.pictures import to_uint8
 
 
 def test_class_labels_are_in_turn_where_classes_weigh_the_same():
@@ -250,3 +255,45 @@ def test_labels_that_are_no_classes_are_refused(tmp_path, labels):
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4, 1), np.uint8), labels=labels)
     with pytest.raises(UserError, match="number the classes from 0"):
         read_generated(tmp_path / "a.npz")
+
+
+def test_a_soft_red_disc_passes_through_unchanged(tmp_path, monkeypatch):
+    """From files through the model's range and back to files: alpha stays, and the disc looks the same on any
+    background, within one level. What hides under full transparency never shows."""
+    monkeypatch.setenv("JIMGEN_CACHE", str(tmp_path / "cache"))
+    y, x = np.mgrid[:20, :20] - 9.5
+    alpha = np.clip((7 - np.hypot(y, x)) / 3 + 0.5, 0, 1)
+    straight = np.zeros((20, 20, 4), np.uint8)
+    straight[..., :3] = np.where(alpha[..., None] > 0, (230, 20, 10), (0, 255, 0))
+    straight[..., 3] = np.rint(255 * alpha)
+    (tmp_path / "set").mkdir()
+    for i in range(2):
+        Image.fromarray(straight).save(tmp_path / "set" / f"{i}.png")
+    loaded = data.load(f"folder:{tmp_path / 'set'}", channels=4)
+    assert loaded.spec.shape == (20, 20, 4)
+    drawn = GeneratedSet(to_uint8(scale_images(jnp.asarray(loaded.train.images))), None)
+    np.testing.assert_array_equal(drawn.images, loaded.train.images)
+    for name in ("out", "out.npz"):
+        again = read_generated(save(tmp_path / name, drawn), reading=Reading(alpha=True)).images
+        for background in ((0, 0, 0), (255, 255, 255), (20, 90, 200)):
+            share = straight[..., 3:] / 255
+            expected = straight[..., :3] * share + np.array(background) * (1 - share)
+            assert np.abs(composite(again[0], background) - expected).max() <= 1.01
+            plain = read_generated(tmp_path / name, reading=Reading(background)).images
+            assert np.abs(plain[0] - expected).max() <= 1.01
+            read = data.load(f"folder:{tmp_path / 'set'}", background=background).train.images
+            assert np.abs(read[0] - expected).max() <= 0.51
+        np.testing.assert_array_equal(again[0, ..., 3], straight[..., 3])
+    with Image.open(tmp_path / "out" / "000000.png") as picture:
+        written = np.asarray(picture)
+    solid = straight[..., 3] > 25
+    assert np.abs(written[solid].astype(int) - straight[solid]).max() <= 6 and not written[alpha == 0].any()
+
+
+def test_arrays_with_alpha_are_straight_in_files_and_need_channels_4(tmp_path):
+    half = np.full((20, 2, 2, 4), (200, 100, 0, 51), np.uint8)
+    np.savez(tmp_path / "x.npz", images=half)
+    kept = data.load(f"npz:{tmp_path / 'x.npz'}", channels=4).train.images
+    assert kept[0, 0, 0].tolist() == [40, 20, 0, 51]
+    plain = data.load(f"npz:{tmp_path / 'x.npz'}", background="white").train.images
+    assert plain[0, 0, 0].tolist() == [244, 224, 204]

@@ -1,15 +1,20 @@
-"""Configs: which fields `--change` may change."""
+"""Configs: which fields `--change` may change, and how images are brought to a size."""
 
+import dataclasses
+import json
 from dataclasses import dataclass, field
 
 import pytest
+import tyro
 from small_runs import EXPERIMENTS, load_experiment
 
 from jimgen.data.dataset import DataSpec
+from jimgen.data.fitting import Fitting
 from jimgen.errors import UserError
 from jimgen.runs.compatibility import drawing_fields as by_name
 from jimgen.runs.config import DRAWING, RunConfig, changed, drawing_fields, free_fields, from_values, uncompared_fields
-from jimgen.runs.folder import saved_values
+from jimgen.runs.folder import Saved, saved_values
+from jimgen.runs.resume import require_same_config
 
 DRAWN = {
     "flow": "attention sampler num_steps guidance guidance_interval guidance_schedule dtype",
@@ -114,3 +119,43 @@ def test_a_class_whose_defaults_are_refused_can_be_saved():
 def test_bad_values_in_a_file_are_blamed_on_the_file(tmp_path):
     with pytest.raises(UserError, match="config.json is damaged .--batch-size 0: must be at least 1"):
         from_values(RunConfig, {"batch_size": 0}, tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(("flag", "size"), [("64", 64), ("64x96", (64, 96)), ("32x32", 32)])
+def test_sizes_come_back_from_flags_and_from_json(flag, size, tmp_path):
+    """Also those of runs of earlier versions, which are numbers; a resume sees no change."""
+    config = tyro.cli(RunConfig, args=["--size", flag])
+    assert config == RunConfig(size=size)
+    saved = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert from_values(RunConfig, saved, tmp_path) == config
+    assert tyro.cli(RunConfig, args=[], default=config) == config
+    require_same_config(config, Saved("x", saved, None, ()), "x", tmp_path)
+    with pytest.raises(UserError, match="size .* -> 8"):
+        require_same_config(RunConfig(size=8), Saved("x", saved, None, ()), "x", tmp_path)
+
+
+def test_a_run_of_an_earlier_version_keeps_its_fit(tmp_path):
+    config = from_values(RunConfig, {"size": 32, "fit": "resize", "channels": None, "bits": None}, tmp_path)
+    assert config.fitting() == Fitting((32, 32), "resize") and RunConfig().fit == "crop"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "size is 0"),
+        ({"size": (0, 64)}, "size is"),
+        ({"background": "blue"}, "no colour"),
+        ({"crop_scale": 0.5}, "--crop random"),
+        ({"crop": "random", "fit": "resize"}, "choose fit 'crop'"),
+    ],
+)
+def test_ways_to_fit_images_that_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        RunConfig(**options)
+
+
+@pytest.mark.parametrize("flags", [["--size", "64x"], ["--size", "0x64"], ["--channels", "2"]])
+def test_flags_that_are_no_size_or_channels(flags, capsys):
+    with pytest.raises(SystemExit):
+        tyro.cli(RunConfig, args=flags)
+    assert flags[0] in capsys.readouterr().err

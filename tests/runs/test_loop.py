@@ -18,6 +18,8 @@ from tiny import SHAPE, largest_difference, tiny_gan, tiny_vae
 
 from jimgen.data.batches import batches, scale_batch
 from jimgen.data.dataset import Arrays, Dataset, DataSpec, Stream, read_rows
+from jimgen.data.fitting import fitting_of
+from jimgen.data.random_crops import random_crops
 from jimgen.errors import UserError
 from jimgen.methods.vae import gaussian
 from jimgen.output import Output
@@ -349,3 +351,20 @@ def test_samples_are_pictures_of_the_right_size(whole):
     _, folder, _ = whole
     with Image.open(folder / "samples" / "step_00000012.png") as image:
         assert image.size == ((3 * 13 - 1) * 6, (8 * 9 - 1) * 6)
+
+
+def test_flips_and_random_crops_are_part_of_what_resumes(tmp_path, monkeypatch):
+    """Stopped at step 2 of 4 and begun again, a run sees the same windows, mirrored alike."""
+    fitting = fitting_of(SHAPE[:2], crop="random", crop_scale=0.5)
+    data, method = dataset(), tiny_vae()
+    data = data._replace(train=random_crops(data.train, fitting, SHAPE, 2**20))
+
+    def trained(name: str):
+        (tmp_path / name).mkdir(exist_ok=True)
+        arguments = (method, data, config(steps=4, flip=True), tmp_path / name, Output(io.StringIO()))
+        return jax.device_get(loop.train(*arguments))
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        signal_before(patch, 2)
+        trained("stopped")
+    assert_equal_trees(trained("stopped"), trained("whole"))
