@@ -10,6 +10,7 @@ import bisect
 import hashlib
 import itertools
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ class Format(NamedTuple):
 
     @property
     def num_bytes(self) -> int:
-        return DIGEST + 4 * self.columns + int(np.prod(self.shape))
+        return DIGEST + 4 * self.columns + math.prod(self.shape)
 
 
 class Shard(NamedTuple):
