@@ -7,6 +7,7 @@ from typing import NamedTuple
 import fuzz_arrays
 import fuzz_pictures
 import fuzz_runs
+import fuzz_sets
 from fuzz_trial import Trial
 from numpy.random import Generator
 
@@ -24,6 +25,8 @@ KINDS = {
     "tiff": Kind(fuzz_pictures.tiff, 14),
     "folder": Kind(fuzz_pictures.pictures_in_folders, 4),
     "generated_folder": Kind(fuzz_pictures.generated_folder, 3),
+    "label_table": Kind(fuzz_sets.label_table, 6),
+    "records": Kind(fuzz_sets.records, 6),
     "npz": Kind(fuzz_arrays.data_set, 12),
     "zip": Kind(fuzz_arrays.zip_of_pictures, 6),
     "generated_npz": Kind(fuzz_arrays.generated_npz, 6),

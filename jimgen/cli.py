@@ -14,6 +14,7 @@ from jimgen import __version__
 from jimgen.commands.data import data
 from jimgen.commands.images import inpaint, interpolate, reconstruct, sample
 from jimgen.commands.metrics import compare, evaluate, reference
+from jimgen.commands.pack import pack
 from jimgen.commands.shared import output_file, start_jax
 from jimgen.errors import UserError, errors_in_a_line
 from jimgen.interrupts import end_at_once
@@ -30,6 +31,7 @@ def main() -> None:
         "evaluate": evaluate,
         "compare": compare,
         "reference": reference,
+        "pack": pack,
         "report": report,
         "runs": runs,
         "data": data,

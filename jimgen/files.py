@@ -2,13 +2,12 @@
 
 import contextlib
 import errno
-import io
 import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -90,33 +89,45 @@ def some_of(names: Iterable[str], most: int = 5) -> str:
     return (", ".join(names[:most]) or "none") + more
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes a temporary file and renames it; creates the folder. A kill or a full disk leaves the old file intact.
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yields a temporary file that is renamed at the end; creates the folder. A kill or a full disk leaves the old file
+    intact.
 
     Raises:
         UserError: the disk is full or not writable.
     """
     path = Path(path)
-    content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # beside it: os.replace must not cross disks
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_bytes(content)
+            with temporary.open("wb") as file:
+                yield file
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
-def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = False) -> None:
-    """Writes named arrays by `write_atomically`; strings become arrays of shape [].
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes a file by `atomic_file`.
 
     Raises:
         UserError: the disk is full or not writable.
     """
-    content = io.BytesIO()
-    (np.savez_compressed if compress else np.savez)(content, **arrays)
-    write_atomically(path, content.getvalue())
+    content = content.encode(errors="backslashreplace") if isinstance(content, str) else content
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def write_npz(path: Path, arrays: Mapping[str, Any], *, compress: bool = False) -> None:
+    """Writes named arrays by `atomic_file`; strings become arrays of shape [].
+
+    Raises:
+        UserError: the disk is full or not writable.
+    """
+    with atomic_file(path) as file:
+        (np.savez_compressed if compress else np.savez)(file, **arrays)
 
 
 def read_json(path: Path, fix: str) -> dict[str, Any] | None:

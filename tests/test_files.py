@@ -23,17 +23,18 @@ def test_content_is_written_and_folders_are_made(tmp_path, content, expected):
     assert os.listdir(path.parent) == ["file"]
 
 
-@pytest.mark.parametrize("broken", ["write_bytes", "replace"])
+@pytest.mark.parametrize("broken", ["open", "replace"])
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, broken):
     """The disk refuses either the content or the folder."""
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     files.write_atomically(tmp_path / "file", "old")
-    monkeypatch.setattr(*((Path, "write_bytes") if broken == "write_bytes" else (files.os, "replace")), fail)
-    with pytest.raises(UserError, match=f"the disk is full: cannot write to {tmp_path}"):
-        files.write_atomically(tmp_path / "file", "new")
+    with monkeypatch.context() as patched:
+        patched.setattr(*((Path, "open") if broken == "open" else (files.os, "replace")), fail)
+        with pytest.raises(UserError, match=f"the disk is full: cannot write to {tmp_path}"):
+            files.write_atomically(tmp_path / "file", "new")
     assert os.listdir(tmp_path) == ["file"]
     assert (tmp_path / "file").read_text() == "old"
 

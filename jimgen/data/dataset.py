@@ -85,6 +85,7 @@ class Stream:
     `rows` describes picture files, and is None if every row is known to be readable. `load` reads all files once,
     leaves out the unreadable ones, and caches which they are.
     `size` returns (height, width) of a row by its header, if sizes differ and `rows` is None.
+    `place` is the real path of the folder or archive of `rows`, and the split: it names what is cached about them.
     `draw` takes a row and a random generator, and returns what training sees of the row at one step, such as a part of
     the picture; None if training sees what `read` returns.
     """
@@ -94,22 +95,24 @@ class Stream:
     identity: str
     rows: tuple[Row, ...] | None = None
     size: Callable[[int], tuple[int, int]] | None = None
+    place: str = ""
     draw: Callable[[int, np.random.Generator], Example] | None = None
 
     def __len__(self) -> int:
         return self.num_rows
 
 
-def stream_of(rows: Sequence[Row], read: Callable[[int], Example]) -> Stream:
+def stream_of(rows: Sequence[Row], read: Callable[[int], Example], place: str = "") -> Stream:
     """A stream of picture files. Names, sizes in bytes and labels are its identity."""
-    return Stream(read, len(rows), "\n".join(f"{row.name}\t{row.num_bytes}\t{row.label}" for row in rows), tuple(rows))
+    identity = "\n".join(f"{row.name}\t{row.num_bytes}\t{row.label}" for row in rows)
+    return Stream(read, len(rows), identity, tuple(rows), place=place)
 
 
 def select(stream: Stream, chosen: Sequence[int]) -> Stream:
     """A stream of some rows of a stream of picture files."""
     assert stream.rows is not None
     chosen = tuple(chosen)
-    return stream_of([stream.rows[row] for row in chosen], lambda row: stream.read(chosen[row]))
+    return stream_of([stream.rows[row] for row in chosen], lambda row: stream.read(chosen[row]), stream.place)
 
 
 class Source(NamedTuple):

@@ -1,41 +1,25 @@
 """A folder or zip archive of pictures, with or without a subfolder per class."""
 
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from pathlib import Path
 
 import numpy as np
 
 from jimgen.data import images as pictures
-from jimgen.data import labels as numbers
 from jimgen.data.archive import holds_arrays
-from jimgen.data.dataset import UNLABELLED, Row, Source, Stream, stream_of
-from jimgen.data.layout import TEST_NAMES, class_of, class_order, require_one_kind, split_of, split_pair
-from jimgen.data.members import Member, list_members
+from jimgen.data.dataset import Example, Row, Source, Stream, stream_of
+from jimgen.data.folder_labels import LABEL_FILES, Labels, Layout, labels_of
+from jimgen.data.index import recall
+from jimgen.data.layout import TEST_NAMES, class_of, class_order, split_of, split_pair
+from jimgen.data.members import Member, list_members, suffix
 from jimgen.data.paths import find, not_there
 from jimgen.errors import UserError
-from jimgen.files import read_errors, shown, some_of
+from jimgen.files import shown, some_of
 
-LABEL_FILE = "dataset.json"  # StyleGAN's: {"labels": [["00000/img00000000.png", 6], ...]}
-
-
-class Layout(NamedTuple):
-    """The files of both splits, and notes on how they were found."""
-
-    train: list[Member]
-    test: list[Member] | None  # None: `load` splits train
-    below: str = ""  # folder of train, with a slash
-    test_below: str = ""
-    notes: tuple[str, ...] = ()
-
-
-class Labels(NamedTuple):
-    of: dict[str, int]  # file name -> label
-    class_names: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+WORTH_AN_INDEX = 1000  # files; the headers of fewer are read in no time
+Shape = tuple[int, int, int]  # (height, width, channels)
 
 
 def open_folder(path: str, *, reading: pictures.Reading = pictures.PLAIN) -> Source:
@@ -48,7 +32,7 @@ def open_folder(path: str, *, reading: pictures.Reading = pictures.PLAIN) -> Sou
     `load` takes a tenth as test, by sha1 of the relative name.
 
     A zip archive is read in place, by the same rules; one folder around all of its content is ignored. Labels in a
-    `dataset.json` as StyleGAN writes it take precedence over folders.
+    `labels.csv` (see label_table.py) or in a `dataset.json` as StyleGAN writes it take precedence over folders.
 
     Hidden files and folders, and files without a picture's suffix, are ignored. `skipped` names pictures of unsupported
     formats and files whose header cannot be read; `load` finds files that are damaged after the header.
@@ -62,18 +46,20 @@ def open_folder(path: str, *, reading: pictures.Reading = pictures.PLAIN) -> Sou
     """
     where, root = f"folder:{shown(path)}", _root(path)
     members = members_of(root)
+    if any(member.name == "records.json" for member in members):
+        raise UserError(f"{where} holds records, not pictures; did you mean records:{shown(path)}?")
     layout = layout_of(pictures_of(members, where), where)
     labels = labels_of(layout, members, where)
     skipped, shapes, streams = [], set(), []
-    for split in (layout.train, layout.test or []):
-        readable = []
-        for file, shape in zip(split, _read_shapes(split), strict=True):
+    for split, side in ((layout.train, "train"), (layout.test or [], "test")):
+        readable, place = [], f"{os.path.realpath(root)}\t{side}"
+        for file, shape in zip(split, _read_shapes(split, place), strict=True):
             if isinstance(shape, pictures.UnreadableImage):
                 skipped.append(str(shape))
             else:
                 readable.append((file, shape))
                 shapes.add(shape)
-        streams.append(_stream(readable, labels.of, reading))
+        streams.append(_stream(readable, labels, reading, place))
     train, test = streams
     if not shapes:
         raise UserError(f"{where}: none of the {len(skipped)} pictures can be read; the first: {skipped[0]}")
@@ -86,6 +72,7 @@ def open_folder(path: str, *, reading: pictures.Reading = pictures.PLAIN) -> Sou
         shape=(height, width, max(channels)),
         skipped=tuple(skipped),
         notes=layout.notes + labels.notes,
+        attributes=labels.attributes,
     )
 
 
@@ -120,25 +107,22 @@ def pictures_of(members: Sequence[Member], where: str) -> list[Member]:
     Raises:
         UserError: there are none.
     """
-    found = [member for member in members if _suffix(member) in pictures.picture_suffixes() | pictures.FOREIGN_SUFFIXES]
+    known = pictures.picture_suffixes() | pictures.FOREIGN_SUFFIXES
+    found = [member for member in members if suffix(member.name) in known]
     if not found:
         others = f"; other files: {some_of([member.name for member in members])}" if members else ""
         raise UserError(f"{where} holds no pictures (looked for .png, .jpg, .webp, .tif and other formats{others})")
     return found
 
 
-def _suffix(member: Member) -> str:
-    return PurePosixPath(member.name).suffix.lower()
-
-
 def _without_wrapper(members: list[Member]) -> list[Member]:
     """Removes the one folder that holds all pictures of an archive, if it contains folders or labels."""
-    tops = {class_of(member.name) for member in members if _suffix(member) in pictures.picture_suffixes()}
+    tops = {class_of(member.name) for member in members if suffix(member.name) in pictures.picture_suffixes()}
     top = tops.pop() if len(tops) == 1 else None
     if top is None or split_of(top):
         return members
     within = [m._replace(name=m.name.removeprefix(f"{top}/")) for m in members if class_of(m.name) == top]
-    worth = any(class_of(member.name) or member.name == LABEL_FILE for member in within)
+    worth = any(class_of(member.name) or member.name.lower() in LABEL_FILES for member in within)
     return within if worth else members
 
 
@@ -221,84 +205,6 @@ def _are_splits(folders: Collection[str | None]) -> bool:
     return "train" in kinds and len(kinds - {None}) > 1
 
 
-def labels_of(layout: Layout, members: Sequence[Member], where: str) -> Labels:
-    """Labels by LABEL_FILE, else by folders.
-
-    Raises:
-        UserError: there are pictures beside class folders, or a test class that train lacks; or see `_told_labels`.
-    """
-    files = [*layout.train, *(layout.test or ())]
-    told = next((told for member in members if member.name == LABEL_FILE and (told := _label_file(member))), None)
-    if told is not None:
-        return _told_labels(told["labels"], files, f"{where}: {LABEL_FILE}")
-    folders = []
-    for split, below in ((layout.train, layout.below), (layout.test or (), layout.test_below)):
-        names = [file.name.removeprefix(below) for file in split]
-        require_one_kind(names, f"{where}/{shown(below)}" if below else where)
-        folders.append([class_of(name) or UNLABELLED[0] for name in names])
-    class_names = class_order(folders[0])
-    if unknown := class_order(set(folders[1]) - set(class_names)):
-        raise UserError(
-            f"{where}: {shown(layout.test_below)} has a class that {shown(layout.below)} lacks: {shown(unknown[0])!r}"
-        )
-    number = {name: i for i, name in enumerate(class_names)}
-    of = {file.name: number[folder] for file, folder in zip(files, folders[0] + folders[1], strict=True)}
-    return Labels(of, tuple(shown(name) for name in class_names), _label_notes(layout, class_names, members, where))
-
-
-def _label_notes(
-    layout: Layout, class_names: tuple[str, ...], members: Sequence[Member], where: str
-) -> tuple[str, ...]:
-    """Notes on files and folders that may have been meant as labels, but are not read as such."""
-    notes = []
-    if told := next((file.name for file in members if PurePosixPath(file.name).name == LABEL_FILE), None):
-        notes.append(f"{where}: {shown(told)} is not read, folders are the labels; StyleGAN's file is at the top")
-    around = f"{layout.below}{class_names[0]}/"
-    inner = class_order(top for file in layout.train if (top := class_of(file.name.removeprefix(around))))
-    if len(class_names) == 1 and len(inner) > 1:
-        notes.append(f"{where}: one class, {shown(around)}; the folders in it are none: {some_of(inner)}")
-    return tuple(notes)
-
-
-def _label_file(member: Member) -> dict[str, Any] | None:
-    """The content of a dataset.json in StyleGAN's format; None for another format."""
-    with read_errors(member.where):
-        try:
-            with member.content() if callable(member.content) else member.content.open("rb") as file:
-                told = json.load(file)
-        except (ValueError, RecursionError):  # not JSON, or nested too deeply for Python
-            return None
-        except OSError:
-            raise
-        except Exception as error:  # a damaged archive can raise nearly anything
-            raise UserError(f"{member.where} is damaged ({error}); make or copy the archive again") from error
-    return told if isinstance(told, dict) and isinstance(told.get("labels", 0), list | None) else None
-
-
-def _told_labels(told: list[Any] | None, files: Sequence[Member], where: str) -> Labels:
-    """Labels by the "labels" of a dataset.json.
-
-    Raises:
-        UserError: a picture has no label, or labels are neither integers nor vectors of one length, or leave gaps.
-    """
-    unlabelled = Labels({file.name: 0 for file in files}, UNLABELLED)
-    if told is None:
-        return unlabelled
-    try:
-        by_name = {str(name): label for name, label in told}
-        values = np.asarray([by_name[file.name] for file in files])
-    except KeyError as error:
-        raise UserError(f"{where} has no label for {shown(error.args[0])}: add it, or remove the picture") from error
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: expected [[name, label], ...] with labels of one kind") from error
-    if values.ndim not in (1, 2) or values.dtype.kind not in ("iu" if values.ndim == 1 else "iuf"):
-        raise UserError(f"{where}: labels must be integers from 0 on, or one-hot vectors")
-    if (labels := numbers.flat(values)) is None:
-        return unlabelled._replace(notes=(f"{where} has several labels for a picture: taken as unlabelled",))
-    class_names = numbers.class_names(labels, f"{where}: labels")
-    return Labels({file.name: int(label) for file, label in zip(files, labels, strict=True)}, class_names)
-
-
 def read_picture(file: Member, *, reading: pictures.Reading = pictures.PLAIN) -> np.ndarray:
     """`images.decode` of a file.
 
@@ -310,31 +216,47 @@ def read_picture(file: Member, *, reading: pictures.Reading = pictures.PLAIN) ->
 
 
 def _require_known(file: Member) -> None:
-    if _suffix(file) not in pictures.picture_suffixes():
-        raise pictures.UnreadableImage(f"{file.where}: {_suffix(file)} is not supported; convert it to PNG or JPEG")
+    if suffix(file.name) not in pictures.picture_suffixes():
+        raise pictures.UnreadableImage(f"{file.where}: {suffix(file.name)} is not supported; convert it to PNG or JPEG")
 
 
-def _read_shapes(files: Sequence[Member]) -> list[tuple[int, int, int] | pictures.UnreadableImage]:
-    def read(file: Member) -> tuple[int, int, int] | pictures.UnreadableImage:
+def _read_shapes(files: Sequence[Member], place: str) -> list[Shape | pictures.UnreadableImage]:
+    """The shapes by the headers; those of files that have not changed since the last time are in an index."""
+
+    def read(file: Member) -> Shape | pictures.UnreadableImage:
         try:
             _require_known(file)
             return pictures.read_shape(file.content, name=file.where)
         except pictures.UnreadableImage as error:
             return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(read, files))
+    def read_run(files: list[Member]) -> list[Shape | pictures.UnreadableImage]:
+        return [read(file) for file in files]
+
+    def read_rows(rows: list[int]) -> list[Shape | pictures.UnreadableImage]:
+        parts = [[files[row] for row in rows[start : start + 64]] for start in range(0, len(rows), 64)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return [shape for part in pool.map(read_run, parts) for shape in part]
+
+    if len(files) < WORTH_AN_INDEX:
+        return read_run(list(files))
+    found = recall("shapes", place, [file.stamp for file in files], read_rows, _is_shape)
+    return [shape if isinstance(shape, pictures.UnreadableImage) else tuple(shape) for shape in found]
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(side, int) and side > 0 for side in value)
 
 
 def _stream(
-    readable: Sequence[tuple[Member, tuple[int, int, int]]], label_of: Mapping[str, int], reading: pictures.Reading
+    readable: Sequence[tuple[Member, tuple[int, int, int]]], labels: Labels, reading: pictures.Reading, place: str
 ) -> Stream:
     rows = [
-        Row(file.name, file.where, file.num_bytes, shape[:2], label_of[file.name], f"{file.stamp}\t{reading.bits}")
+        Row(file.name, file.where, file.num_bytes, shape[:2], labels.label(file.name), f"{file.stamp}\t{reading.bits}")
         for file, shape in readable
     ]
 
-    def read(row: int) -> tuple[np.ndarray, int]:
+    def read(row: int) -> Example:
         return read_picture(readable[row][0], reading=reading), rows[row].label
 
-    return stream_of(rows, read)
+    return stream_of(rows, read, place)

@@ -1,13 +1,12 @@
 """`load` finds a data set by name.
 
-A source (digits.py, fashion_mnist.py, tfds_source.py, folder.py, npz.py) returns its rows as they are stored. `load`
-fits every picture to one shape, keeps the splits in memory if they are small enough, and hashes the result.
+A source (digits.py, fashion_mnist.py, tfds_source.py, folder.py, npz.py, records.py) returns its rows as they are
+stored. `load` fits every picture to one shape, keeps the splits in memory if they are small enough, and hashes the
+result.
 """
 
-import contextlib
 import difflib
 import hashlib
-import json
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -28,11 +27,11 @@ from jimgen.data.dataset import (
     cache_dir,
     data_hash,
     num_rows,
-    read_all,
     read_in_threads,
     runs,
     select,
 )
+from jimgen.data.decoded import read_all_once
 from jimgen.data.fitting import (
     AT_A_TIME,
     Channels,
@@ -44,17 +43,18 @@ from jimgen.data.fitting import (
     fitting_of,
     misfit,
 )
+from jimgen.data.index import recall
 from jimgen.data.labels import classes_of
 from jimgen.data.layout import held_out
 from jimgen.data.paths import find
 from jimgen.data.random_crops import random_crops
 from jimgen.data.recipes import RECIPES, open_recipe
 from jimgen.errors import UserError
-from jimgen.files import read_json, shown, write_atomically, write_npz
+from jimgen.files import shown, write_npz
 from jimgen.sizes import size_text
 
 NAMES = (
-    *("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH"),
+    *("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH", "records:PATH"),
     *RECIPES.values(),
 )
 
@@ -80,7 +80,8 @@ def load(
     Args:
         name: `digits` (scikit-learn, 8x8 grey), `fashion_mnist` (28x28 grey), `tfds:NAME` (a prepared TFDS set of
             images), `folder:PATH` (pictures, a subfolder per class; PATH may be a .zip), `npz:PATH` (arrays, MedMNIST's
-            field names), or a recipe (`jimgen data` lists them): `faces:avataaars`, `phantom:ct`, ...
+            field names), `records:PATH` (what `jimgen pack` wrote), or a recipe (`jimgen data` lists them):
+            `faces:avataaars`, `phantom:ct`, ...
         size: side of the square, or (height, width), of every picture; None keeps the stored size, which must then be
             the same for all.
         fit: "crop" cuts out the largest centred window of that aspect ratio, and resizes it; "resize" stretches the
@@ -163,10 +164,15 @@ def _open(name: str, fitting: Fitting, *, data_dir: str | None, download: bool) 
         return open_npz(argument)
     if kind in RECIPES:
         return open_recipe(kind, argument, fitting.size)
+    if kind == "records" and argument:
+        from jimgen.data.records import open_records
+
+        return open_records(argument)
 
     if path := find(name):
         kind = "folder" if path.is_dir() or path.suffix.lower() == ".zip" else None
         kind = "npz" if holds_arrays(path) else kind
+        kind = "records" if path.is_dir() and (path / "records.json").is_file() else kind
         nearest = f"{kind}:{name}" if kind else None
     else:
         kinds = {re.split(r"[:\[]", known)[0]: known.partition("[")[0] for known in NAMES}
@@ -263,7 +269,7 @@ def _fitted(split: Arrays | Stream, target: _Target, resident: bool) -> Arrays |
     if isinstance(split, Arrays):
         return split
     stream = _fit_stream(split, target)
-    return read_all(stream, target.shape)[0] if resident else stream
+    return read_all_once(stream, target.shape)[0] if resident else stream
 
 
 def _fit_stream(stream: Stream, target: _Target) -> Stream:
@@ -279,7 +285,7 @@ def _fit_stream(stream: Stream, target: _Target) -> Stream:
         return fitted, label
 
     identity = f"{target.shape} {target.fitting.identity}\n{stream.identity}"
-    return Stream(read, stream.num_rows, identity, stream.rows)
+    return Stream(read, stream.num_rows, identity, stream.rows, place=stream.place)
 
 
 def _readable(split: Arrays | Stream, target: _Target, resident: bool, as_stored: bool) -> _Part:
@@ -292,7 +298,7 @@ def _readable(split: Arrays | Stream, target: _Target, resident: bool, as_stored
             images = np.concatenate([target.fit(images[run.start : run.stop]) for run in parts])
         return _Part(Arrays(images, labels), [], None, [])
     if resident and not as_stored:
-        found, faults = read_all(_fit_stream(split, target), target.shape)
+        found, faults = read_all_once(_fit_stream(split, target), target.shape)
     else:
         found, faults = split, _unreadable_rows(split)
     kept = np.delete(np.arange(num_rows(split)), list(faults))
@@ -309,13 +315,11 @@ def _unreadable_rows(stream: Stream) -> dict[int, str]:
     """Reads every row of a stream of files once. That takes as long as an epoch, so the faults are cached."""
     if not stream.rows:
         return {}
-    files = "\n".join(row.stamp for row in stream.rows)
-    memory = cache_dir() / f"unreadable-{hashlib.sha256(files.encode(errors='surrogateescape')).hexdigest()}.json"
-    with contextlib.suppress(UserError, ValueError):  # damaged: read the files again
-        remembered = read_json(memory, fix="remove it")
-        if remembered is not None and all(0 <= int(row) < len(stream) for row in remembered):
-            return {int(row): str(fault) for row, fault in remembered.items()}
-    results = enumerate(read_in_threads(stream))
-    faults = {row: str(result) for row, result in results if isinstance(result, pictures.UnreadableImage)}
-    write_atomically(memory, json.dumps(faults))
-    return faults
+
+    def read(rows: list[int]) -> list[str]:
+        results = read_in_threads(select(stream, rows))
+        return [str(result) if isinstance(result, pictures.UnreadableImage) else "" for result in results]
+
+    stamps = [row.stamp for row in stream.rows]
+    faults = recall("faults", stream.place, stamps, read, lambda fault: isinstance(fault, str))
+    return {row: fault for row, fault in enumerate(faults) if fault}

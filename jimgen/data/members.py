@@ -7,7 +7,7 @@ import stat
 import zipfile
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from jimgen.data.archive import check_names, open_zip, read_member
@@ -23,7 +23,12 @@ class Member(NamedTuple):
     where: str  # its name in messages
     num_bytes: int
     stamp: str  # path, size and time: differs if the content may differ
-    content: Path | Callable[[], BinaryIO]  # argument of images.decode
+    found: str | Callable[[], BinaryIO]  # its path, or a function that opens it
+
+    @property
+    def content(self) -> Path | Callable[[], BinaryIO]:
+        """Argument of `images.decode`. (A hundred thousand Path objects would take longer than listing the files.)"""
+        return Path(self.found) if isinstance(self.found, str) else self.found
 
 
 def list_members(path: Path) -> list[Member]:
@@ -36,6 +41,13 @@ def list_members(path: Path) -> list[Member]:
     """
     found = _in_folder(path) if path.is_dir() else _in_zip(path)
     return sorted(found, key=lambda member: member.name)
+
+
+def suffix(name: str) -> str:
+    """The suffix of a relative name in lower case, ".png"; "" without one. As pathlib's, and many times as fast."""
+    file = name.rpartition("/")[2]
+    dot = file.rfind(".")
+    return file[dot:].lower() if 0 < dot < len(file) - 1 else ""
 
 
 def is_hidden(name: str) -> bool:
@@ -76,7 +88,7 @@ def _exists(entry: os.DirEntry) -> bool:
     try:
         os.stat(entry.path)
     except (FileNotFoundError, NotADirectoryError) as error:
-        if not PurePosixPath(entry.name).suffix:
+        if not suffix(entry.name):
             target = shown(os.readlink(entry.path))
             raise UserError(f"{shown(entry.path)} is a broken link to {target}: remove it") from error
         return False
@@ -94,7 +106,7 @@ def _file(entry: os.DirEntry, prefix: str, folder: str) -> Member | None:
         return None
     real = os.path.realpath(entry.path) if entry.is_symlink() else f"{folder}/{entry.name}"
     stamp = f"{real}\t{status.st_size}\t{status.st_mtime_ns}"
-    return Member(prefix + entry.name, shown(entry.path), status.st_size, stamp, Path(entry.path))
+    return Member(prefix + entry.name, shown(entry.path), status.st_size, stamp, entry.path)
 
 
 def _in_zip(path: Path) -> list[Member]:
@@ -104,7 +116,7 @@ def _in_zip(path: Path) -> list[Member]:
     found = []
     for info in archive.infolist():
         name = _name(info)
-        if PurePosixPath(name).suffix.lower() not in picture_suffixes() and info.file_size:
+        if suffix(name) not in picture_suffixes() and info.file_size:
             check_names(archive, [info], path)  # never unpacked: a damaged name would hide a picture
         if info.filename.endswith(("/", "\\")) or any(is_hidden(part) for part in name.split("/")):
             continue

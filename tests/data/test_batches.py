@@ -177,3 +177,25 @@ def test_random_crops_are_windows_that_change_and_evaluation_sees_the_centre():
         expected, label = stream.draw(int(row), np.random.default_rng([5, 0, i, feeding.CROPS]))
         np.testing.assert_array_equal(first[i], expected)
         assert label == SPLIT.labels[row]
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 37])
+def test_streams_feed_what_arrays_feed(batch_size):
+    """Threads read rows in runs of 16; the last run of a batch may be shorter."""
+    images = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1)
+    arrays = Arrays(images, np.arange(100, dtype=np.int32).reshape(50, 2))
+    stream = Stream(lambda row: (images[row], (2 * row, 2 * row + 1)), 50, "fifty")
+    for feed in (feeding.batches, feeding.eval_batches):
+        options = {"batch_size": batch_size} | ({"seed": 1, "start_step": 3} if feed is feeding.batches else {})
+        for batch, other, _ in zip(feed(arrays, **options), feed(stream, **options), range(4), strict=False):
+            assert batch.keys() == other.keys()
+            for name in batch:
+                np.testing.assert_array_equal(batch[name], other[name])
+
+
+def test_an_error_in_a_thread_reaches_the_user_as_it_is():
+    def read(row):
+        raise UserError("record 7 is damaged")
+
+    with pytest.raises(UserError, match="^record 7 is damaged"):
+        next(feeding.batches(Stream(read, 50, ""), batch_size=4, seed=0))
