@@ -22,7 +22,7 @@ def premultiply(straight: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def unpremultiply(premultiplied: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Premultiplied uint8 [..., 4] -> straight RGBA uint8 [..., 4]. Colour above alpha, which a net may draw, is cut."""
+    """Premultiplied uint8 [..., 4] -> straight RGBA uint8 [..., 4]. Colour above alpha is cut."""
     alpha = premultiplied[..., 3:].astype(np.float32)
     colour = premultiplied[..., :3] * (255 / np.maximum(alpha, 1)) * (alpha > 0)
     return np.concatenate([np.rint(np.minimum(colour, 255)).astype(np.uint8), premultiplied[..., 3:]], axis=-1)

@@ -26,9 +26,15 @@ def columns_of(labels: Array) -> list[Array]:
     return [labels] if labels.ndim == 1 else [labels[:, i] for i in range(labels.shape[1])]
 
 
-def label_shape(num: int, num_classes: NumClasses) -> tuple[int, ...]:
-    """The shape of `num` labels."""
-    return (num, len(num_classes)) if isinstance(num_classes, tuple) else (num,)
+def are_open(labels: Array, num_classes: NumClasses) -> Array:
+    """Whether labels say "any" in every column: bool [n]."""
+    same = labels == open_labels(labels, num_classes)
+    return same if labels.ndim == 1 else same.all(axis=1)
+
+
+def is_conditional(num_classes: NumClasses) -> bool:
+    """Whether samples of a net with this `num_classes` depend on labels."""
+    return any(size > 1 for size in column_sizes(num_classes))
 
 
 def open_labels(labels: Array, num_classes: NumClasses) -> Array:

@@ -63,7 +63,8 @@ def batches(
         start_step: step of the first batch.
         sharding: layout of the leading axis; None is JAX's default device.
     Yields:
-        {"image": uint8 [b, h, w, c], "label": int32 [b], "index": int32 [b]}; index is the place in the global batch.
+        {"image": uint8 [b, h, w, c], "label": int32 [b] or [b, columns], "index": int32 [b]}; index is the place in the
+        global batch.
     Raises:
         UserError: `batch_size` is below 1, or the devices cannot share it evenly.
     """
@@ -142,17 +143,18 @@ def _feed(
     else:
         import grain
 
-        def read(count: int) -> tuple[np.ndarray, int, int]:
+        def read(count: int) -> tuple[np.ndarray, np.ndarray, int]:
             step, place = divmod(count, len(places))
             (row,) = rows_of(np.array([steps[step] * batch_size + places[place]]))
-            return (*split.read(int(row)), int(row))
+            image, label = split.read(int(row))
+            return image, np.asarray(label, np.int32), int(row)
 
         rows = grain.MapDataset.range(len(steps) * len(places)).map(read)
         threads = grain.ReadOptions(num_threads=DECODING_THREADS, prefetch_buffer_size=PREFETCHED_ROWS)
         for image, label, row in rows.to_iter_dataset(threads).batch(len(places)):
             yield (
                 _put(image, sharding, batch_size),
-                _put(label.astype(np.int32), sharding, batch_size),
+                _put(label, sharding, batch_size),
                 _put(row.astype(np.int32), sharding, batch_size),
             )
 

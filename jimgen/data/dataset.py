@@ -48,6 +48,10 @@ class DataSpec(NamedTuple):
             return (self.num_classes, *(len(attribute.values) for attribute in self.attributes))
         return self.num_classes if self.num_classes > 1 else 0
 
+    def label_shape(self, num: int) -> tuple[int, ...]:
+        """The shape of `num` labels."""
+        return (num, 1 + len(self.attributes)) if self.attributes else (num,)
+
     @property
     def columns(self) -> tuple[Attribute, ...]:
         """All columns of the labels as attributes; the first is called class."""
