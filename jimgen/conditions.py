@@ -61,7 +61,7 @@ def drop_labels(labels: Array, key: Array, index: Array, probability: float, num
     if not probability:
         return labels
     if labels.ndim == 1:
-        return jnp.where(noise.uniform(key, index) < probability, num_classes, labels)
+        return jnp.where(noise.uniform(key, index) < probability, open_labels(labels, num_classes), labels)
     whole, part, rate = (noise.uniform(jax.random.fold_in(key, i), index)[:, None] for i in range(3))
     each = noise.uniform(jax.random.fold_in(key, 3), index, (labels.shape[1],))
     hidden = (whole < probability) | (part < 0.5) & (each < rate)

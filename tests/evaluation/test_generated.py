@@ -12,8 +12,9 @@ from tiny import SHAPE, state_of, tiny_batch, tiny_gan, tiny_vae
 
 from jimgen import data
 from jimgen.errors import UserError
+from jimgen.evaluation.asked import class_labels
 from jimgen.evaluation.evaluate import Subject, evaluate
-from jimgen.evaluation.generated import GeneratedSet, class_labels, generate, labels_for, read_generated, save
+from jimgen.evaluation.generated import GeneratedSet, generate, labels_for, read_generated, save
 
 
 def test_class_labels_are_in_turn_where_classes_weigh_the_same():
