@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from jimgen import __version__
+from jimgen.commands.data import data
 from jimgen.commands.images import inpaint, interpolate, reconstruct, sample
 from jimgen.commands.metrics import compare, evaluate, reference
 from jimgen.commands.shared import output_file, start_jax
@@ -31,6 +32,7 @@ def main() -> None:
         "reference": reference,
         "report": report,
         "runs": runs,
+        "data": data,
         "doctor": doctor,
     }
     with errors_in_a_line(), end_at_once():  # safe, as commands write their files atomically
@@ -134,13 +136,14 @@ def doctor() -> None:
             print(f"device {device.id}: {device.device_kind} ({device.platform})")
         if jax.default_backend() == "cpu":
             print("  for an NVIDIA GPU: pip install -e '.[cuda]'; for a TPU: pip install -e '.[tpu]'")
-        from jimgen import data
+        from jimgen.data import load
 
         for name in ("digits", "fashion_mnist"):
             try:
-                spec = data.load(name).spec
+                spec = load(name).spec
                 print(
                     f"data {name}: {spec.num_train} + {spec.num_test} images {list(spec.shape)}, hash {spec.hash[:12]}"
                 )
             except UserError as error:
                 print(f"data {name}: not here. {error}")
+        print("`jimgen data` lists all data sets, with what to install")

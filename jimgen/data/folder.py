@@ -1,41 +1,21 @@
 """A folder or zip archive of pictures, with or without a subfolder per class."""
 
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from jimgen.data import images as pictures
-from jimgen.data import labels as numbers
 from jimgen.data.archive import holds_arrays
-from jimgen.data.dataset import UNLABELLED, Row, Source, Stream, stream_of
-from jimgen.data.layout import TEST_NAMES, class_of, class_order, require_one_kind, split_of, split_pair
+from jimgen.data.dataset import Example, Row, Source, Stream, stream_of
+from jimgen.data.folder_labels import LABEL_FILES, Labels, Layout, labels_of
+from jimgen.data.layout import TEST_NAMES, class_of, class_order, split_of, split_pair
 from jimgen.data.members import Member, list_members
 from jimgen.data.paths import find, not_there
 from jimgen.errors import UserError
-from jimgen.files import read_errors, shown, some_of
-
-LABEL_FILE = "dataset.json"  # StyleGAN's: {"labels": [["00000/img00000000.png", 6], ...]}
-
-
-class Layout(NamedTuple):
-    """The files of both splits, and notes on how they were found."""
-
-    train: list[Member]
-    test: list[Member] | None  # None: `load` splits train
-    below: str = ""  # folder of train, with a slash
-    test_below: str = ""
-    notes: tuple[str, ...] = ()
-
-
-class Labels(NamedTuple):
-    of: dict[str, int]  # file name -> label
-    class_names: tuple[str, ...]
-    notes: tuple[str, ...] = ()
+from jimgen.files import shown, some_of
 
 
 def open_folder(path: str, *, bits: int | None = None) -> Source:
@@ -48,7 +28,7 @@ def open_folder(path: str, *, bits: int | None = None) -> Source:
     `load` takes a tenth as test, by sha1 of the relative name.
 
     A zip archive is read in place, by the same rules; one folder around all of its content is ignored. Labels in a
-    `dataset.json` as StyleGAN writes it take precedence over folders.
+    `labels.csv` (see label_table.py) or in a `dataset.json` as StyleGAN writes it take precedence over folders.
 
     Hidden files and folders, and files without a picture's suffix, are ignored. `skipped` names pictures of unsupported
     formats and files whose header cannot be read; `load` finds files that are damaged after the header.
@@ -73,7 +53,7 @@ def open_folder(path: str, *, bits: int | None = None) -> Source:
             else:
                 readable.append((file, shape))
                 shapes.add(shape)
-        streams.append(_stream(readable, labels.of, bits))
+        streams.append(_stream(readable, labels, bits))
     train, test = streams
     if not shapes:
         raise UserError(f"{where}: none of the {len(skipped)} pictures can be read; the first: {skipped[0]}")
@@ -86,6 +66,7 @@ def open_folder(path: str, *, bits: int | None = None) -> Source:
         shape=(height, width, max(channels)),
         skipped=tuple(skipped),
         notes=layout.notes + labels.notes,
+        attributes=labels.attributes,
     )
 
 
@@ -138,7 +119,7 @@ def _without_wrapper(members: list[Member]) -> list[Member]:
     if top is None or split_of(top):
         return members
     within = [m._replace(name=m.name.removeprefix(f"{top}/")) for m in members if class_of(m.name) == top]
-    worth = any(class_of(member.name) or member.name == LABEL_FILE for member in within)
+    worth = any(class_of(member.name) or member.name.lower() in LABEL_FILES for member in within)
     return within if worth else members
 
 
@@ -221,84 +202,6 @@ def _are_splits(folders: Collection[str | None]) -> bool:
     return "train" in kinds and len(kinds - {None}) > 1
 
 
-def labels_of(layout: Layout, members: Sequence[Member], where: str) -> Labels:
-    """Labels by LABEL_FILE, else by folders.
-
-    Raises:
-        UserError: there are pictures beside class folders, or a test class that train lacks; or see `_told_labels`.
-    """
-    files = [*layout.train, *(layout.test or ())]
-    told = next((told for member in members if member.name == LABEL_FILE and (told := _label_file(member))), None)
-    if told is not None:
-        return _told_labels(told["labels"], files, f"{where}: {LABEL_FILE}")
-    folders = []
-    for split, below in ((layout.train, layout.below), (layout.test or (), layout.test_below)):
-        names = [file.name.removeprefix(below) for file in split]
-        require_one_kind(names, f"{where}/{shown(below)}" if below else where)
-        folders.append([class_of(name) or UNLABELLED[0] for name in names])
-    class_names = class_order(folders[0])
-    if unknown := class_order(set(folders[1]) - set(class_names)):
-        raise UserError(
-            f"{where}: {shown(layout.test_below)} has a class that {shown(layout.below)} lacks: {shown(unknown[0])!r}"
-        )
-    number = {name: i for i, name in enumerate(class_names)}
-    of = {file.name: number[folder] for file, folder in zip(files, folders[0] + folders[1], strict=True)}
-    return Labels(of, tuple(shown(name) for name in class_names), _label_notes(layout, class_names, members, where))
-
-
-def _label_notes(
-    layout: Layout, class_names: tuple[str, ...], members: Sequence[Member], where: str
-) -> tuple[str, ...]:
-    """Notes on files and folders that may have been meant as labels, but are not read as such."""
-    notes = []
-    if told := next((file.name for file in members if PurePosixPath(file.name).name == LABEL_FILE), None):
-        notes.append(f"{where}: {shown(told)} is not read, folders are the labels; StyleGAN's file is at the top")
-    around = f"{layout.below}{class_names[0]}/"
-    inner = class_order(top for file in layout.train if (top := class_of(file.name.removeprefix(around))))
-    if len(class_names) == 1 and len(inner) > 1:
-        notes.append(f"{where}: one class, {shown(around)}; the folders in it are none: {some_of(inner)}")
-    return tuple(notes)
-
-
-def _label_file(member: Member) -> dict[str, Any] | None:
-    """The content of a dataset.json in StyleGAN's format; None for another format."""
-    with read_errors(member.where):
-        try:
-            with member.content() if callable(member.content) else member.content.open("rb") as file:
-                told = json.load(file)
-        except (ValueError, RecursionError):  # not JSON, or nested too deeply for Python
-            return None
-        except OSError:
-            raise
-        except Exception as error:  # a damaged archive can raise nearly anything
-            raise UserError(f"{member.where} is damaged ({error}); make or copy the archive again") from error
-    return told if isinstance(told, dict) and isinstance(told.get("labels", 0), list | None) else None
-
-
-def _told_labels(told: list[Any] | None, files: Sequence[Member], where: str) -> Labels:
-    """Labels by the "labels" of a dataset.json.
-
-    Raises:
-        UserError: a picture has no label, or labels are neither integers nor vectors of one length, or leave gaps.
-    """
-    unlabelled = Labels({file.name: 0 for file in files}, UNLABELLED)
-    if told is None:
-        return unlabelled
-    try:
-        by_name = {str(name): label for name, label in told}
-        values = np.asarray([by_name[file.name] for file in files])
-    except KeyError as error:
-        raise UserError(f"{where} has no label for {shown(error.args[0])}: add it, or remove the picture") from error
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: expected [[name, label], ...] with labels of one kind") from error
-    if values.ndim not in (1, 2) or values.dtype.kind not in ("iu" if values.ndim == 1 else "iuf"):
-        raise UserError(f"{where}: labels must be integers from 0 on, or one-hot vectors")
-    if (labels := numbers.flat(values)) is None:
-        return unlabelled._replace(notes=(f"{where} has several labels for a picture: taken as unlabelled",))
-    class_names = numbers.class_names(labels, f"{where}: labels")
-    return Labels({file.name: int(label) for file, label in zip(files, labels, strict=True)}, class_names)
-
-
 def read_picture(file: Member, *, bits: int | None = None) -> np.ndarray:
     """`images.decode` of a file.
 
@@ -326,15 +229,13 @@ def _read_shapes(files: Sequence[Member]) -> list[tuple[int, int, int] | picture
         return list(pool.map(read, files))
 
 
-def _stream(
-    readable: Sequence[tuple[Member, tuple[int, int, int]]], label_of: Mapping[str, int], bits: int | None
-) -> Stream:
+def _stream(readable: Sequence[tuple[Member, tuple[int, int, int]]], labels: Labels, bits: int | None) -> Stream:
     rows = [
-        Row(file.name, file.where, file.num_bytes, shape[:2], label_of[file.name], f"{file.stamp}\t{bits}")
+        Row(file.name, file.where, file.num_bytes, shape[:2], labels.label(file.name), f"{file.stamp}\t{bits}")
         for file, shape in readable
     ]
 
-    def read(row: int) -> tuple[np.ndarray, int]:
+    def read(row: int) -> Example:
         return read_picture(readable[row][0], bits=bits), rows[row].label
 
     return stream_of(rows, read)

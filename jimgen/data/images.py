@@ -11,6 +11,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from jimgen.alpha import BLACK, composite
 from jimgen.errors import UserError
 from jimgen.files import read_errors, shown
 
@@ -121,6 +122,8 @@ def fit_images(
     Raises:
         UserError: see `resize` and `pad`.
     """
+    if images.shape[-1] == 4 and channels != 4:
+        images = composite(images, BLACK)
     if channels == 1 and images.shape[-1] == 3:
         images = np.rint(images @ LUMA).astype(np.uint8)[..., None]
     if size is not None and images.shape[-3:-1] != (size, size):

@@ -1,8 +1,12 @@
 """Label arrays, from npz files or dataset.json, as classes."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from jimgen.data.dataset import CLASS
 from jimgen.errors import UserError
+from jimgen.files import shown
 
 
 def classes_of(labels: np.ndarray) -> np.ndarray:
@@ -18,8 +22,9 @@ def flat(labels: np.ndarray) -> np.ndarray | None:
     return labels.argmax(axis=1) if is_one_hot else None
 
 
-def class_names(labels: np.ndarray, where: str) -> tuple[str, ...]:
-    """Names of the classes in labels int [n]: "0", "1", ... up to the largest.
+def class_names(labels: np.ndarray, where: str, *, listed: str = "class_names") -> tuple[str, ...]:
+    """Names of the classes in labels int [n]: "0", "1", ... up to the largest. `listed` is the field that could name
+    them.
 
     Raises:
         UserError: a label is below 0, or a number up to the largest has no label.
@@ -27,12 +32,12 @@ def class_names(labels: np.ndarray, where: str) -> tuple[str, ...]:
     counts = np.unique(labels)
     if counts[0] < 0:
         row = int(np.argmax(labels < 0))
-        raise UserError(f"{where}[{row}] is {labels[row]}, out of the range: the classes are 0, 1, 2, ...")
+        raise UserError(f"{where}[{row}] is {labels[row]}, out of the range: count from 0")
     if not np.array_equal(counts, np.arange(len(counts))):
         missing = next(number for number, label in enumerate(counts) if number != label)
         raise UserError(
-            f"{where} go up to {counts[-1]}, and none is {missing}: number the classes 0, 1, 2, ... "
-            "without gaps, or list them all in `class_names`"
+            f"{where} go up to {counts[-1]}, and none is {missing}: number them 0, 1, 2, ... "
+            f"without gaps, or list them all in `{listed}`"
         )
     return tuple(str(label) for label in counts)
 
@@ -48,3 +53,14 @@ def checked(labels: np.ndarray, where: str, num_classes: int) -> np.ndarray:
         row = int(np.argmax(outside))
         raise UserError(f"{where}[{row}] is {labels[row]}, out of the range 0..{num_classes - 1} of train")
     return labels.astype(np.int32)
+
+
+def check_attribute_names(names: Sequence[str], where: str) -> None:
+    """Raises UserError for names that are empty, occur twice, or are "class", the name of column 0 of the labels."""
+    for place, name in enumerate(names):
+        if not name.strip():
+            raise UserError(f"{where}: name {place + 1} is empty: give every attribute a name")
+        if name == CLASS:
+            raise UserError(f"{where}: an attribute cannot be called {CLASS!r}, which is in labels: rename it")
+        if name in names[:place]:
+            raise UserError(f"{where}: {shown(name)!r} is there twice: give every attribute its own name")

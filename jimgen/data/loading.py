@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
@@ -36,10 +37,14 @@ from jimgen.data.dataset import (
 from jimgen.data.labels import classes_of
 from jimgen.data.layout import held_out
 from jimgen.data.paths import find
+from jimgen.data.recipes import RECIPES, open_recipe
 from jimgen.errors import UserError
 from jimgen.files import read_json, shown, write_atomically, write_npz
 
-NAMES = ("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH")
+NAMES = (
+    *("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH"),
+    *RECIPES.values(),
+)
 
 
 def load(
@@ -47,7 +52,7 @@ def load(
     *,
     size: int | None = None,
     fit: Literal["resize", "pad"] = "resize",
-    channels: Literal[1, 3] | None = None,
+    channels: Literal[1, 3, 4] | None = None,
     bits: int | None = None,
     strict: bool = False,
     data_dir: str | None = None,
@@ -59,7 +64,7 @@ def load(
     Args:
         name: `digits` (scikit-learn, 8x8 grey), `fashion_mnist` (28x28 grey), `tfds:NAME` (a prepared TFDS set of
             images), `folder:PATH` (pictures, a subfolder per class; PATH may be a .zip), `npz:PATH` (arrays, MedMNIST's
-            field names).
+            field names), or a recipe (`jimgen data` lists them): `faces:avataaars`, `phantom:ct`, ...
         size: height and width of every picture; None keeps the stored size, which must then be the same for all.
         fit: "resize" stretches to size x size by bicubic interpolation; "pad" centres the picture, unscaled, on black.
         channels: 1 converts to luma, 3 repeats grey; None keeps 1 if every picture is grey, else 3.
@@ -77,7 +82,7 @@ def load(
         UserError: the name is unknown, the set is missing or malformed, or pictures do not fit `size`.
     """
     _check_options(size, fit, channels, bits)
-    source = _open(name, data_dir=data_dir, download=download, bits=bits)
+    source = _open(name, size=size, data_dir=data_dir, download=download, bits=bits)
     shape = _fitted_shape(name, source.shape, size, channels)
     _require_fit(name, source, size, fit)
     fitting = _Fitting(shape, fit, bits, functools.partial(pictures.fit_images, size=size, fit=fit, channels=shape[2]))
@@ -110,13 +115,13 @@ def _check_options(size: int | None, fit: str, channels: int | None, bits: int |
         raise UserError(f"size is {size}: give the height and width in pixels, for example 64")
     if fit not in ("resize", "pad"):
         raise UserError(f"fit is {fit!r}: choose 'resize' or 'pad'")
-    if channels not in (None, 1, 3):
-        raise UserError(f"channels is {channels}: choose 1 (grey) or 3 (RGB), or leave it out")
+    if channels not in (None, 1, 3, 4):
+        raise UserError(f"channels is {channels}: choose 1 (grey), 3 (RGB) or 4 (RGBA), or leave it out")
     if bits is not None and not 8 <= bits <= 16:
         raise UserError(f"bits is {bits}: choose 8 to 16, or leave it out")
 
 
-def _open(name: str, *, data_dir: str | None, download: bool, bits: int | None) -> Source:
+def _open(name: str, *, size: int | None, data_dir: str | None, download: bool, bits: int | None) -> Source:
     # Each source imports its own library, so that a run on one does not wait for the others'.
     kind, _, argument = name.partition(":")
     if name == "digits":
@@ -139,13 +144,15 @@ def _open(name: str, *, data_dir: str | None, download: bool, bits: int | None) 
         from jimgen.data.npz import open_npz
 
         return open_npz(argument)
+    if kind in RECIPES:
+        return open_recipe(kind, argument, None if size is None else (size, size))
 
     if path := find(name):
         kind = "folder" if path.is_dir() or path.suffix.lower() == ".zip" else None
         kind = "npz" if holds_arrays(path) else kind
         nearest = f"{kind}:{name}" if kind else None
     else:
-        kinds = {known.partition(":")[0]: known for known in NAMES}
+        kinds = {re.split(r"[:\[]", known)[0]: known.partition("[")[0] for known in NAMES}
         nearest = kinds.get(next(iter(difflib.get_close_matches(kind, kinds)), ""))
     guess = f"; did you mean {nearest}?" if nearest else ""
     raise UserError(f"unknown data set {shown(name)!r}{shown(guess)}\nThe names are {', '.join(NAMES)}")
@@ -159,7 +166,7 @@ def _fitted_shape(
         height = width = size
     if height is None or width is None:
         raise UserError(f"{name}: the pictures differ in size; give one for all, for example --size 64")
-    return height, width, channels or stored_channels
+    return height, width, channels or min(stored_channels, 3)
 
 
 class _Fitting(NamedTuple):

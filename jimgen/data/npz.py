@@ -7,70 +7,88 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jimgen.alpha import premultiply
 from jimgen.data import labels as numbers
 from jimgen.data.archive import array_names, read_arrays
-from jimgen.data.dataset import UNLABELLED, Arrays, Source
+from jimgen.data.dataset import UNLABELLED, Arrays, Attribute, Source
 from jimgen.data.paths import find, not_there
 from jimgen.errors import UserError
 from jimgen.files import shown, some_of
 
-FIELDS = (
-    *("images", "labels", "class_names"),
-    *(f"{split}_{kind}" for split in ("train", "test", "val") for kind in ("images", "labels")),
-)
+KINDS = ("images", "labels", "attributes")  # of the fields of a split
+NAMES = ("class_names", "attribute_names", "attribute_values")  # fields for all splits
+FIELDS = (*KINDS, *(f"{split}_{kind}" for split in ("train", "test", "val") for kind in KINDS), *NAMES)
 
 
 class Split(NamedTuple):
     images: np.ndarray  # uint8 [n, h, w, c]
     stored: np.ndarray | None  # labels as stored
-    field: str  # name of the labels
+    attributes: np.ndarray | None  # int [n, a]
+    rows: np.ndarray  # int [n], rows of the fields
+    prefix: str  # of the names of the fields: "train_", ...
+
+    @property
+    def field(self) -> str:
+        """Name of the labels."""
+        return f"{self.prefix}labels"
 
 
 def open_npz(path: str) -> Source:
     """The splits of an .npz file, in memory.
 
     The file has `train_images` and `test_images` (else `val_images`), or only `images` or `train_images`, of which
-    every tenth row, counted from the last, is test. Images are uint8 [n, h, w] or [n, h, w, 1 or 3]. Labels
+    every tenth row, counted from the last, is test. Images are uint8 [n, h, w] or [n, h, w, 1, 3 or 4]; 4 channels
+    are straight RGBA, which becomes premultiplied here. Labels
     (`train_labels`, ...) are integers [n] or [n, 1], counted from 0, or one-hot rows [n, k]. The number of classes is
     that of `class_names`, else of the training labels, which must then have no gap. Without labels, or with several per
     row, the set is unlabelled; `notes` says so in the latter case, and names unread fields. Pickles are never read.
 
+    Attributes (`train_attributes`, ...) are integers [n, a], counted from 0, with `attribute_names` text [a] and
+    perhaps `attribute_values` text [a, most], padded with "".
+
     Raises:
-        UserError: the file is missing or not an .npz, a field is missing or has a wrong dtype or shape, a label is out
-            of range, or a class has no training image.
+        UserError: the file is missing or not an .npz, a field is missing or has a wrong dtype or shape, a label or an
+            attribute is out of range, names of attributes are missing or occur twice, or a class has no training image.
     """
     fields = _read_fields(path)
     held_out = next((split for split in ("test", "val") if f"{split}_images" in fields), None)
     if "images" in fields or "train_images" in fields and held_out is None:
         prefix = "" if "images" in fields else "train_"
-        images, stored, field = _split(path, fields, prefix)
-        read = {f"{prefix}images", f"{prefix}labels"}
-        held_back = (len(images) - 1 - np.arange(len(images))) % 10 == 0
+        whole = _split(path, fields, prefix)
+        read = {f"{prefix}{kind}" for kind in KINDS}
+        held_back = (len(whole.images) - 1 - whole.rows) % 10 == 0
         if held_back.all():
             raise UserError(f"npz:{path}: one image is not enough; give two or more, one is kept for test")
         train, test = (
-            Split(images[rows], None if stored is None else stored[rows], field) for rows in (~held_back, held_back)
+            Split(*(None if array is None else array[rows] for array in whole[:4]), prefix)  # pyright: ignore
+            for rows in (~held_back, held_back)
         )
     else:
         names = ("train", held_out or "test")
         train, test = (_split(path, fields, f"{split}_") for split in names)
-        read = {f"{split}_{kind}" for split in names for kind in ("images", "labels")}
-        if (train.stored is None) != (test.stored is None):
-            missing = train.field if train.stored is None else test.field
-            raise UserError(f"npz:{path} has no field {missing!r}, though the other split has labels")
+        read = {f"{split}_{kind}" for split in names for kind in KINDS}
+        for kind, of_train, of_test in (
+            ("labels", train.stored, test.stored),
+            ("attributes", train.attributes, test.attributes),
+        ):
+            if (of_train is None) != (of_test is None):
+                missing = f"{(train if of_train is None else test).prefix}{kind}"
+                raise UserError(f"npz:{path} has no field {missing!r}, though the other split has {kind}")
         if train.images.shape[1:] != test.images.shape[1:]:
             sizes = f"train images are {train.images.shape[1:]}, test images {test.images.shape[1:]}"
             raise UserError(f"npz:{path}: {sizes}")
 
     train_labels, test_labels, class_names, notes = _labels(path, train, test, fields.get("class_names"))
-    if unread := fields.keys() - read - {"class_names"}:
+    attributes = _attributes(path, train, test, fields)
+    if unread := fields.keys() - read - set(NAMES):
         notes += (f"npz:{path}: not read: {some_of(sorted(unread))}",)
     return Source(
-        train=Arrays(train.images, train_labels),
-        test=Arrays(test.images, test_labels),
+        train=Arrays(train.images, _columns(train_labels, train.attributes)),
+        test=Arrays(test.images, _columns(test_labels, test.attributes)),
         class_names=class_names,
         shape=train.images.shape[1:],
         notes=notes,
+        attributes=attributes,
     )
 
 
@@ -86,10 +104,7 @@ def _labels(
         return *zeros, UNLABELLED, (f"npz:{path}: {train.field} has several labels for an image: taken as unlabelled",)
     where = f"npz:{path}: {train.field}"
     if named is not None:
-        try:
-            class_names = tuple(shown(os.fsdecode(name) if isinstance(name, bytes) else name) for name in named.ravel())
-        except ValueError as error:  # numbers that are not characters
-            raise UserError(f"npz:{path}: class_names is not text ({error})") from error
+        class_names = _texts(named, f"npz:{path}: class_names")
     elif train.stored.ndim == 2 and train.stored.shape[1] > 1:  # the length of a one-hot row is the number of classes
         class_names = tuple(str(label) for label in range(train.stored.shape[1]))
     else:
@@ -97,6 +112,63 @@ def _labels(
         class_names = numbers.class_names(np.concatenate([of_train, of_test]) if ours else of_train, where)
     of_train = numbers.checked(of_train, where, len(class_names))
     return of_train, numbers.checked(of_test, f"npz:{path}: {test.field}", len(class_names)), class_names, ()
+
+
+def _texts(stored: np.ndarray, where: str) -> tuple[str, ...]:
+    try:
+        return tuple(shown(os.fsdecode(name) if isinstance(name, bytes) else name) for name in stored.ravel())
+    except ValueError as error:  # numbers that are not characters
+        raise UserError(f"{where} is not text ({error})") from error
+
+
+def _columns(classes: np.ndarray, attributes: np.ndarray | None) -> np.ndarray:
+    """Labels int32 [n], or [n, 1 + a] with attributes."""
+    return classes if attributes is None else np.column_stack([classes, attributes]).astype(np.int32)
+
+
+def _attributes(path: str, train: Split, test: Split, fields: Mapping[str, np.ndarray]) -> tuple[Attribute, ...]:
+    """The attributes with the names of their values.
+
+    Raises:
+        UserError: names are missing, too many or too few, occur twice or are "class"; or a value is out of range.
+    """
+    if train.attributes is None or test.attributes is None:
+        return ()
+    field, count = f"npz:{path}: {train.prefix}attributes", train.attributes.shape[1]
+    if "attribute_names" not in fields:
+        raise UserError(f"{field} have no names: add attribute_names, text [{count}], such as ['hair', 'glasses']")
+    names = _texts(fields["attribute_names"], f"npz:{path}: attribute_names")
+    if len(names) != count:
+        raise UserError(f"npz:{path}: attribute_names has {len(names)} names, and {field} {count} columns")
+    numbers.check_attribute_names(names, f"npz:{path}: attribute_names")
+    found = []
+    for column, name in enumerate(names):
+        of_train, of_test = train.attributes[:, column], test.attributes[:, column]
+        if "attribute_values" in fields:
+            values = _values(fields["attribute_values"], column, name, count, f"npz:{path}: attribute_values")
+        else:
+            ours = train.prefix == test.prefix  # one field that is split here
+            together = np.concatenate([of_train, of_test]) if ours else of_train
+            values = numbers.class_names(together, f"{field}[:, {column}] ({name})", listed="attribute_values")
+        for split, stored in ((train, of_train), (test, of_test)):
+            outside = (stored < 0) | (stored >= len(values))
+            if outside.any():
+                at = int(np.argmax(outside))
+                where = f"npz:{path}: {split.prefix}attributes[{split.rows[at]}, {column}] ({shown(name)})"
+                raise UserError(f"{where} is {stored[at]}, out of the range 0..{len(values) - 1}")
+        found.append(Attribute(name, values))
+    return tuple(found)
+
+
+def _values(stored: np.ndarray, column: int, name: str, count: int, where: str) -> tuple[str, ...]:
+    """The names in one row of `attribute_values`, without the padding."""
+    if stored.ndim != 2 or len(stored) != count:
+        raise UserError(f"{where} has shape {stored.shape}, expected [{count}, most]: a row for each attribute")
+    padded = _texts(stored[column], where)
+    values = padded[: max((place + 1 for place, value in enumerate(padded) if value), default=0)]
+    if not values or "" in values or len(set(values)) < len(values):
+        raise UserError(f"{where}, row {column} ({name}): names are missing or occur twice; padding '' goes to the end")
+    return values
 
 
 def _read_fields(path: str) -> dict[str, np.ndarray]:
@@ -112,10 +184,18 @@ def _read_fields(path: str) -> dict[str, np.ndarray]:
 
 
 def _split(path: str, fields: Mapping[str, np.ndarray], prefix: str) -> Split:
-    images, stored, field = _images(path, fields, f"{prefix}images"), fields.get(f"{prefix}labels"), f"{prefix}labels"
-    if stored is not None:
-        check_labels(stored, len(images), f"npz:{path}: {field}")
-    return Split(images, stored, field)
+    images = _images(path, fields, f"{prefix}images")
+    stored, attributes = fields.get(f"{prefix}labels"), fields.get(f"{prefix}attributes")
+    split = Split(images, stored, attributes, np.arange(len(images)), prefix)
+    if split.stored is not None:
+        check_labels(split.stored, len(images), f"npz:{path}: {split.field}")
+    if split.attributes is not None:
+        where = f"npz:{path}: {prefix}attributes"
+        if split.attributes.dtype.kind not in "iu":
+            raise UserError(f"{where} is {split.attributes.dtype}, expected integers")
+        if split.attributes.ndim != 2 or len(split.attributes) != len(images) or not split.attributes.size:
+            raise UserError(f"{where} has shape {split.attributes.shape}, expected [{len(images)}, attributes]")
+    return split
 
 
 def _images(path: str, fields: Mapping[str, np.ndarray], name: str) -> np.ndarray:
@@ -127,11 +207,12 @@ def _images(path: str, fields: Mapping[str, np.ndarray], name: str) -> np.ndarra
             f"npz:{path} has no field {name!r}{guess} It has {some_of(fields)};\n"
             "expected are train_images and test_images, or images alone (and the same for labels)"
         )
-    return checked_images(fields[name], f"npz:{path}: {name}")
+    images = checked_images(fields[name], f"npz:{path}: {name}")
+    return premultiply(images) if images.shape[-1] == 4 else images
 
 
 def checked_images(stored: np.ndarray, where: str) -> np.ndarray:
-    """Images uint8 [n, h, w] or [n, h, w, 1 or 3] as [n, h, w, c].
+    """Images uint8 [n, h, w] or [n, h, w, 1, 3 or 4] as [n, h, w, c].
 
     Raises:
         UserError: the dtype or shape differs, or there are no images.
@@ -139,8 +220,8 @@ def checked_images(stored: np.ndarray, where: str) -> np.ndarray:
     if stored.dtype != np.uint8:
         raise UserError(f"{where} is {stored.dtype}, expected uint8: scale it to 0..255 and round")
     images = stored[..., None] if stored.ndim == 3 else stored
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise UserError(f"{where} has shape {stored.shape}, expected [n, h, w] or [n, h, w, 1 or 3]")
+    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape:
+        raise UserError(f"{where} has shape {stored.shape}, expected [n, h, w] or [n, h, w, 1, 3 or 4]")
     return images
 
 

@@ -148,7 +148,7 @@ def test_what_is_not_read_is_said(save):
 
 @pytest.mark.parametrize("labels", [LABELS + 1, LABELS * 2, LABELS.astype(int) + 10**12])
 def test_a_class_without_an_image_is_a_mistake_unless_it_is_named(save, labels):
-    with pytest.raises(UserError, match=rf"labels go up to {labels.max()}, and none is [01]: number the classes 0, 1"):
+    with pytest.raises(UserError, match=rf"labels go up to {labels.max()}, and none is [01]: number them 0, 1"):
         load(save(images=IMAGES, labels=labels))
     if labels.max() < 5:
         assert load(save(images=IMAGES, labels=labels, class_names=np.array(list("abcde")))).spec.num_classes == 5
@@ -235,3 +235,71 @@ def test_messages_do_not_quote_damaged_bytes_at_length(tmp_path, save):
     with pytest.raises(UserError) as error:
         load(name)
     assert len(str(error.value)) < 400 + len(name)
+
+
+ATTRIBUTES = np.stack([np.arange(20) % 2, np.arange(20) % 3], 1)
+ATTRIBUTE_NAMES = np.array(["hair", "glasses"])
+ATTRIBUTE_VALUES = np.array([["red", "black", ""], ["none", "round", "square"]])
+
+
+def test_attributes_are_further_columns_of_the_labels(save):
+    fields = {"images": IMAGES, "attributes": ATTRIBUTES, "attribute_names": ATTRIBUTE_NAMES}
+    data = load(save(**fields, labels=LABELS, attribute_values=ATTRIBUTE_VALUES))
+    assert data.spec.attributes == (("hair", ("red", "black")), ("glasses", ("none", "round", "square")))
+    assert data.spec.conditions == (3, 2, 3)
+    np.testing.assert_array_equal(data.test.labels, [[0, 1, 0], [1, 1, 1]])  # rows 9 and 19
+    assert data.train.labels.shape == (18, 3) and data.train.labels.dtype == np.int32
+    numbered = load(save(**fields))
+    assert numbered.spec.attributes == (("hair", ("0", "1")), ("glasses", ("0", "1", "2")))
+    assert numbered.spec.class_names == ("all",) and not numbered.train.labels[:, 0].any()
+
+
+def test_attributes_of_both_splits(save):
+    fields = medmnist(train_attributes=ATTRIBUTES[:12], val_attributes=ATTRIBUTES[12:16], attribute_names=["hair", "x"])
+    data = load(save(**fields, test_attributes=ATTRIBUTES[16:]))
+    np.testing.assert_array_equal(data.test.labels, np.column_stack([LABELS, ATTRIBUTES])[16:])
+    with pytest.raises(UserError, match="no field 'test_attributes', though the other split has attributes"):
+        load(save(**fields))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attributes": ATTRIBUTES[:5]}, r"attributes has shape \(5, 2\), expected \[20, attributes\]"),
+        ({"attributes": ATTRIBUTES[:, 0]}, r"attributes has shape \(20,\)"),
+        ({"attributes": ATTRIBUTES / 1.0}, "attributes is float64, expected integers"),
+        ({"attributes": ATTRIBUTES * 2}, r"attributes\[1, 0\] \(hair\) is 2, out of the range 0..1"),
+        ({"attributes": ATTRIBUTES - 1}, r"attributes\[0, 0\] \(hair\) is -1, out of the range 0..1"),
+        ({"attributes": ATTRIBUTES * 2, "attribute_values": None}, "go up to 2, and none is 1.*in `attribute_values`"),
+        ({"attribute_names": None}, "have no names: add attribute_names"),
+        ({"attribute_names": ["hair"]}, "attribute_names has 1 names, and .*attributes 2 columns"),
+        ({"attribute_names": ["hair", "hair"]}, "'hair' is there twice"),
+        ({"attribute_names": ["hair", "class"]}, "cannot be called 'class'"),
+        ({"attribute_names": ["hair", ""]}, "name 2 is empty"),
+        ({"attribute_values": ATTRIBUTE_VALUES[0]}, r"attribute_values has shape \(3,\)"),
+        ({"attribute_values": [["red", "red"], ["a", "b"]]}, r"row 0 \(hair\): names are missing or occur twice"),
+        ({"attribute_values": [["", ""], ["a", "b"]]}, "names are missing"),
+    ],
+)
+def test_malformed_attributes(save, changes, message):
+    fields = {"attributes": ATTRIBUTES, "attribute_names": ATTRIBUTE_NAMES, "attribute_values": ATTRIBUTE_VALUES}
+    fields = {name: value for name, value in ({"images": IMAGES} | fields | changes).items() if value is not None}
+    with pytest.raises(UserError, match=message):
+        load(save(**fields))
+
+
+def test_a_row_out_of_range_is_named_by_its_row_in_the_file(save):
+    wrong = ATTRIBUTES.copy()
+    wrong[19, 1] = 7  # row 19 is the second row of test
+    fields = {"attributes": wrong, "attribute_names": ATTRIBUTE_NAMES, "attribute_values": ATTRIBUTE_VALUES}
+    with pytest.raises(UserError, match=r"attributes\[19, 1\] \(glasses\) is 7"):
+        load(save(images=IMAGES, **fields))
+
+
+def test_four_channels_are_straight_in_the_file_and_premultiplied_in_memory(save):
+    from jimgen.data.npz import open_npz
+
+    pixel = [200, 100, 0, 128]
+    source = open_npz(save(images=np.full((4, 2, 2, 4), pixel, np.uint8)).removeprefix("npz:"))
+    assert source.shape == (2, 2, 4)
+    np.testing.assert_array_equal(source.train.images[0, 0, 0], [100, 50, 0, 128])  # 200 * 128 / 255 = 100.4

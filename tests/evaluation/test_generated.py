@@ -96,7 +96,7 @@ def test_sets_that_cannot_be_read(tmp_path, images):
     for message, arrays in {
         "no array `images`": {"labels": np.zeros(3)},
         "float64, expected uint8": {"images": images / 255},
-        r"expected .n, h, w. or .n, h, w, 1 or 3": {"images": images[..., :2]},
+        r"expected .n, h, w. or .n, h, w, 1, 3 or 4": {"images": images[..., :2]},
         "expected 12 labels": {"images": images, "labels": np.zeros(3, np.int32)},
         "labels go from 0 to 9223372036854775808": {"images": images, "labels": np.eye(12, dtype=np.uint64)[0] << 63},
         "labels go from -1": {"images": images, "labels": np.arange(12) - 1},
