@@ -104,8 +104,8 @@ def _kept(dataset: Any, without: tuple[str, ...]) -> Any:
     """
     import numpy as np
 
-    from jimgen.data.label_conditions import parse_condition, rows_that_meet
     from jimgen.data.dataset import num_rows, read_rows
+    from jimgen.data.label_conditions import parse_condition, rows_that_meet
 
     rows = np.arange(num_rows(dataset.train))
     if not without:

@@ -42,7 +42,8 @@ def sample(
         out: path of the result: .png for a grid, .npz for arrays `images` (uint8 [n, h, w, c]) and `labels`, no ending
             for a folder of PNGs by class. Runs without labels write none. Default: RUN/sample.png
     """
-    from jimgen.evaluation.asked import column_by_name, column_in_turn
+    from jimgen.data.attributes import column_by_name
+    from jimgen.evaluation.asked import column_in_turn
     from jimgen.noise import require_seed
     from jimgen.runs.subject import draw_images, given_labels
 
@@ -56,7 +57,7 @@ def sample(
         loaded = load_run(run, best, change)
         shown = _fitting(path, num, loaded.spec.shape)
         given = given_labels(loaded, label, set)
-        turn = column_in_turn(loaded.spec, given) if by is None else column_by_name(loaded.spec, by)
+        turn = column_in_turn(loaded.spec, given) if by is None else column_by_name(loaded.spec.columns, by)
         if by is not None and (turn in given or not loaded.conditional):
             raise UserError(f"--by {by}: " + ("--set gives it one value" if turn in given else "the run has no labels"))
         drawn = draw_images(loaded, shown, seed, classes, given, turn, data)

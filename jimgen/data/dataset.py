@@ -156,6 +156,14 @@ def read_rows(split: Arrays | Stream, rows: Iterable[int]) -> tuple[np.ndarray, 
     return np.stack([image for image, _ in read]), np.asarray([label for _, label in read], np.int32)
 
 
+def labels_of(split: Arrays | Stream) -> np.ndarray:
+    """All labels of a split, int32 [n] or [n, columns]. A stream without `rows` decodes its pictures for that."""
+    if isinstance(split, Arrays):
+        return split.labels
+    labels = [row.label for row in split.rows] if split.rows else [split.read(row)[1] for row in range(len(split))]
+    return np.asarray(labels, np.int32)
+
+
 def data_hash(train: Arrays | Stream, test: Arrays | Stream) -> str:
     """sha256, in hex, of train then test, after fitting.
 

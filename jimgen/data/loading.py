@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
@@ -19,8 +19,11 @@ import numpy as np
 
 from jimgen.data import images as pictures
 from jimgen.data.archive import holds_arrays, read_arrays
+from jimgen.data.attributes import combination_by_name, show
 from jimgen.data.dataset import (
+    CLASS,
     Arrays,
+    Attribute,
     Dataset,
     DataSpec,
     Example,
@@ -28,6 +31,7 @@ from jimgen.data.dataset import (
     Stream,
     cache_dir,
     data_hash,
+    labels_of,
     num_rows,
     read_all,
     read_in_threads,
@@ -54,6 +58,7 @@ def load(
     fit: Literal["resize", "pad"] = "resize",
     channels: Literal[1, 3, 4] | None = None,
     bits: int | None = None,
+    without: Sequence[str] = (),
     strict: bool = False,
     data_dir: str | None = None,
     download: bool = False,
@@ -70,6 +75,8 @@ def load(
         channels: 1 converts to luma, 3 repeats grey; None keeps 1 if every picture is grey, else 3.
         bits: number of bits used in 16-bit grey pictures of a folder, 8 to 16; None takes it from the header, else 16.
             Pictures that use 12 bits look nearly black without it.
+        without: combinations of attributes to leave out of training, as "hair=red+glasses=round,kurt"; what a model
+            makes of them then shows whether it can combine what it has learned. The test split keeps them.
         strict: raise an error for an unreadable picture, instead of leaving it out and listing it in `skipped`.
         data_dir: folder of TFDS's prepared sets. Default: TFDS_DATA_DIR, else ~/tensorflow_datasets.
         download: let TFDS download and prepare a set that is missing.
@@ -97,6 +104,7 @@ def load(
         )
     _require_every_class(name, parts[0], source.class_names, skipped)
     train, test = _train_and_test(parts, fitting)
+    train = _without(train, source, without)
     if not num_rows(train) or not num_rows(test):
         first = f"; the first that cannot be read: {skipped[0]}" if skipped else ""
         raise UserError(
@@ -107,6 +115,19 @@ def load(
     classes = source.class_names
     spec = DataSpec(shown(name), shape, len(classes), classes, *counts, data_hash(train, test), source.attributes)
     return Dataset(spec, train, test, tuple(skipped), source.notes)
+
+
+def _without(train: Arrays | Stream, source: Source, combinations: Sequence[str]) -> Arrays | Stream:
+    """The training split without rows that show one of the combinations."""
+    if not combinations:
+        return train
+    columns = (Attribute(CLASS, source.class_names), *source.attributes)
+    wanted = [combination_by_name(columns, text, "--without") for text in combinations]
+    labels = labels_of(train)
+    kept = ~np.any([show(labels, combination) for combination in wanted], axis=0)
+    if not kept.any():
+        raise UserError(f"--without {' '.join(combinations)}: no training picture is left")
+    return _take(train, np.flatnonzero(kept))
 
 
 def _check_options(size: int | None, fit: str, channels: int | None, bits: int | None) -> None:

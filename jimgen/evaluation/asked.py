@@ -1,14 +1,12 @@
 """The labels that images are drawn for: classes in turn, as often as in training, or given values of attributes."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 
-from jimgen.data.dataset import Arrays, Dataset, DataSpec, num_rows, read_rows
+from jimgen.data.dataset import Arrays, Dataset, DataSpec, labels_of, num_rows, read_rows
 from jimgen.data.labels import classes_of
-from jimgen.errors import UserError
 from jimgen.evaluation.reference import chosen_rows
 
 Given = Mapping[int, int]  # values by column of the labels, both counted from 0
@@ -39,10 +37,8 @@ def class_labels(num: int, weights: Sequence[float]) -> np.ndarray:
 
 def training_labels(dataset: Dataset) -> np.ndarray:
     """Labels int32 [n] or [n, columns] of the training split."""
-    if isinstance(dataset.train, Arrays):
-        return dataset.train.labels
-    if dataset.train.rows is not None:
-        return np.asarray([row.label for row in dataset.train.rows], np.int32)
+    if isinstance(dataset.train, Arrays) or dataset.train.rows is not None:
+        return labels_of(dataset.train)
     total = num_rows(dataset.train)  # a stream that decodes images to read labels: a few thousand suffice
     return read_rows(dataset.train, chosen_rows(total, min(total, 5000)))[1]
 
@@ -95,47 +91,3 @@ def frequent_labels(dataset: Dataset, num: int, seed: int, given: Given = NONE) 
     labels = rows[(np.random.default_rng(seed).random(num) * len(rows)).astype(np.int64)].copy()
     labels[:, columns] = values
     return labels
-
-
-def values_by_name(spec: DataSpec, settings: Sequence[str], flag: str = "--set") -> dict[int, int]:
-    """The values of columns that settings such as "hair=red" and "class=cat" name.
-
-    Raises:
-        UserError: another form, an unknown attribute or value, or one that is set twice.
-    """
-    given: dict[int, int] = {}
-    columns = [column for column in spec.columns if len(column.values) > 1]
-    for setting in settings:
-        name, equals, value = (part.strip() for part in setting.partition("="))
-        if not equals:
-            raise UserError(f"{flag} {setting}: expected attribute=value, for example {_example(spec)}")
-        column = next((column for column in columns if column.name == name), None)
-        if column is None:
-            raise UserError(f"{flag} {setting}: {_unknown(name, [column.name for column in columns], 'attribute')}")
-        if value not in column.values:
-            raise UserError(f"{flag} {setting}: {_unknown(value, column.values, f'value of {name}')}")
-        place = spec.columns.index(column)
-        if place in given:
-            raise UserError(f"{flag} {setting}: {name} is set twice")
-        given[place] = column.values.index(value)
-    return given
-
-
-def column_by_name(spec: DataSpec, name: str, flag: str = "--by") -> int:
-    """The column of an attribute, or of "class". Raises UserError for an unknown name."""
-    names = [column.name for column in spec.columns if len(column.values) > 1]
-    if name not in names:
-        raise UserError(f"{flag} {name}: {_unknown(name, names, 'attribute')}")
-    return next(i for i, column in enumerate(spec.columns) if column.name == name)
-
-
-def _example(spec: DataSpec) -> str:
-    column = spec.columns[column_in_turn(spec)]
-    return f"{column.name}={column.values[-1]}"
-
-
-def _unknown(name: str, known: Sequence[str], kind: str) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    listed = ", ".join(known[:30]) + (", ..." if len(known) > 30 else "")
-    return f"there is no {kind} {name!r}{hint} There are: {listed or 'none'}"

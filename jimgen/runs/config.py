@@ -54,6 +54,8 @@ class RunConfig:
     """number of channels: 1 for grey, 3 for colour; default: as stored"""
     bits: int | None = None
     """bits used in 16-bit grey pictures, such as 12; default: as their files say, else 16"""
+    without: tuple[str, ...] = ()
+    """combinations of attributes to leave out of training, as hair=red+glasses=round,kurt"""
     data_dir: str | None = field(default=None, metadata=HOW)
     """folder of prepared TFDS data sets"""
     download: bool = field(default=False, metadata=HOW)

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from jimgen import data
 from jimgen.curves import read_metrics
+from jimgen.data.attributes import values_by_name
 from jimgen.data.dataset import Dataset
 from jimgen.errors import UserError
-from jimgen.evaluation.asked import NONE, Given, balanced_labels, frequent_labels, values_by_name
+from jimgen.evaluation.asked import NONE, Given, balanced_labels, frequent_labels
 from jimgen.evaluation.compare import Group, compare
 from jimgen.evaluation.evaluate import Subject
 from jimgen.evaluation.generated import GeneratedSet, generate, read_generated
@@ -73,7 +74,7 @@ def given_labels(run: Run, label: int | None, settings: Sequence[str]) -> dict[i
         raise UserError(
             f"{run.folder} was trained without labels: leave {asked.split()[0]} out, or train with --conditional"
         )
-    given = values_by_name(run.spec, settings)
+    given = values_by_name(run.spec.columns, settings)
     if label is not None:
         if not 0 <= label < run.spec.num_classes:
             listed = ", ".join(f"{i} {name}" for i, name in enumerate(run.spec.class_names[:20]))
@@ -105,6 +106,7 @@ def load_data(
         channels=config.channels if channels is None else channels,
         bits=config.bits if bits is None else bits,
         data_dir=config.data_dir,
+        without=config.without if name is None else (),
     )
 
 

@@ -144,6 +144,7 @@ def _load_data(config: RunConfig) -> Dataset:
         fit=config.fit,
         channels=config.channels,
         bits=config.bits,
+        without=config.without,
         strict=config.strict,
         data_dir=config.data_dir,
         download=config.download,
