@@ -1,4 +1,5 @@
-"""Attributes by name, as users write them: hair=red, and combinations of values, hair=red+glasses=round,kurt."""
+"""Attributes by name, as users write them: hair=red, and combinations of values: hair=red+glasses=round,kurt or
+hair=red+glasses!=none."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ def values_by_name(columns: Sequence[Attribute], settings: Sequence[str], flag: 
     given: dict[int, int] = {}
     for setting in settings:
         place, values = _parsed(columns, setting, f"{flag} {setting}")
-        if len(values) > 1:
+        if len(values) != 1:
             raise UserError(f"{flag} {setting}: give one value")
         if place in given:
             raise UserError(f"{flag} {setting}: {columns[place].name} is set twice")
@@ -27,7 +28,7 @@ def values_by_name(columns: Sequence[Attribute], settings: Sequence[str], flag: 
 
 
 def combination_by_name(columns: Sequence[Attribute], text: str, flag: str) -> dict[int, list[int]]:
-    """The values, by column, of a combination such as "hair=red+glasses=round,kurt".
+    """The values, by column, of a combination such as "hair=red+glasses!=none".
 
     Raises:
         UserError: as `values_by_name`.
@@ -57,6 +58,7 @@ def column_by_name(columns: Sequence[Attribute], name: str, flag: str = "--by") 
 
 def _parsed(columns: Sequence[Attribute], setting: str, where: str) -> tuple[int, list[int]]:
     name, equals, text = (part.strip() for part in setting.partition("="))
+    negated, name = name.endswith("!"), name.removesuffix("!").rstrip()
     if not equals:
         raise UserError(f"{where}: expected attribute=value, for example {columns[-1].name}={columns[-1].values[-1]}")
     names = [column.name for column in columns if len(column.values) > 1]
@@ -68,7 +70,7 @@ def _parsed(columns: Sequence[Attribute], setting: str, where: str) -> tuple[int
     for value in values:
         if value not in known:
             raise UserError(f"{where}: {_unknown(value, known, f'value of {name}')}")
-    return place, [known.index(value) for value in values]
+    return place, [i for i, value in enumerate(known) if (value in values) != negated]
 
 
 def _unknown(name: str, known: Sequence[str], kind: str) -> str:

@@ -75,7 +75,7 @@ def load(
         channels: 1 converts to luma, 3 repeats grey; None keeps 1 if every picture is grey, else 3.
         bits: number of bits used in 16-bit grey pictures of a folder, 8 to 16; None takes it from the header, else 16.
             Pictures that use 12 bits look nearly black without it.
-        without: combinations of attributes to leave out of training, as "hair=red+glasses=round,kurt"; what a model
+        without: combinations of attributes to leave out of training, as "hair=red+glasses!=none"; what a model
             makes of them then shows whether it can combine what it has learned. The test split keeps them.
         strict: raise an error for an unreadable picture, instead of leaving it out and listing it in `skipped`.
         data_dir: folder of TFDS's prepared sets. Default: TFDS_DATA_DIR, else ~/tensorflow_datasets.
