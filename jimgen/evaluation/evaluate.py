@@ -12,7 +12,7 @@ from jimgen.data.dataset import Dataset, num_rows, read_rows
 from jimgen.errors import UserError
 from jimgen.evaluation.asked import class_frequencies
 from jimgen.evaluation.extractors import Extractor, identity, load_extractor
-from jimgen.evaluation.generated import GeneratedSet, labels_for
+from jimgen.evaluation.generated import GeneratedSet, asked_values, labels_for
 from jimgen.evaluation.measure import AGREEMENT, CAS, Measured, check_metrics, compared_with, measure, title
 from jimgen.evaluation.quality import OF_DATA
 from jimgen.evaluation.reference import (
@@ -48,7 +48,7 @@ def default_extractors(name: str) -> list[str]:
 
 def default_metrics(generated: GeneratedSet, dataset: Dataset) -> list[str]:
     """The metrics that need nothing but images, and the agreement with labels of attributes, where there are any."""
-    knows_attributes = generated.labels is not None and generated.attributes == dataset.spec.attributes != ()
+    knows_attributes = asked_values(generated, dataset.spec) is not None
     return ["fd", "kid", "prdc", "copying", *([AGREEMENT] if knows_attributes else [])]
 
 
@@ -81,13 +81,13 @@ def evaluate(
     metrics = metrics or default_metrics(subject.generated, dataset)
     check_metrics(metrics)
     images, labels = subject.generated.images, labels_for(subject.generated, dataset.spec.class_names)
-    asked = subject.generated.labels if subject.generated.attributes == dataset.spec.attributes else labels
+    asked = asked_values(subject.generated, dataset.spec)
     if CAS in metrics:
         _require_labels_of_classes(subject.generated, labels, dataset)
     nets = [load_extractor(name) for name in extractors or default_extractors(dataset.spec.name)]
     count = min(len(images), num_rows(dataset.train))
     stored = _stored_references(references, nets, dataset, count)
-    measured = measure(images, asked, dataset, nets, metrics, seed=seed, references=stored)
+    measured = measure(images, labels if asked is None else asked, dataset, nets, metrics, seed=seed, references=stored)
     own = time.perf_counter() - began
     beside = compared_with(dataset, nets, metrics, count=len(images), seed=seed)
     if "cas_pseudo_labels" in measured.metrics:

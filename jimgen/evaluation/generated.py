@@ -13,8 +13,9 @@ from jax import Array
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jimgen.data import labels as label_arrays
+from jimgen.data import npz
 from jimgen.data.archive import holds_arrays, read_arrays
-from jimgen.data.dataset import UNLABELLED, Attribute
+from jimgen.data.dataset import UNLABELLED, Attribute, DataSpec
 from jimgen.data.folder import labels_of, layout_of, members_of, pictures_of, read_picture
 from jimgen.data.labels import classes_of
 from jimgen.data.layout import natural
@@ -176,6 +177,9 @@ def read_generated(path: Path, *, bits: int | None = None) -> GeneratedSet:
                 f"{shown(path)}: pictures of several sizes, {images[0].shape} of {files[0].where} and {image.shape} of "
                 f"{file.where}: bring them to one"
             )
+    if found.attributes:
+        rows = np.asarray([found.label(file.name) for file in files], np.int32)
+        return GeneratedSet(np.stack(images), rows, found.class_names, found.attributes)
     if found.class_names == UNLABELLED:
         return GeneratedSet(np.stack(images), None)
     numbers = np.asarray(label_numbers(found.class_names), np.int32)
@@ -208,6 +212,29 @@ def labels_for(generated: GeneratedSet, class_names: Sequence[str]) -> np.ndarra
     return labels if labels.min() >= 0 and labels.max() < len(class_names) else None
 
 
+def asked_values(generated: GeneratedSet, spec: DataSpec) -> np.ndarray | None:
+    """The labels of a set as those of a data set with attributes, matched by name: int32 [n, columns].
+
+    None if either has no attributes, or if some attribute or value of the set is unknown to the data. What the set does
+    not say, or calls "any", is left open.
+    """
+    if generated.labels is None or not generated.attributes or not spec.attributes:
+        return None
+    known = {attribute.name: place for place, attribute in enumerate(spec.columns)}
+    open_row = [len(column.values) for column in spec.columns]
+    found = np.tile(np.asarray(open_row, np.int32), (len(generated.labels), 1))
+    classes = labels_for(generated, spec.class_names)
+    found[:, 0] = 0 if spec.num_classes == 1 else found[:, 0] if classes is None else classes
+    for attribute, column in zip(generated.attributes, generated.labels[:, 1:].T, strict=True):
+        place = known.get(attribute.name)
+        if place is None or set(attribute.values) - {ANY, *spec.columns[place].values}:
+            return None
+        values = [*spec.columns[place].values, ANY]
+        numbers = [values.index(value) for value in attribute.values] + [len(values) - 1]
+        found[:, place] = np.asarray(numbers, np.int32)[np.minimum(column, len(attribute.values))]
+    return found
+
+
 def label_numbers(names: Sequence[str]) -> tuple[int, ...]:
     """The labels of class folders in natural order: the numbers that are their names, else 0, 1, 2, ..."""
     return tuple(int(name) for name in names) if _are_numbers(names) else tuple(range(len(names)))
@@ -225,15 +252,24 @@ def _order(name: str) -> tuple[Any, ...]:
 
 
 def _read_npz(path: Path) -> GeneratedSet:
-    arrays = read_arrays(path, ("images", "labels"))
+    arrays = read_arrays(path, npz.FIELDS)
     if "images" not in arrays:
-        raise UserError(f"{path} has no array `images`: expected uint8 [n, h, w, 1 or 3]")
+        raise UserError(f"{path} has no array `images`: expected uint8 [n, h, w, 1, 3 or 4]")
     images, labels = checked_images(arrays["images"], f"{path}: images"), arrays.get("labels")
-    if labels is None:
+    attributes = npz.attributes_of(str(path), arrays)
+    if labels is None and not attributes:
         return GeneratedSet(images, None)
-    check_labels(labels, len(images), f"{path}: labels")
+    classes = np.zeros(len(images), np.int32) if labels is None else _classes(labels, len(images), path)
+    if not attributes:
+        return GeneratedSet(images, classes)
+    values = np.column_stack([classes, arrays["attributes"]]).astype(np.int32)
+    return GeneratedSet(images, values, attributes=attributes)
+
+
+def _classes(labels: np.ndarray, num: int, path: Path) -> np.ndarray:
+    check_labels(labels, num, f"{path}: labels")
     if (flat := label_arrays.flat(labels)) is None:
         raise UserError(f"{path}: labels has several labels for an image, expected one")
     if flat.min() < 0 or flat.max() > np.iinfo(np.int32).max:
         raise UserError(f"{path}: labels go from {flat.min()} to {flat.max()}: number the classes from 0")
-    return GeneratedSet(images, flat.astype(np.int32))
+    return flat.astype(np.int32)
