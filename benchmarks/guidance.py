@@ -47,7 +47,7 @@ def main(args: Args) -> None:
     for scale in args.scales:
         began = time.perf_counter()
         run = load_run(args.run, changes=[f"guidance={scale}"])
-        images, labels, _ = draw_images(run, args.num, args.seed)
+        images, labels, *_ = draw_images(run, args.num, args.seed)
         if labels is None or run.spec.name not in OF_DATA:
             raise UserError(
                 f"{args.run}: guidance needs a run with labels, of data with a classifier: {', '.join(OF_DATA)}"

@@ -48,7 +48,9 @@ class Config(RunConfig):
     width: int = field(default=64, metadata=COUNT)
     """channels of the largest feature maps; they double at every halving of the image"""
     conditional: bool = False
-    """give the label to both nets"""
+    """give class and attributes to both nets"""
+    label_drop: float = 0.1
+    """probability with which training hides the labels, where there are attributes, so that they may be left open"""
     loss: one_of(LOSSES) = "non_saturating"  # pyright: ignore[reportInvalidTypeForm]
     """adversarial loss"""
     r1: float = 0.0
@@ -74,15 +76,16 @@ class Config(RunConfig):
 def build(config: Config, data: DataSpec) -> Method:
     height, width, _ = data.shape
     widths = [config.width * 2**i for i in range(max(1, num_halvings(height, width)))]
-    num_classes = data.num_classes if config.conditional else 0
-    if config.conditional and num_classes < 2:
-        raise ValueError(f"--conditional needs classes, and {data.name} has only one")
+    num_classes = data.conditions if config.conditional else 0
+    if config.conditional and not num_classes:
+        raise ValueError(f"--conditional needs classes or attributes, and {data.name} has none")
     penalised = config.r1 or config.r2 or config.gradient_penalty
     return gan(
         Generator(data.shape, tuple(reversed(widths)), num_classes, config.dtype),
         Discriminator(tuple(widths), not penalised, num_classes, config.dtype),
         latent_dim=config.latent_dim,
         num_classes=num_classes,
+        label_drop=config.label_drop if data.attributes else 0.0,
         generator_tx=optax.adam(config.generator_learning_rate, config.beta1, config.beta2),
         discriminator_tx=optax.adam(config.discriminator_learning_rate, config.beta1, config.beta2),
         loss=LOSSES[config.loss],

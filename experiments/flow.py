@@ -95,7 +95,7 @@ class Config(ScheduledConfig):
 
 
 def build(config: Config, data: DataSpec) -> Method:
-    num_classes = data.num_classes if config.conditional and data.num_classes > 1 else 0
+    num_classes = data.conditions if config.conditional else 0
     backbone = Backbone(
         width=config.width,
         depth=config.depth,

@@ -68,7 +68,7 @@ class Config(ScheduledConfig):
 
 
 def build(config: Config, data: DataSpec) -> Method:
-    num_classes = data.num_classes if config.conditional and data.num_classes > 1 else 0
+    num_classes = data.conditions if config.conditional else 0
     heads = num_heads(config.width, config.head_dim)
     backbone = Backbone(width=config.width, depth=config.depth, num_heads=heads, dtype=config.dtype)
     return mean_flow(

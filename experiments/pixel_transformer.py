@@ -86,15 +86,15 @@ class Config(ScheduledConfig):
 
 
 def build(config: Config, data: DataSpec) -> Autoregressive:
-    if config.conditional and data.num_classes < 2:
-        raise ValueError(f"--conditional needs classes, and {data.name} has only one")
+    if config.conditional and not data.conditions:
+        raise ValueError(f"--conditional needs classes or attributes, and {data.name} has none")
     heads = num_heads(config.width, config.head_dim)
     backbone = Backbone(config.width, config.depth, heads, dropout=config.dropout, dtype=config.dtype)
     net = PixelTransformer(
         data.shape,
         config.patch,
         backbone,
-        num_classes=data.num_classes if config.conditional else 0,
+        num_classes=data.conditions if config.conditional else 0,
         head_width=config.head_width,
         head_depth=config.head_depth,
         dtype=config.dtype,

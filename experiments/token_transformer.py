@@ -83,7 +83,7 @@ class Config(ScheduledConfig):
 
 def build(config: Config, data: DataSpec) -> Method:
     tokenizer, frozen = load_tokenizer(config.tokenizer, data)
-    num_classes = data.num_classes if config.conditional and data.num_classes > 1 else 0
+    num_classes = data.conditions if config.conditional else 0
     heads = num_heads(config.width, config.head_dim)
     backbone = Backbone(config.width, config.depth, heads, dropout=config.dropout, dtype=config.dtype)
     adamw = optax.adamw(config.schedule(), 0.9, 0.95, weight_decay=config.weight_decay)

@@ -50,7 +50,9 @@ class Config(ScheduledConfig):
     hidden: int = field(default=512, metadata=COUNT)
     """units of the dense layers"""
     conditional: bool = False
-    """give the label to both nets"""
+    """give class and attributes to both nets"""
+    label_drop: float = 0.1
+    """probability with which training hides the labels, where there are attributes, so that they may be left open"""
     likelihood: Literal["bernoulli", "cross_entropy", "gaussian", "learned_gaussian"] = "bernoulli"
     """distribution of pixels. bernoulli binarises them anew at each step, cross_entropy keeps grey values, gaussian has
     standard deviation sigma, learned_gaussian learns it"""
@@ -73,9 +75,9 @@ class Config(ScheduledConfig):
 
 
 def build(config: Config, data: DataSpec) -> Method:
-    num_classes = data.num_classes if config.conditional else 0
-    if config.conditional and num_classes < 2:
-        raise ValueError(f"--conditional needs classes, and {data.name} has only one")
+    num_classes = data.conditions if config.conditional else 0
+    if config.conditional and not num_classes:
+        raise ValueError(f"--conditional needs classes or attributes, and {data.name} has none")
     shared = {"num_classes": num_classes, "activation": nn.silu, "dtype": config.dtype}
     if config.net == "conv":
         height, width, _ = data.shape
@@ -96,6 +98,7 @@ def build(config: Config, data: DataSpec) -> Method:
         decoder,
         latent_dim=config.latent_dim,
         num_classes=num_classes,
+        label_drop=config.label_drop if data.attributes else 0.0,
         tx=optax.adam(config.schedule()),
         likelihood=likelihoods[config.likelihood](),
         kl_weight=config.kl_weight,

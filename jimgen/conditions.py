@@ -26,9 +26,15 @@ def columns_of(labels: Array) -> list[Array]:
     return [labels] if labels.ndim == 1 else [labels[:, i] for i in range(labels.shape[1])]
 
 
-def label_shape(num: int, num_classes: NumClasses) -> tuple[int, ...]:
-    """The shape of `num` labels."""
-    return (num, len(num_classes)) if isinstance(num_classes, tuple) else (num,)
+def are_open(labels: Array, num_classes: NumClasses) -> Array:
+    """Whether labels say "any" in every column: bool [n]."""
+    same = labels == open_labels(labels, num_classes)
+    return same if labels.ndim == 1 else same.all(axis=1)
+
+
+def is_conditional(num_classes: NumClasses) -> bool:
+    """Whether samples of a net with this `num_classes` depend on labels."""
+    return any(size > 1 for size in column_sizes(num_classes))
 
 
 def open_labels(labels: Array, num_classes: NumClasses) -> Array:
@@ -55,7 +61,7 @@ def drop_labels(labels: Array, key: Array, index: Array, probability: float, num
     if not probability:
         return labels
     if labels.ndim == 1:
-        return jnp.where(noise.uniform(key, index) < probability, num_classes, labels)
+        return jnp.where(noise.uniform(key, index) < probability, open_labels(labels, num_classes), labels)
     whole, part, rate = (noise.uniform(jax.random.fold_in(key, i), index)[:, None] for i in range(3))
     each = noise.uniform(jax.random.fold_in(key, 3), index, (labels.shape[1],))
     hidden = (whole < probability) | (part < 0.5) & (each < rate)

@@ -17,6 +17,8 @@ def sample(
     num: int = 64,
     seed: int = 0,
     label: int | None = None,
+    set: tuple[str, ...] = (),
+    by: str | None = None,
     classes: Literal["balanced", "frequency"] = "balanced",
     best: bool = False,
     change: tuple[str, ...] = (),
@@ -30,27 +32,38 @@ def sample(
         num: number of images.
         seed: random seed for the latents.
         label: index of the class to draw; default: all classes in turn.
-        classes: class proportions of a conditional run: balanced (the classes in turn), or by their frequency in the
-            training images.
+        set: values of attributes, or the name of the class: hair=red glasses=round class=3. Others are left open.
+        by: attribute whose values are drawn in turn, one a column of the grid; default: the class, else the first one.
+        classes: proportions of the labels of a conditional run: balanced (the values in turn), or as in the training
+            images.
         best: use the best checkpoint, which --quality-every kept, instead of the newest one.
         change: config fields that sampling alone depends on, with new values: guidance=3 num_steps=50.
         data: data set for --classes frequency; default: the run's own.
         out: path of the result: .png for a grid, .npz for arrays `images` (uint8 [n, h, w, c]) and `labels`, no ending
             for a folder of PNGs by class. Runs without labels write none. Default: RUN/sample.png
     """
+    from jimgen.data.attributes import column_by_name
+    from jimgen.evaluation.asked import column_in_turn
     from jimgen.noise import require_seed
-    from jimgen.runs.subject import draw_images
+    from jimgen.runs.subject import draw_images, given_labels
 
     require_positive(num=num)
     require_seed(seed)
+    if by is not None and classes == "frequency":
+        raise UserError("--by draws the values in turn, --classes frequency as in training: give one of them")
     path = out or run / "sample.png"
     path = output_file(path, *ENDINGS) if path.suffix else output_folder(path, empty=True)
     with start_jax():
         loaded = load_run(run, best, change)
         shown = _fitting(path, num, loaded.spec.shape)
-        drawn = draw_images(loaded, shown, seed, classes, label, data)
-    in_turn = loaded.conditional and label is None and classes == "balanced"
-    _write(path, drawn.images, drawn.labels, _class_columns(shown, loaded.spec.num_classes) if in_turn else None)
+        given = given_labels(loaded, label, set)
+        turn = column_in_turn(loaded.spec, given) if by is None else column_by_name(loaded.spec.columns, by)
+        if by is not None and (turn in given or not loaded.conditional):
+            raise UserError(f"--by {by}: " + ("--set gives it one value" if turn in given else "the run has no labels"))
+        drawn = draw_images(loaded, shown, seed, classes, given, turn, data)
+    in_turn = loaded.conditional and turn not in given and classes == "balanced"
+    columns = _class_columns(shown, len(loaded.spec.columns[turn].values)) if in_turn else None
+    _write(path, drawn, columns)
 
 
 def reconstruct(run: RunFolder, /, num: int = 40, data: str | None = None, out: Path | None = None) -> None:
@@ -63,7 +76,8 @@ def reconstruct(run: RunFolder, /, num: int = 40, data: str | None = None, out: 
         out: path of the result: .png for a grid, .npz for reconstructions and labels. Default: RUN/reconstruct.png
     """
     from jimgen import pictures
-    from jimgen.data.dataset import UNLABELLED, read_rows
+    from jimgen.data.dataset import read_rows
+    from jimgen.evaluation.generated import GeneratedSet
     from jimgen.runs.previews import pairs_grid
 
     require_positive(num=num)
@@ -82,7 +96,8 @@ def reconstruct(run: RunFolder, /, num: int = 40, data: str | None = None, out: 
         pictures.save_png(path, pairs_grid(images, found, 10))
         print(path)
     else:
-        _write(path, found, labels if dataset.spec.class_names != UNLABELLED else None)
+        spec = dataset.spec
+        _write(path, GeneratedSet(found, labels if spec.conditions else None, attributes=spec.attributes))
 
 
 def _data_of_its_shape(loaded: Any, name: str | None) -> Any:
@@ -120,6 +135,7 @@ def interpolate(
     steps: int = 10,
     seed: int = 0,
     label: int | None = None,
+    set: tuple[str, ...] = (),
     out: Path | None = None,
 ) -> None:
     """Interpolate between pairs of random latents, one row per pair.
@@ -130,12 +146,14 @@ def interpolate(
         steps: number of images per row, both ends included.
         seed: random seed for the latents.
         label: number of one class for all images; by default the classes in turn.
+        set: values of attributes, as of `jimgen sample`.
         out: path of the result, .png or .npz. Default: RUN/interpolate.png
     """
     import numpy as np
 
+    from jimgen.evaluation.asked import balanced_labels
     from jimgen.noise import key_of
-    from jimgen.runs.subject import require_label
+    from jimgen.runs.subject import given_labels
     from jimgen.train_step import eval_variables
 
     require_positive(num=num, steps=steps)
@@ -145,15 +163,13 @@ def interpolate(
         loaded = load_run(run)
         if loaded.method.interpolate is None:
             raise UserError(f"{run} cannot interpolate: its method has no continuous latent space")
-        if label is not None:
-            require_label(loaded, label)
+        given = given_labels(loaded, label, set)
         rows = _fitting(path, num, loaded.spec.shape, tiles_each=steps)
-        labels = np.arange(rows) % loaded.spec.num_classes if label is None else np.full(rows, label)
-        labels = labels.astype(np.int32)
+        labels = balanced_labels(loaded.spec, rows, given)
         walk = jax.jit(loaded.method.interpolate, static_argnums=3)
         images = np.asarray(walk(eval_variables(loaded.state), key, jax.numpy.asarray(labels), steps))
     images = images.reshape(-1, *images.shape[2:])
-    _write(path, images, np.repeat(labels, steps) if loaded.conditional else None, columns=steps)
+    _write(path, _with_labels(loaded, images, np.repeat(labels, steps, axis=0)), columns=steps)
 
 
 def inpaint(
@@ -164,6 +180,7 @@ def inpaint(
     num: int = 8,
     seed: int = 0,
     label: int | None = None,
+    set: tuple[str, ...] = (),
     change: tuple[str, ...] = (),
     out: Path | None = None,
 ) -> None:
@@ -177,13 +194,15 @@ def inpaint(
         num: number of ways to fill it.
         seed: random seed for the noise.
         label: number of the class to fill in; 0 by default.
+        set: values of attributes, as of `jimgen sample`; others are left open.
         change: config fields that sampling alone depends on, with new values: guidance=3 num_steps=50.
         out: path of the result: .png (the picture, its known part, then the results) or .npz. Default: RUN/inpaint.png
     """
     import numpy as np
 
+    from jimgen.evaluation.asked import balanced_labels
     from jimgen.noise import key_of
-    from jimgen.runs.subject import require_label
+    from jimgen.runs.subject import given_labels
 
     require_positive(num=num)
     key = key_of(seed)
@@ -194,17 +213,16 @@ def inpaint(
             raise UserError(
                 f"{run} cannot inpaint: its method cannot keep known parts; flow, masked and autoregressive ones do"
             )
-        if label is not None:
-            require_label(loaded, label)
+        given = given_labels(loaded, label, set)
         fitted, known = _fitted_picture_and_mask(loaded, image, mask)
         num = _fitting(path, num, loaded.spec.shape, besides=2)
-        labels = np.full(num, label or 0, np.int32)
+        labels = balanced_labels(loaded.spec, num, {0: 0} | given, turn=0)
         filled = _fillings(loaded, key, fitted, known, labels)
     if path.suffix.lower() == ".png":
         grey = np.array([127, 127, 127, 255] if fitted.shape[-1] == 4 else 127, np.uint8)
         seen = np.where(known[..., None], fitted, grey)
         filled = np.concatenate([np.stack([fitted, seen]), filled])
-    _write(path, filled, labels if loaded.conditional else None)
+    _write(path, _with_labels(loaded, filled, labels))
 
 
 def _fitted_picture_and_mask(loaded: Any, image: Path, mask: Path) -> tuple[Any, Any]:
@@ -229,7 +247,7 @@ def _fitted_picture_and_mask(loaded: Any, image: Path, mask: Path) -> tuple[Any,
 
 
 def _fillings(loaded: Any, key: Any, picture: Any, known: Any, labels: Any) -> Any:
-    """Fillings uint8 [n, h, w, c] of a picture uint8 [h, w, c], one for each label int32 [n]."""
+    """Fillings uint8 [n, h, w, c] of a picture uint8 [h, w, c], one for each label."""
     import jax
     import numpy as np
 
@@ -274,14 +292,21 @@ def _class_columns(num: int, num_classes: int) -> int | None:
     return num_classes * max(1, int(num**0.5) // num_classes)
 
 
-def _write(path: Path, images: Any, labels: Any | None, columns: int | None = None) -> None:
+def _with_labels(loaded: Any, images: Any, labels: Any) -> Any:
+    """Images with the labels that they were drawn for, if the run knows any, as a GeneratedSet."""
+    from jimgen.evaluation.generated import GeneratedSet
+
+    return GeneratedSet(images, labels if loaded.conditional else None, attributes=loaded.spec.attributes)
+
+
+def _write(path: Path, drawn: Any, columns: int | None = None) -> None:
     """Writes a grid for a name that ends in .png, else what `generated.save` writes."""
     from jimgen import pictures
     from jimgen.evaluation import generated
 
-    pixels = pictures.to_uint8(images)
+    pixels = pictures.to_uint8(drawn.images)
     if path.suffix.lower() == ".png":
         pictures.save_png(path, pictures.grid(pixels, columns=columns))
     else:
-        generated.save(path, generated.GeneratedSet(pixels, labels))
+        generated.save(path, drawn._replace(images=pixels))
     print(path)

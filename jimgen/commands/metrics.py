@@ -22,10 +22,10 @@ def evaluate(
     /,
     data: str | None = None,
     num: int = 10_000,
-    metrics: str = "fd,kid,prdc,copying",
+    metrics: str = "",
     extractors: str = "",
     seed: int = 0,
-    classes: Literal["balanced", "frequency"] = "balanced",
+    classes: Literal["balanced", "frequency"] | None = None,
     best: bool = False,
     change: tuple[str, ...] = (),
     reference: tuple[Path, ...] = (),
@@ -45,11 +45,13 @@ def evaluate(
         source: folder of a run, .npz with `images` (uint8 [n, h, w, c]), or folder or .zip of pictures.
         data: name of the data set of real images, as in training; by default the run's own.
         num: number of images to draw, or to take from the beginning of a set.
-        metrics: names separated by commas, out of fd, fd_infinity, kid, is, prdc, cmmd, copying, fls and cas.
+        metrics: names separated by commas, out of fd, fd_infinity, kid, is, prdc, cmmd, copying, fls, cas and
+            agreement. Default: fd,kid,prdc,copying, and agreement where labels are known that have attributes.
         extractors: names separated by commas: the data's own classifier (where there is one), efficientnet_lite0@64
             (both are the default), inception, or PATH.py:FUNCTION for your own.
         seed: random seed for the latents and for random choices in the metrics.
-        classes: class proportions of the images drawn from a run: balanced, or by their frequency in training.
+        classes: labels of the images drawn from a run: balanced (classes in turn), or as in training; the latter is
+            the default where there are attributes.
         best: use the run's best checkpoint instead of its newest one.
         change: config fields that sampling alone depends on, with new values: guidance=3 num_steps=50.
         reference: files of `jimgen reference`, one for each extractor, to use instead of the data's statistics.
@@ -79,7 +81,8 @@ def evaluate(
     require_seed(seed)
     folder = output_folder(out or subjects.default_folder(source))
     chosen = _names_in(metrics)
-    check_metrics(chosen)
+    if chosen:
+        check_metrics(chosen)
     asked = {"size": size, "fit": fit, "channels": channels, "background": background}
     asked |= {"resample": resample, "bits": bits}
     asked = {name: value for name, value in asked.items() if value is not None}

@@ -48,6 +48,10 @@ class DataSpec(NamedTuple):
             return (self.num_classes, *(len(attribute.values) for attribute in self.attributes))
         return self.num_classes if self.num_classes > 1 else 0
 
+    def label_shape(self, num: int) -> tuple[int, ...]:
+        """The shape of `num` labels."""
+        return (num, 1 + len(self.attributes)) if self.attributes else (num,)
+
     @property
     def columns(self) -> tuple[Attribute, ...]:
         """All columns of the labels as attributes; the first is called class."""
@@ -109,9 +113,12 @@ def stream_of(rows: Sequence[Row], read: Callable[[int], Example], place: str = 
 
 
 def select(stream: Stream, chosen: Sequence[int]) -> Stream:
-    """A stream of some rows of a stream of picture files."""
-    assert stream.rows is not None
+    """A stream of some rows of a stream."""
     chosen = tuple(chosen)
+    if stream.rows is None:
+        size = None if stream.size is None else lambda row: stream.size(chosen[row])  # pyright: ignore
+        digest = hashlib.sha256(np.asarray(chosen, np.int64)).hexdigest()
+        return Stream(lambda row: stream.read(chosen[row]), len(chosen), f"{stream.identity}\nrows {digest}", size=size)
     return stream_of([stream.rows[row] for row in chosen], lambda row: stream.read(chosen[row]), stream.place)
 
 
@@ -156,6 +163,14 @@ def read_rows(split: Arrays | Stream, rows: Iterable[int]) -> tuple[np.ndarray, 
         return split.images[chosen], split.labels[chosen]
     read = [split.read(row) for row in rows]
     return np.stack([image for image, _ in read]), np.asarray([label for _, label in read], np.int32)
+
+
+def labels_of(split: Arrays | Stream) -> np.ndarray:
+    """All labels of a split, int32 [n] or [n, columns]. A stream without `rows` decodes its pictures for that."""
+    if isinstance(split, Arrays):
+        return split.labels
+    labels = [row.label for row in split.rows] if split.rows else [split.read(row)[1] for row in range(len(split))]
+    return np.asarray(labels, np.int32)
 
 
 def data_hash(train: Arrays | Stream, test: Arrays | Stream) -> str:

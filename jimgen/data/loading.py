@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -17,8 +18,11 @@ import numpy as np
 from jimgen.alpha import Colour
 from jimgen.data import images as pictures
 from jimgen.data.archive import holds_arrays, read_arrays
+from jimgen.data.attributes import combination_by_name, show
 from jimgen.data.dataset import (
+    CLASS,
     Arrays,
+    Attribute,
     Dataset,
     DataSpec,
     Example,
@@ -26,6 +30,7 @@ from jimgen.data.dataset import (
     Stream,
     cache_dir,
     data_hash,
+    labels_of,
     num_rows,
     read_in_threads,
     runs,
@@ -70,6 +75,7 @@ def load(
     bits: int | None = None,
     crop: Crop = "centre",
     crop_scale: float = 1.0,
+    without: Sequence[str] = (),
     strict: bool = False,
     data_dir: str | None = None,
     download: bool = False,
@@ -96,6 +102,8 @@ def load(
         crop: "random" makes the train split a Stream whose `draw` returns random windows; `read`, and the test split,
             stay centred. Pictures are kept decoded if they fit into `resident_bytes`.
         crop_scale: least size of a random window as a fraction of the largest one.
+        without: combinations of attributes to leave out of training, as "hair=red+glasses!=none"; what a model
+            makes of them then shows whether it can combine what it has learned. The test split keeps them.
         strict: raise an error for an unreadable picture, instead of leaving it out and listing it in `skipped`.
         data_dir: folder of TFDS's prepared sets. Default: TFDS_DATA_DIR, else ~/tensorflow_datasets.
         download: let TFDS download and prepare a set that is missing.
@@ -124,6 +132,7 @@ def load(
         )
     _require_every_class(name, parts[0], source.class_names, skipped)
     train, test = _train_and_test(parts)
+    train = _without(train, source, without)
     if not num_rows(train) or not num_rows(test):
         first = f"; the first that cannot be read: {skipped[0]}" if skipped else ""
         raise UserError(
@@ -136,6 +145,19 @@ def load(
     named = (shown(name), target.shape, len(classes), classes)
     spec = DataSpec(*named, *counts, data_hash(train, test), source.attributes)
     return Dataset(spec, train, test, tuple(skipped), source.notes)
+
+
+def _without(train: Arrays | Stream, source: Source, combinations: Sequence[str]) -> Arrays | Stream:
+    """The training split without rows that show one of the combinations."""
+    if not combinations:
+        return train
+    columns = (Attribute(CLASS, source.class_names), *source.attributes)
+    wanted = [combination_by_name(columns, text, "--without") for text in combinations]
+    labels = labels_of(train)
+    kept = ~np.any([show(labels, combination) for combination in wanted], axis=0)
+    if not kept.any():
+        raise UserError(f"--without {' '.join(combinations)}: no training picture is left")
+    return _take(train, np.flatnonzero(kept))
 
 
 def _open(name: str, fitting: Fitting, *, data_dir: str | None, download: bool) -> Source:

@@ -126,6 +126,16 @@ def _columns(classes: np.ndarray, attributes: np.ndarray | None) -> np.ndarray:
     return classes if attributes is None else np.column_stack([classes, attributes]).astype(np.int32)
 
 
+def attributes_of(path: str, fields: Mapping[str, np.ndarray]) -> tuple[Attribute, ...]:
+    """The attributes of the fields `images` and `attributes`; () without the latter.
+
+    Raises:
+        UserError: as `open_npz`.
+    """
+    split = _split(path, fields, "")
+    return _attributes(path, split, split, fields)
+
+
 def _attributes(path: str, train: Split, test: Split, fields: Mapping[str, np.ndarray]) -> tuple[Attribute, ...]:
     """The attributes with the names of their values.
 

@@ -23,6 +23,7 @@ import numpy as np
 import optax
 from jax import Array
 
+from jimgen.conditions import NumClasses, column_sizes, columns_of
 from jimgen.cpu import compiler_options, keep_freed_memory
 from jimgen.data import load
 from jimgen.data.archive import array_names, read_arrays
@@ -34,6 +35,7 @@ from jimgen.nets.classifier import Classifier
 from jimgen.noise import key_of
 from jimgen.train_step import Aux, Batch, Phase, Variables, compile_step, init_state, make_train_step
 
+STRIDE = 2 ** (len(Classifier.widths) - 1)
 BATCH_SIZE = 128
 LEARNING_RATE = 2e-3
 WEIGHT_DECAY = 5e-3
@@ -41,14 +43,20 @@ NET = "classifier"  # name of the net in the variables of the train step
 
 
 def train_classifier(
-    images: np.ndarray, labels: np.ndarray, *, num_classes: int, steps: int, seed: int = 0, batch_size: int = BATCH_SIZE
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: NumClasses,
+    steps: int,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
 ) -> dict[str, Any]:
     """Trains `Classifier` by cross-entropy -log p(label|image), with AdamW and a learning rate that falls to zero.
 
     Args:
         images: uint8 [n, h, w, c]; h and w multiples of 8.
-        labels: int [n] in [0, num_classes).
-        num_classes: number of logits.
+        labels: int [n] in [0, num_classes); or [n, columns].
+        num_classes: number of logits, in all or of each column; the cross-entropies of columns are summed.
         steps: number of train steps.
         seed: random seed for initial weights and order of images. The same seed gives the same weights.
         batch_size: images per step.
@@ -59,15 +67,18 @@ def train_classifier(
         Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv:1711.05101.
     """
     _check_images(images)
-    labels = _checked_labels(labels, len(images), num_classes)
+    labels = _checked_columns(labels, len(images), num_classes)
     if steps < 1:
         raise UserError(f"steps is {steps}: give 1 or more")
-    net = Classifier(num_classes)
+    sizes = column_sizes(num_classes)
+    net = Classifier(sum(sizes))
 
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
         (_, logits), stats = net.apply(variables[NET], batch["image"], train=True, mutable=["batch_stats"])
-        nats = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        return nats.mean(), Aux({"accuracy": jnp.mean(logits.argmax(-1) == batch["label"])}, {NET: stats})
+        parts = jnp.split(logits, np.cumsum(sizes)[:-1], axis=-1)
+        pairs = zip(parts, columns_of(batch["label"]), strict=True)
+        nats = sum(optax.softmax_cross_entropy_with_integer_labels(part, column) for part, column in pairs)
+        return jnp.mean(nats), Aux({}, {NET: stats})
 
     def init(key: Array, batch: Batch) -> Variables:
         return {NET: net.init(key, batch["image"], train=True)}
@@ -218,12 +229,25 @@ def _check_images(images: np.ndarray) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or not len(images):
         raise UserError(f"the classifier takes images uint8 [n, h, w, c], not {images.dtype} {list(images.shape)}")
     height, width = images.shape[1:3]
-    stride = 2 ** (len(Classifier.widths) - 1)
-    if height % stride or width % stride:
+    if height % STRIDE or width % STRIDE:
         raise UserError(
-            f"the classifier takes sides that are multiples of {stride}, not {height}x{width}: load the images with "
-            f"another size, or with fit 'pad', for example size={-(-max(height, width) // stride) * stride}"
+            f"the classifier takes sides that are multiples of {STRIDE}, not {height}x{width}: load the images with "
+            f"another size, or with fit 'pad', for example size={-(-max(height, width) // STRIDE) * STRIDE}"
         )
+
+
+def pad_to_strides(images: np.ndarray) -> np.ndarray:
+    """Pads images uint8 [n, h, w, c] below and right with zeros to multiples of 8, which the strides divide."""
+    below, right = (-side % STRIDE for side in images.shape[1:3])
+    return np.pad(images, ((0, 0), (0, below), (0, right), (0, 0)))
+
+
+def _checked_columns(labels: np.ndarray, num_images: int, num_classes: NumClasses) -> np.ndarray:
+    """Labels as int32 [num_images] or [num_images, columns]."""
+    if not isinstance(num_classes, tuple):
+        return _checked_labels(labels, num_images, num_classes)
+    columns = [_checked_labels(labels[:, i], num_images, size) for i, size in enumerate(num_classes)]
+    return np.stack(columns, axis=1)
 
 
 def _checked_labels(labels: np.ndarray, num_images: int, num_classes: int) -> np.ndarray:

@@ -11,9 +11,10 @@ import numpy as np
 from jimgen.alpha import BLACK, Colour, colour_text
 from jimgen.data.dataset import Dataset, num_rows, read_rows
 from jimgen.errors import UserError
+from jimgen.evaluation.asked import class_frequencies
 from jimgen.evaluation.extractors import Extractor, identity, load_extractor
-from jimgen.evaluation.generated import GeneratedSet, class_frequencies, labels_for
-from jimgen.evaluation.measure import CAS, Measured, check_metrics, compared_with, measure, title
+from jimgen.evaluation.generated import GeneratedSet, asked_values, labels_for
+from jimgen.evaluation.measure import AGREEMENT, CAS, Measured, check_metrics, compared_with, measure, title
 from jimgen.evaluation.opaque import opaque_dataset, opaque_images
 from jimgen.evaluation.quality import OF_DATA
 from jimgen.evaluation.reference import (
@@ -47,12 +48,18 @@ def default_extractors(name: str) -> list[str]:
     return [*([OF_DATA[name]] if name in OF_DATA else []), "efficientnet_lite0@64"]
 
 
+def default_metrics(generated: GeneratedSet, dataset: Dataset) -> list[str]:
+    """The metrics that need nothing but images, and the agreement with labels of attributes, where there are any."""
+    knows_attributes = asked_values(generated, dataset.spec) is not None
+    return ["fd", "kid", "prdc", "copying", *([AGREEMENT] if knows_attributes else [])]
+
+
 def evaluate(
     subject: Subject,
     dataset: Dataset,
     *,
     extractors: Sequence[str] = (),
-    metrics: Sequence[str] = ("fd", "kid", "prdc", "copying"),
+    metrics: Sequence[str] = (),
     references: Sequence[Path] = (),
     seed: int = 0,
     background: Colour = BLACK,
@@ -63,7 +70,7 @@ def evaluate(
         subject: images, and the folder for the results.
         dataset: real images to compare with.
         extractors: names; by default `default_extractors`.
-        metrics: names out of evaluation.measure.NAMES.
+        metrics: names out of evaluation.measure.NAMES; by default `default_metrics`.
         references: files of `jimgen reference`, one for each extractor; by default made from the data.
         seed: random seed for subsets, shuffles and classifiers.
         background: colour under transparent images, generated and real ones; stated in the result where there are any.
@@ -75,17 +82,19 @@ def evaluate(
         UserError: references do not match; or see `evaluation.measure.measure`.
     """
     began = time.perf_counter()
+    metrics = metrics or default_metrics(subject.generated, dataset)
     check_metrics(metrics)
     is_transparent = 4 in (subject.generated.images.shape[-1], dataset.spec.shape[-1])
     seen = subject.generated._replace(images=opaque_images(subject.generated.images, background))
     subject, dataset = subject._replace(generated=seen), opaque_dataset(dataset, background)
     images, labels = subject.generated.images, labels_for(subject.generated, dataset.spec.class_names)
+    asked = asked_values(subject.generated, dataset.spec)
     if CAS in metrics:
         _require_labels_of_classes(subject.generated, labels, dataset)
     nets = [load_extractor(name) for name in extractors or default_extractors(dataset.spec.name)]
     count = min(len(images), num_rows(dataset.train))
     stored = _stored_references(references, nets, dataset, count)
-    measured = measure(images, labels, dataset, nets, metrics, seed=seed, references=stored)
+    measured = measure(images, labels if asked is None else asked, dataset, nets, metrics, seed=seed, references=stored)
     own = time.perf_counter() - began
     beside = compared_with(dataset, nets, metrics, count=len(images), seed=seed)
     if "cas_pseudo_labels" in measured.metrics:

@@ -1,5 +1,7 @@
 """Generated sets: images drawn from a method, as arrays, an .npz file or a folder of PNGs."""
 
+import csv
+import io
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,20 +14,23 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jimgen.alpha import unpremultiply
 from jimgen.data import labels as label_arrays
+from jimgen.data import npz
 from jimgen.data.archive import holds_arrays, read_arrays
-from jimgen.data.dataset import UNLABELLED, Arrays, Dataset, num_rows, read_rows
+from jimgen.data.dataset import UNLABELLED, Attribute, DataSpec
 from jimgen.data.fitting import Fitting, fit_images
 from jimgen.data.folder import labels_of, layout_of, members_of, pictures_of, read_picture
 from jimgen.data.images import PLAIN, Reading
+from jimgen.data.labels import classes_of
 from jimgen.data.layout import natural
 from jimgen.data.npz import check_labels, checked_images
 from jimgen.errors import UserError
-from jimgen.evaluation.reference import chosen_rows
-from jimgen.files import disk_errors, shown, status, write_npz
+from jimgen.files import disk_errors, shown, status, write_atomically, write_npz
 from jimgen.methods.method import Method
 from jimgen.pictures import encode_png, to_uint8
 from jimgen.train_step import Variables
 
+ANY = "any"  # the name of the value that leaves an attribute open
+LABEL_TABLE = "labels.csv"
 CHUNK = 256  # images that each device draws at a time
 
 
@@ -33,40 +38,9 @@ class GeneratedSet(NamedTuple):
     """Images with labels, if these are known."""
 
     images: np.ndarray  # uint8 [n, h, w, c]; 4 channels are premultiplied RGBA
-    labels: np.ndarray | None  # int32 [n]
+    labels: np.ndarray | None  # int32 [n], or [n, columns] with attributes
     class_names: tuple[str, ...] | None = None  # names of class folders that were read, in the order of labels
-
-
-def class_labels(num: int, weights: Sequence[float]) -> np.ndarray:
-    """Labels int32 [num] of which every prefix has the classes nearly in proportion to `weights`.
-
-    Equal weights give the classes in turn: 0, 1, ..., 0, 1, .... Place i goes to the class that is furthest behind its
-    share, so a larger set begins with the smaller one.
-
-    Raises:
-        ValueError: weights are negative, not finite or all zero.
-    """
-    share = np.asarray(weights, np.float64)
-    if share.ndim != 1 or not np.isfinite(share).all() or (share < 0).any() or not share.sum() > 0:
-        raise ValueError(f"class weights must be finite, not negative and not all zero, got {list(weights)}")
-    share = share / share.sum()
-    if (share == share[0]).all():
-        return np.arange(num, dtype=np.int32) % len(share)
-    labels, given = np.empty(num, np.int32), np.zeros(len(share))
-    for i in range(num):
-        labels[i] = np.argmax(share * (i + 1) - given)
-        given[labels[i]] += 1
-    return labels
-
-
-def class_frequencies(dataset: Dataset) -> np.ndarray:
-    """The frequency of each class in the training split: float64 [num_classes] with sum 1."""
-    if isinstance(dataset.train, Arrays):
-        labels = dataset.train.labels
-    else:  # a stream decodes images to read labels: a few thousand suffice
-        total = num_rows(dataset.train)
-        labels = read_rows(dataset.train, chosen_rows(total, min(total, 5000)))[1]
-    return np.bincount(labels, minlength=dataset.spec.num_classes) / len(labels)
+    attributes: tuple[Attribute, ...] = ()  # of columns 1, 2, ... of the labels
 
 
 def generate(
@@ -86,7 +60,7 @@ def generate(
     Args:
         method, variables: generative method and its variables.
         key: PRNG key.
-        labels: int32 [n].
+        labels: int32 [n] or [n, columns].
         chunk: images per chunk; another size gives another set.
         devices: devices to use; by default all of this process.
     """
@@ -107,8 +81,8 @@ def generate(
     for start in range(0, len(labels), per_round):
         part = labels[start : start + per_round]
         numbers = np.arange(len(devices), dtype=np.int32) + start // chunk
-        rows = np.resize(part, per_round).reshape(len(devices), chunk).astype(np.int32)
-        images.append(to_uint8(np.asarray(draw(variables, key, numbers, rows)))[: len(part)])
+        rows = np.resize(part, (per_round, *part.shape[1:])).reshape(len(devices), chunk, *part.shape[1:])
+        images.append(to_uint8(np.asarray(draw(variables, key, numbers, rows.astype(np.int32))))[: len(part)])
     return GeneratedSet(np.concatenate(images), np.asarray(labels, np.int32))
 
 
@@ -116,7 +90,8 @@ def save(path: Path, generated: GeneratedSet) -> Path:
     """Writes arrays `images` and `labels` (if known) for a name that ends in .npz, else a folder of PNGs.
 
     A folder has one subfolder per class (0000, 0001, ...), and file names number the set, so that `read_generated`
-    returns the same arrays. Files hold RGBA with straight alpha. Returns the path.
+    returns the same arrays. Attributes go into arrays as `npz:` reads them, or into labels.csv. Files hold RGBA with
+    straight alpha. Returns the path.
 
     Raises:
         UserError: the folder is not empty, or cannot be written.
@@ -125,16 +100,54 @@ def save(path: Path, generated: GeneratedSet) -> Path:
     images = unpremultiply(images) if images.shape[-1] == 4 else images
     with disk_errors(path.parent):
         if path.suffix.lower() == ".npz":
-            write_npz(path, {"images": images} | ({} if labels is None else {"labels": labels}), compress=True)
+            write_npz(path, {"images": images} | _label_arrays(generated), compress=True)
             return path
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise UserError(f"{path} is there already: give a folder that is empty or does not exist")
+        names = []
         for i, image in enumerate(images):
-            folder = path if labels is None else path / f"{labels[i]:04d}"
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = "" if labels is None else f"{classes_of(labels)[i]:04d}/"
+            names.append(f"{folder}{i:06d}.png")
+            (path / names[-1]).parent.mkdir(parents=True, exist_ok=True)
             picture = image[..., 0] if image.shape[-1] == 1 else image
-            (folder / f"{i:06d}.png").write_bytes(encode_png(picture))
+            (path / names[-1]).write_bytes(encode_png(picture))
+        if generated.attributes:
+            write_atomically(path / LABEL_TABLE, _label_table(generated, names))
     return path
+
+
+def _label_arrays(generated: GeneratedSet) -> dict[str, np.ndarray]:
+    if generated.labels is None:
+        return {}
+    if not generated.attributes:
+        return {"labels": generated.labels}
+    values = _named_values(generated)
+    most = max(map(len, values))
+    return {
+        "labels": classes_of(generated.labels),
+        "attributes": generated.labels[:, 1:],
+        "attribute_names": np.array([attribute.name for attribute in generated.attributes]),
+        "attribute_values": np.array([[*names, *[""] * (most - len(names))] for names in values]),
+    }
+
+
+def _label_table(generated: GeneratedSet, files: Sequence[str]) -> str:
+    assert generated.labels is not None
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["file", *(attribute.name for attribute in generated.attributes)])
+    values = _named_values(generated)
+    for file, row in zip(files, generated.labels[:, 1:], strict=True):
+        table.writerow([file, *(names[value] for names, value in zip(values, row, strict=True))])
+    return text.getvalue()
+
+
+def _named_values(generated: GeneratedSet) -> list[tuple[str, ...]]:
+    """The names of the values of each attribute, with "any" where some label leaves it open."""
+    assert generated.labels is not None
+    used = generated.labels[:, 1:].max(axis=0, initial=0)
+    pairs = zip(generated.attributes, used, strict=True)
+    return [a.values + (ANY,) * int(most >= len(a.values)) for a, most in pairs]
 
 
 def read_generated(path: Path, *, reading: Reading = PLAIN) -> GeneratedSet:
@@ -170,6 +183,9 @@ def read_generated(path: Path, *, reading: Reading = PLAIN) -> GeneratedSet:
                 f"{shown(path)}: pictures of several sizes, {images[0].shape} of {files[0].where} and {image.shape} of "
                 f"{file.where}: bring them to one"
             )
+    if found.attributes:
+        rows = np.asarray([found.label(file.name) for file in files], np.int32)
+        return GeneratedSet(np.stack(images), rows, found.class_names, found.attributes)
     if found.class_names == UNLABELLED:
         return GeneratedSet(np.stack(images), None)
     numbers = np.asarray(label_numbers(found.class_names), np.int32)
@@ -183,9 +199,9 @@ def labels_for(generated: GeneratedSet, class_names: Sequence[str]) -> np.ndarra
     Other folders are the data's classes in order, if there are as many. Otherwise, if all their names are numbers,
     these are class numbers (a saved set may lack some).
     """
-    labels, folders = generated.labels, generated.class_names
-    if labels is None or len(class_names) < 2:
+    if generated.labels is None or len(class_names) < 2:
         return None
+    labels, folders = classes_of(generated.labels), generated.class_names
     if folders is not None:
         stored = label_numbers(folders)
         if set(folders) <= set(class_names):
@@ -200,6 +216,29 @@ def labels_for(generated: GeneratedSet, class_names: Sequence[str]) -> np.ndarra
             return None
         labels = np.asarray(meant, np.int32)[np.searchsorted(stored, labels)]
     return labels if labels.min() >= 0 and labels.max() < len(class_names) else None
+
+
+def asked_values(generated: GeneratedSet, spec: DataSpec) -> np.ndarray | None:
+    """The labels of a set as those of a data set with attributes, matched by name: int32 [n, columns].
+
+    None if either has no attributes, or if some attribute or value of the set is unknown to the data. What the set does
+    not say, or calls "any", is left open.
+    """
+    if generated.labels is None or not generated.attributes or not spec.attributes:
+        return None
+    known = {attribute.name: place for place, attribute in enumerate(spec.columns)}
+    open_row = [len(column.values) for column in spec.columns]
+    found = np.tile(np.asarray(open_row, np.int32), (len(generated.labels), 1))
+    classes = labels_for(generated, spec.class_names)
+    found[:, 0] = 0 if spec.num_classes == 1 else found[:, 0] if classes is None else classes
+    for attribute, column in zip(generated.attributes, generated.labels[:, 1:].T, strict=True):
+        place = known.get(attribute.name)
+        if place is None or set(attribute.values) - {ANY, *spec.columns[place].values}:
+            return None
+        values = [*spec.columns[place].values, ANY]
+        numbers = [values.index(value) for value in attribute.values] + [len(values) - 1]
+        found[:, place] = np.asarray(numbers, np.int32)[np.minimum(column, len(attribute.values))]
+    return found
 
 
 def label_numbers(names: Sequence[str]) -> tuple[int, ...]:
@@ -219,17 +258,26 @@ def _order(name: str) -> tuple[Any, ...]:
 
 
 def _read_npz(path: Path, reading: Reading) -> GeneratedSet:
-    arrays = read_arrays(path, ("images", "labels"))
+    arrays = read_arrays(path, npz.FIELDS)
     if "images" not in arrays:
         raise UserError(f"{path} has no array `images`: expected uint8 [n, h, w, 1, 3 or 4]")
     images, labels = checked_images(arrays["images"], f"{path}: images"), arrays.get("labels")
     if reading.alpha or images.shape[-1] == 4:
         images = fit_images(images, Fitting(channels=4 if reading.alpha else 3, background=reading.background))
-    if labels is None:
+    attributes = npz.attributes_of(str(path), arrays)
+    if labels is None and not attributes:
         return GeneratedSet(images, None)
-    check_labels(labels, len(images), f"{path}: labels")
+    classes = np.zeros(len(images), np.int32) if labels is None else _classes(labels, len(images), path)
+    if not attributes:
+        return GeneratedSet(images, classes)
+    values = np.column_stack([classes, arrays["attributes"]]).astype(np.int32)
+    return GeneratedSet(images, values, attributes=attributes)
+
+
+def _classes(labels: np.ndarray, num: int, path: Path) -> np.ndarray:
+    check_labels(labels, num, f"{path}: labels")
     if (flat := label_arrays.flat(labels)) is None:
         raise UserError(f"{path}: labels has several labels for an image, expected one")
     if flat.min() < 0 or flat.max() > np.iinfo(np.int32).max:
         raise UserError(f"{path}: labels go from {flat.min()} to {flat.max()}: number the classes from 0")
-    return GeneratedSet(images, flat.astype(np.int32))
+    return flat.astype(np.int32)

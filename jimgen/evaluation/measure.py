@@ -15,8 +15,10 @@ import numpy as np
 
 from jimgen.data.archive import read_arrays
 from jimgen.data.dataset import Dataset, cache_dir, num_rows, read_rows
+from jimgen.data.labels import classes_of
 from jimgen.errors import UserError
-from jimgen.evaluation.classifier import classification_accuracy_score
+from jimgen.evaluation.agreement import agreement
+from jimgen.evaluation.classifier import classification_accuracy_score, pad_to_strides
 from jimgen.evaluation.extractors import Extractor, Outputs, extract, identity
 from jimgen.evaluation.reference import Reference, cached_reference, chosen_rows
 from jimgen.files import is_number, read_json, write_atomically, write_npz
@@ -27,6 +29,7 @@ from jimgen.metrics.neighbours import nearest, num_duplicates, prdc
 CAS = "cas"  # classification accuracy score: trains a classifier on the images, and takes no extractor
 MOST_COPIED = 60_000  # training images that the copying tests search
 FLS_ROWS = 2000  # rows of each set for the feature likelihood score, whose cost grows with their product
+AGREEMENT = "agreement"  # share of images that show the attributes asked for: likewise
 CAS_STEPS = 400  # train steps of the classifier of CAS
 FORMAT = 2  # version of the cached metrics and cells
 
@@ -99,9 +102,9 @@ def measure(
 
     Args:
         images: uint8 [n, h, w, c], of the data's shape.
-        labels: int [n], or None.
+        labels: int [n], or [n, columns] of the data's columns, or None.
         dataset: real images, both splits.
-        extractors: at least one, unless the only metric is `cas`.
+        extractors: at least one, unless there is no metric but `cas` and `agreement`.
         metrics: names out of NAMES.
         seed: random seed for subsets, shuffles, cells and the classifier.
         references: statistics of the training split, one for each extractor; by default made from the data, and cached.
@@ -131,9 +134,13 @@ def measure(
                 warnings += _about_duplicates(seen.real, title(extractor))
         per_class = None
         if CAS in metrics:
-            name, labels = _labels_for_cas(labels, dataset, outputs)
-            score = _cas(images, labels, dataset, seed, cas_steps)
+            name, classes = _labels_for_cas(labels, dataset, outputs)
+            score = _cas(images, classes, dataset, seed, cas_steps)
             found[name], per_class = 100 * score["accuracy"], score["per_class"]
+        if AGREEMENT in metrics:
+            if labels is None or labels.ndim == 1:
+                raise UserError("agreement needs images with labels of attributes: those of a run with --conditional")
+            found |= agreement(images, labels, dataset)
     except ValueError as error:  # from a metric: too few samples, NaN, ...
         raise UserError(f"cannot evaluate {len(images)} images: {error}") from error
     return Measured(found, outputs, per_class, tuple(warnings))
@@ -168,9 +175,9 @@ def compared_with(
     others = [metric for metric in metrics if metric != CAS]
     train = read_rows(dataset.train, chosen_rows(num_rows(dataset.train), min(count, num_rows(dataset.train))))
     test = read_rows(dataset.test, chosen_rows(num_rows(dataset.test), min(count, num_rows(dataset.test))))
-    wanted_labels = np.resize(train[1], count)
+    wanted_labels = train[1][np.arange(count) % len(train[1])]
     try:
-        gaussian = gaussian_per_class(*train, wanted_labels, seed=seed)
+        gaussian = gaussian_per_class(train[0], *map(classes_of, (train[1], wanted_labels)), seed=seed)
     except ValueError as error:  # too few images of a class
         raise UserError(f"{count} images are too few to compare with: {error}. Give a larger --num.") from error
     real = measure(*test, dataset, extractors, others, seed=seed).metrics if others else {}
@@ -251,8 +258,8 @@ METRICS = {
     "copying": Metric(_copying, ("authenticity",), needs_features=False, first_extractor_only=True),
     "fls": Metric(_feature_likelihood_score, needs_features=False, first_extractor_only=True),
 }
-NAMES = (*METRICS, CAS)
-HIGHER_IS_BETTER = {CAS, "cas_pseudo_labels"} | {
+NAMES = (*METRICS, CAS, AGREEMENT)
+HIGHER_IS_BETTER = {CAS, AGREEMENT, "cas_pseudo_labels"} | {
     name for metric in METRICS.values() for name in metric.higher_is_better
 }
 
@@ -314,12 +321,7 @@ def _labels_for_cas(labels: np.ndarray | None, dataset: Dataset, outputs: dict[s
 
 def _cas(images: np.ndarray, labels: np.ndarray, dataset: Dataset, seed: int, steps: int) -> dict[str, Any]:
     test, test_labels = read_rows(dataset.test, range(num_rows(dataset.test)))
-    images, test = _padded(images), _padded(test)
+    images, test = pad_to_strides(images), pad_to_strides(test)
     classes = dataset.spec.num_classes
+    labels, test_labels = classes_of(labels), classes_of(test_labels)
     return classification_accuracy_score(images, labels, test, test_labels, num_classes=classes, steps=steps, seed=seed)
-
-
-def _padded(images: np.ndarray) -> np.ndarray:
-    """Pads images below and right with background to multiples of 8, which the classifier's strides divide."""
-    below, right = (-side % 8 for side in images.shape[1:3])
-    return np.pad(images, ((0, 0), (0, below), (0, right), (0, 0)))

@@ -9,8 +9,9 @@ from jax import Array
 from jimgen.alpha import BLACK, Colour
 from jimgen.data.dataset import Dataset, num_rows
 from jimgen.errors import UserError
+from jimgen.evaluation.asked import balanced_labels
 from jimgen.evaluation.extractors import load_extractor
-from jimgen.evaluation.generated import class_labels, generate
+from jimgen.evaluation.generated import generate
 from jimgen.evaluation.measure import METRICS, is_better, measure
 from jimgen.evaluation.opaque import opaque_images
 from jimgen.methods.method import Method
@@ -53,7 +54,7 @@ def measure_quality(
     """
     assert DECIDING[metric] in METRICS
     began = time.perf_counter()
-    labels = class_labels(num, [1.0] * dataset.spec.num_classes)
+    labels = balanced_labels(dataset.spec, num)
     images = generate(method, variables, key, labels).images
     images = opaque_images(images, background)
     net = load_extractor(extractor_name(extractor, dataset.spec.name))

@@ -14,6 +14,7 @@ import optax
 from jax import Array, lax
 
 from jimgen import noise
+from jimgen.conditions import drop_labels
 from jimgen.methods.method import Method
 from jimgen.methods.tokenizer import Tokenizer, tokenize_known
 from jimgen.metrics.likelihood import LikelihoodProtocol
@@ -21,7 +22,7 @@ from jimgen.nets.embeddings import patchify, unpatchify
 from jimgen.nets.pixel_transformer import PixelTransformer
 from jimgen.nets.token_transformer import TokenTransformer
 from jimgen.objectives import bits_per_dim, cross_entropy
-from jimgen.sampling.guidance import check_guidance, drop_labels
+from jimgen.sampling.guidance import check_guidance
 from jimgen.sampling.logits import PLAIN, LogitFilter, check_filter
 from jimgen.sampling.posterior import as_mask
 from jimgen.sampling.tokens import decode_one_by_one, guided_step

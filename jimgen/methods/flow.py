@@ -13,6 +13,7 @@ import optax
 from jax import Array
 
 from jimgen import noise
+from jimgen.conditions import NumClasses, drop_labels
 from jimgen.methods.method import Method
 from jimgen.objectives import flow_matching_loss
 from jimgen.sampling import posterior, solvers
@@ -28,7 +29,7 @@ from jimgen.sampling.diffusion import (
     uniform_times,
     velocity_from,
 )
-from jimgen.sampling.guidance import PLAIN, Guidance, check_guidance, drop_labels, guidance_weight, guided
+from jimgen.sampling.guidance import PLAIN, Guidance, check_guidance, guidance_weight, guided
 from jimgen.sampling.solvers import Sampler
 from jimgen.train_step import Aux, Batch, Phase, Variables
 
@@ -38,7 +39,7 @@ class _Net(NamedTuple):
 
     net: nn.Module
     prediction: Prediction | Literal["edm"]
-    num_classes: int
+    num_classes: NumClasses
     sigma_data: float
 
     def run(self, variables: Variables, x_t: Array, t: Array, labels: Array, dropout_keys: Array | None) -> Array:
@@ -80,7 +81,7 @@ def flow(
     net: nn.Module,
     *,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    num_classes: NumClasses,
     tx: optax.GradientTransformation,
     prediction: Prediction | Literal["edm"] = "velocity",
     loss: Prediction = "velocity",
@@ -95,8 +96,7 @@ def flow(
     """Flow matching: one phase; sampler, held-out loss, inpainting.
 
     Args:
-        net: (x_t [b, h, w, c], times [b], labels int32 [b], dropout_keys=keys [b]) -> float32 [b, h, w, c]; the label
-            num_classes means no label.
+        net: (x_t [b, h, w, c], times [b], labels, dropout_keys=keys [b]) -> float32 [b, h, w, c].
         image_shape: (h, w, c).
         num_classes: 0 to learn and sample without labels.
         tx: the optimiser.

@@ -1,5 +1,7 @@
 """Generative adversarial networks (Goodfellow et al., arXiv:1406.2661): alternating updates of two nets."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import optax
 from jax import Array
 
 from jimgen import noise
+from jimgen.conditions import NumClasses, drop_labels
 from jimgen.methods.adversary import apply_in_training, discriminator_loss
 from jimgen.methods.latents import draw_latents, interpolation
 from jimgen.methods.method import Method
@@ -28,7 +31,8 @@ def gan(
     latent_dim: int,
     generator_tx: optax.GradientTransformation,
     discriminator_tx: optax.GradientTransformation,
-    num_classes: int = 0,
+    num_classes: NumClasses = 0,
+    label_drop: float = 0.0,
     loss: AdversarialLoss = NON_SATURATING,
     r1: float = 0.0,
     r2: float = 0.0,
@@ -38,11 +42,12 @@ def gan(
     """A GAN: the phases (discriminator, generator), a sampler and interpolation.
 
     Args:
-        generator: net (z [b, latent_dim], labels [b], train=...) -> images [b, h, w, c] in [-1, 1].
+        generator: net (z [b, latent_dim], labels, train=...) -> images [b, h, w, c] in [-1, 1].
         discriminator: net (images, labels, train=...) -> logits [b]. Both nets may keep a `batch_stats` collection.
         latent_dim: dimension of z ~ N(0, I).
         generator_tx, discriminator_tx: optimisers.
-        num_classes: number of labels of the nets; 0 if they ignore labels.
+        num_classes: that of the nets; 0 if they ignore labels.
+        label_drop: probability with which training hides labels from both nets, so that they may be left open.
         loss: a pair of functions of (real_logits, fake_logits).
         r1, r2: weights gamma of the penalties gamma/2 ||grad D||^2 on real and on fake images (Mescheder et al.,
             arXiv:1801.04406). They are defined per example, so the discriminator should have no BatchNorm.
@@ -70,7 +75,10 @@ def gan(
     def sample(variables: Variables, key: Array, labels: Array) -> Array:
         return generate(variables, draw_latents(key, jnp.arange(labels.shape[0]), latent_dim), labels)
 
-    nets = generator, discriminator, latent_dim, loss
+    def hide(batch: Batch, key: Array) -> Array:
+        return drop_labels(batch["label"], jax.random.fold_in(key, 2), batch["index"], label_drop, num_classes)
+
+    nets = generator, discriminator, latent_dim, loss, hide
     judge = _discriminator_objective(*nets, r1=r1, r2=r2, gradient_penalty=gradient_penalty)
     discriminator_phase = Phase("discriminator", ("discriminator",), judge, discriminator_tx)
     generator_phase = Phase("generator", ("generator",), _generator_objective(*nets), generator_tx)
@@ -89,13 +97,14 @@ def _discriminator_objective(
     discriminator: nn.Module,
     latent_dim: int,
     loss: AdversarialLoss,
+    hide: Callable[[Batch, Array], Array],
     *,
     r1: float,
     r2: float,
     gradient_penalty: float,
 ) -> Objective:
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        labels, stats = batch["label"], {}
+        labels, stats = hide(batch, key), {}
 
         def logits_of(images: Array, penalised: bool) -> tuple[Array, Array]:
             """Logits [b] and squared gradient norms [b]; running statistics carry over from call to call."""
@@ -123,10 +132,14 @@ def _discriminator_objective(
 
 
 def _generator_objective(
-    generator: nn.Module, discriminator: nn.Module, latent_dim: int, loss: AdversarialLoss
+    generator: nn.Module,
+    discriminator: nn.Module,
+    latent_dim: int,
+    loss: AdversarialLoss,
+    hide: Callable[[Batch, Array], Array],
 ) -> Objective:
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        labels = batch["label"]
+        labels = hide(batch, key)
         # The discriminator's phase has the same key, so XLA computes these images once.
         z = draw_latents(key, batch["index"], latent_dim)
         fake, stats = apply_in_training(generator, variables["generator"], z, labels)

@@ -27,7 +27,7 @@ def interpolation(
         n = labels.shape[0]
         start, end = (draw_latents(key, 2 * jnp.arange(n) + i, latent_dim)[:, None] for i in (0, 1))
         path = slerp(start, end, jnp.linspace(0.0, 1.0, steps)[None])
-        images = decode(variables, path.reshape(-1, latent_dim), jnp.repeat(labels, steps))
+        images = decode(variables, path.reshape(-1, latent_dim), jnp.repeat(labels, steps, axis=0))
         return images.reshape(n, steps, *images.shape[1:])
 
     return interpolate

@@ -11,10 +11,11 @@ import optax
 from jax import Array
 
 from jimgen import noise
+from jimgen.conditions import NumClasses, drop_labels
 from jimgen.methods.method import Method
 from jimgen.methods.tokenizer import Tokenizer, tokenize_known
 from jimgen.objectives import masked_cross_entropy
-from jimgen.sampling.guidance import check_guidance, drop_labels, guided
+from jimgen.sampling.guidance import check_guidance, guided
 from jimgen.sampling.posterior import as_mask
 from jimgen.sampling.tokens import decode_in_parallel, lowest
 from jimgen.train_step import Aux, Batch, Phase, Variables
@@ -25,7 +26,7 @@ class _Net(NamedTuple):
 
     net: nn.Module
     tokenizer: Tokenizer
-    num_classes: int
+    num_classes: NumClasses
 
     @property
     def num_tokens(self) -> int:
@@ -57,7 +58,7 @@ def masked(
     tokenizer: Tokenizer,
     frozen: Mapping[str, Any],
     *,
-    num_classes: int,
+    num_classes: NumClasses,
     tx: optax.GradientTransformation,
     label_drop: float = 0.1,
     label_smoothing: float = 0.1,
@@ -70,8 +71,8 @@ def masked(
     The tokenizer's nets are part of the variables and of every checkpoint; no phase trains them.
 
     Args:
-        net: (tokens int32 [b, t] with num_codes for MASK, labels int32 [b], dropout_keys=keys [b]) -> logits
-            [b, t, num_codes]; the label num_classes means no label.
+        net: (tokens int32 [b, t] with num_codes for MASK, labels, dropout_keys=keys [b]) -> logits
+            [b, t, num_codes].
         tokenizer, frozen: the functions and the variables by net name from `runs.tokenizer.load_tokenizer`.
         num_classes: 0 to learn and sample without labels.
         tx: the optimiser.

@@ -10,10 +10,11 @@ import optax
 from jax import Array
 
 from jimgen import noise
+from jimgen.conditions import NumClasses, are_open, drop_labels, open_labels
 from jimgen.methods.method import Method
 from jimgen.objectives import adaptive_loss, squared_error
 from jimgen.sampling.diffusion import interpolate, logit_normal, per_example, uniform_times, velocity_of
-from jimgen.sampling.guidance import check_guidance, drop_labels
+from jimgen.sampling.guidance import check_guidance
 from jimgen.train_step import Aux, Batch, Phase, Variables
 
 
@@ -21,7 +22,7 @@ class _Net(NamedTuple):
     """The net as average velocity, and its errors. The fields are options of `mean_flow`."""
 
     net: nn.Module
-    num_classes: int
+    num_classes: NumClasses
     times: tuple[float, float]
     r_equals_t: float
     label_drop: float
@@ -47,10 +48,12 @@ class _Net(NamedTuple):
 
         z, velocity = interpolate(x, eps, t), velocity_of(x, eps)
         if self.guidance != 1:
-            none = jnp.full_like(labels, self.num_classes)
+            none = open_labels(labels, self.num_classes)
             unguided = self.average(variables, z, t, t, none)
             guided = self.guidance * velocity + (1 - self.guidance) * unguided
-            velocity = jax.lax.stop_gradient(jnp.where(per_example(labels == none, x), velocity, guided))
+            velocity = jax.lax.stop_gradient(
+                jnp.where(per_example(are_open(labels, self.num_classes), x), velocity, guided)
+            )
         of_times = lambda z, t, r: self.average(variables, z, t, r, labels, dropout_keys)  # noqa: E731
         u, du = jax.jvp(of_times, (z, t, r), (velocity, jnp.ones_like(t), jnp.zeros_like(r)))
         target = jax.lax.stop_gradient(velocity - per_example(t - r, x) * du)
@@ -61,7 +64,7 @@ def mean_flow(
     net: nn.Module,
     *,
     image_shape: tuple[int, int, int],
-    num_classes: int,
+    num_classes: NumClasses,
     tx: optax.GradientTransformation,
     times: tuple[float, float] = (-0.4, 1.0),
     r_equals_t: float = 0.75,
@@ -77,8 +80,8 @@ def mean_flow(
     target, with its own du/dt by forward-mode differentiation. It must support forward mode (einsum attention does).
 
     Args:
-        net: (z_t [b, h, w, c], times [b, 2] = (t, t - r), labels int32 [b], dropout_keys=keys [b]) -> float32
-            [b, h, w, c]; the label num_classes means no label.
+        net: (z_t [b, h, w, c], times [b, 2] = (t, t - r), labels, dropout_keys=keys [b]) -> float32
+            [b, h, w, c].
         image_shape: (h, w, c).
         num_classes: 0 to learn and sample without labels.
         tx: the optimiser.
@@ -114,7 +117,7 @@ def mean_flow(
         z = noise.normal(key, jnp.arange(labels.shape[0]), image_shape)
         labels = labels if num_classes else jnp.zeros_like(labels)
         for t, r in zip(points[:-1], points[1:], strict=True):
-            each = [jnp.full(labels.shape, time, z.dtype) for time in (t, r)]
+            each = [jnp.full(labels.shape[:1], time, z.dtype) for time in (t, r)]
             z -= float(t - r) * model.average(variables, z, *each, labels)
         return jnp.clip(z, -1.0, 1.0)
 

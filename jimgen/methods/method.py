@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 from jax import Array
 
+from jimgen.conditions import NumClasses
 from jimgen.data.dataset import DataSpec
 from jimgen.train_step import Batch, Phase, Variables
 
@@ -12,8 +13,8 @@ from jimgen.train_step import Batch, Phase, Variables
 class Method(NamedTuple):
     """A generative method over given nets: pure functions, no state.
 
-    Images are float32 [n, h, w, c] in [-1, 1], labels int32 [n], keys PRNG keys, `variables` the nets' by name. Every
-    method trains and samples. Capabilities that a method lacks are None:
+    Images are float32 [n, h, w, c] in [-1, 1], labels int32 [n] or [n, columns] (see conditions.py), keys PRNG
+    keys, `variables` the nets' by name. Every method trains and samples. Capabilities that a method lacks are None:
 
     reconstruct: encodes and decodes images (VAEs, tokenizers).
     interpolate: interpolates between random latents (GANs, VAEs).
@@ -27,7 +28,7 @@ class Method(NamedTuple):
     phases: tuple[Phase, ...]
     ema: tuple[str, ...]  # nets whose moving average is kept, and used for sampling
     sample: Callable[[Variables, Array, Array], Array]  # (variables, key, labels) -> images
-    num_classes: int = 0  # number of labels of the nets; 0: samples do not depend on labels
+    num_classes: NumClasses = 0  # of the labels that the nets know; 0: samples do not depend on labels
     reconstruct: Callable[[Variables, Array, Array], Array] | None = None  # (variables, images, labels) -> images
     interpolate: Callable[[Variables, Array, Array, int], Array] | None = None
     # (variables, key, labels, steps) -> images [n, steps, h, w, c]

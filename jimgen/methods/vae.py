@@ -11,6 +11,7 @@ import optax
 from jax import Array
 
 from jimgen import noise
+from jimgen.conditions import NumClasses, drop_labels
 from jimgen.methods.latents import draw_latents, interpolation
 from jimgen.methods.method import Method
 from jimgen.metrics.likelihood import LikelihoodProtocol, importance_weighted_bound
@@ -138,20 +139,22 @@ def vae(
     latent_dim: int,
     tx: optax.GradientTransformation,
     likelihood: Likelihood,
-    num_classes: int = 0,
+    num_classes: NumClasses = 0,
+    label_drop: float = 0.0,
     kl_weight: float = 1.0,
     importance_samples: int = 0,
 ) -> Method:
     """A VAE: one phase that trains encoder, decoder and the likelihood's parameters; sampler, reconstructions, ELBO.
 
     Args:
-        encoder: net (images [b, h, w, c] in [-1, 1], labels [b]) -> mean, logvar of q(z|x), [b, latent_dim] each. Log
+        encoder: net (images [b, h, w, c] in [-1, 1], labels) -> mean, logvar of q(z|x), [b, latent_dim] each. Log
             variances above 40 are bounded below 50 (`bounded_logvar`), in draws and losses alike.
-        decoder: net (z [b, latent_dim], labels [b]) -> the input of the likelihood, [b, h, w, c].
+        decoder: net (z [b, latent_dim], labels) -> the input of the likelihood, [b, h, w, c].
         latent_dim: dimension of z, whose prior is N(0, I).
         tx: the optimiser.
         likelihood: `bernoulli(...)` or `gaussian(...)`.
-        num_classes: number of labels of the nets; 0 if they ignore labels.
+        num_classes: that of the nets; 0 if they ignore labels.
+        label_drop: probability with which training hides labels, so that they may be left open.
         kl_weight: beta of the beta-VAE; 1 gives the ELBO.
         importance_samples: k of the tighter bound IWAE-k that `evaluate` adds; 0 for none. It decodes each image k
             times.
@@ -167,8 +170,9 @@ def vae(
     trained = ("encoder", "decoder", *(["likelihood"] if likelihood.params else []))
 
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        x, mean, logvar = nets.posterior(variables, batch, key)
-        reconstruction = nets.nll(variables, x, nets.draw(mean, logvar, batch, key)[0], batch["label"])
+        labels = drop_labels(batch["label"], jax.random.fold_in(key, 3), batch["index"], label_drop, num_classes)
+        x, mean, logvar = nets.posterior(variables, {**batch, "label": labels}, key)
+        reconstruction = nets.nll(variables, x, nets.draw(mean, logvar, batch, key)[0], labels)
         kl = gaussian_kl(mean, logvar)
         parts = {
             "reconstruction_nats": reconstruction,
@@ -192,7 +196,7 @@ def vae(
         num_classes=num_classes,
         reconstruct=reconstruct,
         interpolate=interpolation(nets.decode, latent_dim),
-        evaluate=_evaluation(nets, num_classes > 0, importance_samples),
+        evaluate=_evaluation(nets, bool(num_classes), importance_samples),
     )
 
 

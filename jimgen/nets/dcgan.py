@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from jimgen.conditions import NumClasses
+from jimgen.nets.labels import LabelEmbedding, with_labels
 from jimgen.nets.layers import (
     BatchNorm,
     Conv,
@@ -19,7 +21,6 @@ from jimgen.nets.layers import (
     at_least_float32,
     base_size,
     normal_02,
-    with_labels,
 )
 
 
@@ -32,7 +33,7 @@ class Generator(nn.Module):
     """z [b, d], labels int32 [b] -> images float32 [b, *image_shape] in [-1, 1].
 
     `widths` are the channels of the feature maps, starting at the smallest. Each stage doubles both sides, the last one
-    to those of the image. If num_classes > 0, the one-hot label is appended to z.
+    to those of the image. With labels, their one-hot vectors are appended to z.
 
     Raises:
         ValueError: if 2^len(widths) does not divide the image's sides.
@@ -40,7 +41,7 @@ class Generator(nn.Module):
 
     image_shape: tuple[int, int, int]
     widths: Sequence[int] = (256, 128, 64)
-    num_classes: int = 0
+    num_classes: NumClasses = 0
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -64,7 +65,7 @@ class Discriminator(nn.Module):
     """Images [b, h, w, c], labels int32 [b] -> logits float32 [b].
 
     `widths` are the channels after each halving. Without BatchNorm the convolutions have biases, and the logit of an
-    example depends only on that example, as gradient penalties require. If num_classes > 0, the label enters by
+    example depends only on that example, as gradient penalties require. Labels enter by
     projection: <embedding, pooled features> is added to the logit (Miyato and Koyama, arXiv:1802.05637, equation 3).
 
     Raises:
@@ -73,7 +74,7 @@ class Discriminator(nn.Module):
 
     widths: Sequence[int] = (64, 128, 256)
     batch_norm: bool = True
-    num_classes: int = 0
+    num_classes: NumClasses = 0
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -90,6 +91,6 @@ class Discriminator(nn.Module):
         logits = nn.Dense(1, use_bias=not self.batch_norm, kernel_init=normal_02, dtype=self.dtype, name="logit")(flat)
         logits = at_least_float32(logits[:, 0])
         if self.num_classes:
-            embedding = nn.Embed(self.num_classes, x.shape[-1], embedding_init=normal_02, name="projection")(labels)
+            embedding = LabelEmbedding(self.num_classes, x.shape[-1], has_any=False, name="projection")(labels)
             logits += (embedding * at_least_float32(x).sum((1, 2))).sum(-1)
         return logits

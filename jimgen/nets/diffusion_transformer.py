@@ -3,8 +3,10 @@
 import flax.linen as nn
 from jax import Array
 
+from jimgen.conditions import NumClasses
 from jimgen.nets.embeddings import PatchHead, TimeEmbedding, grid_shape, patchify
-from jimgen.nets.layers import at_least_float32, normal_02, xavier
+from jimgen.nets.labels import LabelEmbedding
+from jimgen.nets.layers import at_least_float32, xavier
 from jimgen.nets.positions import grid_positions, sincos_embedding
 from jimgen.nets.transformer import Backbone
 
@@ -18,14 +20,14 @@ class DiffusionTransformer(nn.Module):
     Args:
         x: float [b, h, w, c].
         times: float [b], or [b, num_times], each with its own embedding.
-        labels: int32 [b] in [0, num_classes]; num_classes means no label.
+        labels: int32 [b] or [b, columns]; see jimgen/conditions.py.
         dropout_keys: see Backbone.
     Raises:
         ValueError: if patches do not divide the image; see also Backbone.
     """
 
     patch: int
-    num_classes: int
+    num_classes: NumClasses
     backbone: Backbone
     num_times: int = 1
     time_scale: float = 1000.0
@@ -38,7 +40,7 @@ class DiffusionTransformer(nn.Module):
         positions = grid_positions(*grid_shape((h, w), self.patch))
         tokens = nn.Dense(width, kernel_init=xavier, dtype=dtype, name="stem")(patchify(x, self.patch))
         tokens = at_least_float32(tokens) + sincos_embedding(positions, width)[None]
-        cond = nn.Embed(self.num_classes + 1, width, embedding_init=normal_02, name="label")(labels)
+        cond = LabelEmbedding(self.num_classes, width, name="label")(labels)
         for i in range(self.num_times):
             cond += TimeEmbedding(width, self.time_scale, name=f"time{i}")(times[:, i])
         tokens = self.backbone(tokens, positions=positions, cond=cond, dropout_keys=dropout_keys)

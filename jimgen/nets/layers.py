@@ -147,13 +147,6 @@ def batch_moments(x: Array) -> tuple[Array, Array]:
     return shift + mean, jnp.maximum(square - jnp.square(mean), 0.0)
 
 
-def with_labels(x: Array, labels: Array, num_classes: int) -> Array:
-    """Appends one-hot labels int32 [b] to x [b, d]: [b, d + num_classes]. Returns x itself if num_classes is 0."""
-    if not num_classes:
-        return x
-    return jnp.concatenate([x, nn.one_hot(labels, num_classes, dtype=x.dtype)], axis=-1)
-
-
 def num_halvings(height: int, width: int, smallest: int = 4) -> int:
     """How often both sides can be halved without remainder, down to `smallest`: 32 -> 3, 28 -> 2, 8 -> 1, 30 -> 1."""
     halvings = 0

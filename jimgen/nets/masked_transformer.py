@@ -5,8 +5,10 @@ import math
 import flax.linen as nn
 from jax import Array
 
+from jimgen.conditions import NumClasses
 from jimgen.nets.embeddings import TokenEmbedding
-from jimgen.nets.layers import at_least_float32, normal_02
+from jimgen.nets.labels import LabelEmbedding
+from jimgen.nets.layers import at_least_float32
 from jimgen.nets.positions import grid_positions, sincos_embedding
 from jimgen.nets.transformer import Backbone
 
@@ -18,7 +20,7 @@ class MaskedTransformer(nn.Module):
 
     Args:
         tokens: int32 [b, t] in [0, num_codes].
-        labels: int32 [b] in [0, num_classes]; num_classes means no label.
+        labels: int32 [b] or [b, columns]; see jimgen/conditions.py.
         dropout_keys: see Backbone.
     Raises:
         ValueError: if tokens do not fill the grid, or are out of range.
@@ -26,7 +28,7 @@ class MaskedTransformer(nn.Module):
 
     num_codes: int
     grid: tuple[int, int]
-    num_classes: int
+    num_classes: NumClasses
     backbone: Backbone
 
     @nn.compact
@@ -35,7 +37,7 @@ class MaskedTransformer(nn.Module):
             raise ValueError(f"expected tokens [b, {math.prod(self.grid)}] of a grid {self.grid}, got {tokens.shape}")
         width, positions = self.backbone.width, grid_positions(*self.grid)
         x = TokenEmbedding(self.num_codes, width, name="token")(tokens) + sincos_embedding(positions, width)[None]
-        cond = nn.Embed(self.num_classes + 1, width, embedding_init=normal_02, name="label")(labels)
+        cond = LabelEmbedding(self.num_classes, width, name="label")(labels)
         x = self.backbone(x, positions=positions, cond=cond, dropout_keys=dropout_keys)
         zeros = nn.initializers.zeros
         return at_least_float32(

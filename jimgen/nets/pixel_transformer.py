@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from jimgen.conditions import NumClasses
 from jimgen.nets.attention import causal_mask
 from jimgen.nets.embeddings import grid_shape, patchify, unpatchify
+from jimgen.nets.labels import LabelEmbedding
 from jimgen.nets.layers import Dtype, Norm, along_last, at_least_float32, normal_02, xavier
 from jimgen.nets.positions import grid_positions
 from jimgen.nets.transformer import Backbone, Cache
@@ -39,7 +41,7 @@ class PixelTransformer(nn.Module):
     image_shape: tuple[int, int, int]
     patch: int
     backbone: Backbone
-    num_classes: int = 0  # 0: labels are ignored; the label num_classes means no label
+    num_classes: NumClasses = 0  # 0: labels are ignored
     head_width: int = 128
     head_depth: int = 1  # residual blocks
     reach: int = 3  # pixels of the window to each side
@@ -68,7 +70,7 @@ class PixelTransformer(nn.Module):
         self.stem = nn.Dense(width, use_bias=False, **dense)
         self.place = self.param("place", normal_02, (math.prod(self.grid), width))
         if self.num_classes:
-            self.label = nn.Embed(self.num_classes + 1, width, embedding_init=normal_02)
+            self.label = LabelEmbedding(self.num_classes, width)
         self.state = nn.Dense(self.places_per_patch * self.head_width, **dense)
         self.window = nn.Dense(self.head_width, use_bias=False, **dense)
         self.up = [nn.Dense(2 * self.head_width, **dense) for _ in range(self.head_depth)]
@@ -84,7 +86,7 @@ class PixelTransformer(nn.Module):
 
         Args:
             levels: int32 [b, n].
-            labels: int32 [b] in 0..num_classes.
+            labels: int32 [b] or [b, columns]; see jimgen/conditions.py.
             dropout_keys: see Backbone.
         Returns: Logits [b, n, levels], in float32 or higher.
         Raises:
@@ -118,7 +120,7 @@ class PixelTransformer(nn.Module):
             decoding: the state from `empty`, or from place i - 1.
             levels: int32 [b, n]; only levels before i are used.
             i: int32 [].
-            labels: int32 [b].
+            labels: int32 [b] or [b, columns].
         Returns: Logits [b, levels], and the state for place i + 1.
         """
         patch, place = i // self.places_per_patch, i % self.places_per_patch

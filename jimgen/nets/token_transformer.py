@@ -6,7 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jimgen.conditions import NumClasses
 from jimgen.nets.attention import causal_mask
+from jimgen.nets.labels import LabelEmbedding
 from jimgen.nets.layers import at_least_float32, normal_02
 from jimgen.nets.positions import grid_positions
 from jimgen.nets.transformer import Backbone, Cache
@@ -21,7 +23,7 @@ class TokenTransformer(nn.Module):
 
     num_codes: int
     grid: tuple[int, int]
-    num_classes: int  # 0: labels are ignored; the label num_classes means no label
+    num_classes: NumClasses  # 0: labels are ignored
     backbone: Backbone
 
     @property
@@ -32,7 +34,7 @@ class TokenTransformer(nn.Module):
     def setup(self) -> None:
         width = self.backbone.width
         self.token = nn.Embed(self.num_codes, width, embedding_init=normal_02)
-        self.label = nn.Embed(self.num_classes + 1, width, embedding_init=normal_02)
+        self.label = LabelEmbedding(self.num_classes, width)
         self.place = self.param("place", normal_02, (self.num_places, width))
         self.target = self.param("target", normal_02, (self.num_places, width))
         zeros = nn.initializers.zeros
@@ -43,7 +45,7 @@ class TokenTransformer(nn.Module):
 
         Args:
             tokens: int32 [b, t] in 0..num_codes-1, in decoding order.
-            labels: int32 [b] in 0..num_classes.
+            labels: int32 [b] or [b, columns]; see jimgen/conditions.py.
             order: int32 [b, t], the place of each token on the grid, counted row by row.
             dropout_keys: see Backbone.
         Returns: Logits [b, t, num_codes], in float32 or higher.
@@ -72,7 +74,7 @@ class TokenTransformer(nn.Module):
             cache: the state from `empty`, or from token i - 1.
             tokens: int32 [b, t] in decoding order; only tokens before i are used.
             i: int32 [].
-            labels: int32 [b].
+            labels: int32 [b] or [b, columns].
             order: int32 [b, t].
         Returns: Logits [b, num_codes], and the cache for i + 1.
         """

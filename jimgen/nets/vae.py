@@ -2,7 +2,7 @@
 
 An encoder maps images [b, h, w, c] and labels int32 [b] to mean and log variance of q(z|x), float32 [b, latent_dim]
 each. A decoder maps z [b, latent_dim] and labels to the parameters of p(x|z), float32 [b, h, w, c], unbounded: logits
-or means, depending on the likelihood. If num_classes > 0, the one-hot label is appended to the dense layers' input.
+or means, depending on the likelihood. With labels, their one-hot vectors are appended to the dense layers' input.
 """
 
 import math
@@ -12,7 +12,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jimgen.nets.layers import Activation, Conv, ConvTranspose, Dtype, at_least_float32, base_size, with_labels
+from jimgen.conditions import NumClasses
+from jimgen.nets.labels import with_labels
+from jimgen.nets.layers import Activation, Conv, ConvTranspose, Dtype, at_least_float32, base_size
 
 
 class ConvEncoder(nn.Module):
@@ -25,7 +27,7 @@ class ConvEncoder(nn.Module):
     latent_dim: int = 64
     widths: Sequence[int] = (32, 64, 128)
     hidden: int = 256
-    num_classes: int = 0
+    num_classes: NumClasses = 0
     activation: Activation = nn.relu
     dtype: Dtype = jnp.float32
 
@@ -50,7 +52,7 @@ class ConvDecoder(nn.Module):
     image_shape: tuple[int, int, int]
     widths: Sequence[int] = (128, 64, 32)
     hidden: int = 256
-    num_classes: int = 0
+    num_classes: NumClasses = 0
     activation: Activation = nn.relu
     dtype: Dtype = jnp.float32
 
@@ -71,7 +73,7 @@ class MLPEncoder(nn.Module):
 
     latent_dim: int = 32
     widths: Sequence[int] = (512, 512)
-    num_classes: int = 0
+    num_classes: NumClasses = 0
     activation: Activation = nn.silu
     dtype: Dtype = jnp.float32
 
@@ -89,7 +91,7 @@ class MLPDecoder(nn.Module):
 
     image_shape: tuple[int, int, int]
     widths: Sequence[int] = (512, 512)
-    num_classes: int = 0
+    num_classes: NumClasses = 0
     activation: Activation = nn.silu
     dtype: Dtype = jnp.float32
 

@@ -67,6 +67,8 @@ class RunConfig:
     """least size of random parts, as a fraction of the largest one"""
     bits: int | None = None
     """bits used in 16-bit grey pictures, such as 12; default: as their files say, else 16"""
+    without: tuple[str, ...] = ()
+    """combinations of attributes to leave out of training, as hair=red+glasses!=none; values of one by commas"""
     data_dir: str | None = field(default=None, metadata=HOW)
     """folder of prepared TFDS data sets"""
     download: bool = field(default=False, metadata=HOW)

@@ -24,7 +24,7 @@ def describe(method: Method, spec: DataSpec, config: RunConfig, output: Output) 
             output.print(f"  {jax.tree_util.keystr(path, simple=True, separator='/'):40} {list(leaf.shape)}")
     batch = {
         "image": jax.ShapeDtypeStruct((config.batch_size, *spec.shape), jnp.uint8),
-        "label": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
+        "label": jax.ShapeDtypeStruct(spec.label_shape(config.batch_size), jnp.int32),
         "index": jax.ShapeDtypeStruct((config.batch_size,), jnp.int32),
     }
     key = jax.eval_shape(lambda: jax.random.key(0))

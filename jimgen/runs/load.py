@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from jimgen.conditions import is_conditional
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
 from jimgen.files import disk_errors
@@ -45,7 +46,7 @@ class Run(NamedTuple):
     @property
     def conditional(self) -> bool:
         """Whether samples depend on their labels."""
-        return self.method.num_classes > 1
+        return is_conditional(self.method.num_classes)
 
 
 def load_run(folder: Path, best: bool = False, changes: Sequence[str] = ()) -> Run:

@@ -8,7 +8,8 @@ import numpy as np
 from jax import Array
 
 from jimgen.data.batches import scale_images
-from jimgen.data.dataset import Dataset, read_rows
+from jimgen.data.dataset import Dataset, DataSpec, read_rows
+from jimgen.evaluation.asked import balanced_labels, column_in_turn
 from jimgen.methods.method import Method
 from jimgen.pictures import grid, grid_of_rows, rows_of, save_png, to_uint8
 from jimgen.runs.folder import RECONSTRUCTIONS
@@ -18,18 +19,24 @@ ROWS = 8  # of a sample grid
 CLASSES_IN_COLUMNS = range(2, 17)  # numbers of classes for which a grid has a column per class
 
 
-def grid_labels(num_classes: int, rows: int = ROWS) -> tuple[np.ndarray, int]:
-    """Labels int32 [n] of a sample grid, and its number of columns: a class a column, or eight columns."""
-    columns = num_classes if num_classes in CLASSES_IN_COLUMNS else ROWS
-    return np.tile(np.arange(columns, dtype=np.int32) % max(num_classes, 1), rows), columns
+def grid_labels(spec: DataSpec, rows: int = ROWS) -> tuple[np.ndarray, int]:
+    """Labels of a sample grid, int32 [n] or [n, columns of labels], and its number of columns.
+
+    A column shows a class or, of data without classes, a value of the first attribute; else there are eight columns.
+    """
+    num_values = len(spec.columns[column_in_turn(spec)].values)
+    columns = num_values if num_values in CLASSES_IN_COLUMNS else ROWS
+    return np.tile(balanced_labels(spec, columns), (rows, *[1] * bool(spec.attributes))), columns
 
 
 def real_grid(dataset: Dataset) -> np.ndarray:
     """Training images laid out as the sample grid is: where there are classes, one a column."""
-    labels, columns = grid_labels(dataset.spec.num_classes)
+    turn = column_in_turn(dataset.spec)
+    labels, columns = grid_labels(dataset.spec)
     images, found = read_rows(dataset.train, range(min(dataset.spec.num_train, 4 * len(labels))))
-    waiting = {label: list(np.flatnonzero(found == label)) for label in np.unique(found)}
-    rows = [waiting[label].pop(0) if waiting.get(label) else i % len(images) for i, label in enumerate(labels)]
+    wanted, found = (x[:, turn] if x.ndim > 1 else x for x in (labels, found))
+    waiting = {value: list(np.flatnonzero(found == value)) for value in np.unique(found)}
+    rows = [waiting[value].pop(0) if waiting.get(value) else i % len(images) for i, value in enumerate(wanted)]
     return grid(images[np.asarray(rows)], columns=columns)
 
 
@@ -45,7 +52,7 @@ def write_previews(method: Method, dataset: Dataset, folder: Path, key: Array, s
     All are drawn from the same key, labels and test images each time. Returns the path of the sample grid.
     """
     variables = jax.device_put(eval_variables(state), jax.local_devices()[0])
-    labels, columns = grid_labels(dataset.spec.num_classes)
+    labels, columns = grid_labels(dataset.spec)
     images = jax.jit(method.sample)(variables, key, jnp.asarray(labels))
     name = f"step_{int(state.step):08d}.png"
     save_png(folder / name, grid(to_uint8(images), columns=columns))

@@ -62,8 +62,12 @@ def build_method(config: RunConfig, build: Build, spec: DataSpec) -> Built:
 
 def example_batch(spec: DataSpec, batch_size: int) -> Batch:
     """A scaled batch of zeros."""
-    labels = jnp.zeros((batch_size,), jnp.int32)
-    return {"image": jnp.zeros((batch_size, *spec.shape)), "label": labels, "index": labels}
+    labels = jnp.zeros(spec.label_shape(batch_size), jnp.int32)
+    return {
+        "image": jnp.zeros((batch_size, *spec.shape)),
+        "label": labels,
+        "index": jnp.zeros((batch_size,), jnp.int32),
+    }
 
 
 def initialise(method: Method, spec: DataSpec, seed: int) -> TrainState:

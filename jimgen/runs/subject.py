@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from jimgen import data
 from jimgen.curves import read_metrics
+from jimgen.data.attributes import values_by_name
 from jimgen.data.dataset import Dataset
 from jimgen.data.fitting import fitting_of
 from jimgen.data.images import PLAIN, Reading
 from jimgen.errors import UserError
+from jimgen.evaluation.asked import NONE, Given, balanced_labels, frequent_labels
 from jimgen.evaluation.compare import Group, compare
 from jimgen.evaluation.evaluate import Subject
-from jimgen.evaluation.generated import GeneratedSet, class_frequencies, class_labels, generate, read_generated
+from jimgen.evaluation.generated import GeneratedSet, generate, read_generated
 from jimgen.evaluation.results import RESULTS, read_evaluation
 from jimgen.noise import key_of
 from jimgen.runs import compatibility
@@ -32,7 +32,8 @@ def draw_images(
     num: int,
     seed: int,
     classes: Classes = "balanced",
-    label: int | None = None,
+    given: Given = NONE,
+    turn: int | None = None,
     data_name: str | None = None,
 ) -> GeneratedSet:
     """`num` images from a run, the same ones for the same seed; without labels where the run knows none.
@@ -41,35 +42,49 @@ def draw_images(
         run: of `load_run`.
         num: at least 1; a larger set begins with the smaller one.
         seed: 0 to 2^63 - 1, of the latents.
-        classes: "balanced": the classes in turn; "frequency": as often as in the training images. Ignored by runs
-            without labels.
-        label: one class for all.
-        data_name: data set whose class frequencies are meant; default: the run's own.
+        classes: "balanced": the classes in turn, and attributes left open; "frequency": labels as often as in the
+            training images. Ignored by runs without labels.
+        given: values by column of the labels, from `given_labels`.
+        turn: the column whose values a balanced set shows in turn, from `column_by_name`; default: the class or, if
+            there are no classes, the first attribute.
+        data_name: data set whose frequencies are meant; default: the run's own.
     Raises:
-        UserError: a label that the run does not know; or its data are needed for class frequencies and are not there.
+        UserError: the run's data are needed for their frequencies and are not there.
     """
-    if label is not None:
-        require_label(run, label)
-        labels = np.full(num, label, np.int32)
+    if classes == "frequency" and run.conditional:
+        labels = frequent_labels(load_data(run.config, name=data_name), num, seed, given)
     else:
-        frequent = classes == "frequency" and run.conditional
-        weights = (
-            class_frequencies(load_data(run.config, name=data_name)) if frequent else np.ones(run.spec.num_classes)
-        )
-        labels = class_labels(num, weights.tolist())
+        labels = balanced_labels(run.spec, num, given, turn)
     drawn = generate(run.method, eval_variables(run.state), key_of(seed), labels)
-    return drawn if run.conditional else drawn._replace(labels=None)
-
-
-def require_label(run: Run, label: int) -> None:
-    """Raises UserError for a label that is not one of the run's classes, and for any where it knows none."""
-    if run.spec.num_classes < 2:
-        raise UserError(f"--label {label}: the data of {run.folder} have no classes; leave it out")
     if not run.conditional:
-        raise UserError(f"{run.folder} was trained without labels: leave --label out, or train with --conditional")
-    if not 0 <= label < run.spec.num_classes:
-        listed = ", ".join(f"{i} {name}" for i, name in enumerate(run.spec.class_names[:20]))
-        raise UserError(f"--label {label} is out of range: the classes are {listed}")
+        return drawn._replace(labels=None)
+    return drawn._replace(attributes=run.spec.attributes)
+
+
+def given_labels(run: Run, label: int | None, settings: Sequence[str]) -> dict[int, int]:
+    """The values by column that --label and --set ask for.
+
+    Raises:
+        UserError: a class, an attribute or a value that the run's data do not have; any where the run knows no labels.
+    """
+    if label is None and not settings:
+        return {}
+    asked = f"--label {label}" if label is not None else f"--set {settings[0]}"
+    if not run.spec.conditions:
+        raise UserError(f"{asked}: the data of {run.folder} have no classes; leave it out")
+    if not run.conditional:
+        raise UserError(
+            f"{run.folder} was trained without labels: leave {asked.split()[0]} out, or train with --conditional"
+        )
+    given = values_by_name(run.spec.columns, settings)
+    if label is not None:
+        if not 0 <= label < run.spec.num_classes:
+            listed = ", ".join(f"{i} {name}" for i, name in enumerate(run.spec.class_names[:20]))
+            raise UserError(f"--label {label} is out of range: the classes are {listed}")
+        if given.get(0, label) != label:
+            raise UserError(f"--label {label} and --set ask for two classes: give one of them")
+        given[0] = label
+    return given
 
 
 def load_data(
@@ -88,7 +103,9 @@ def load_data(
     asked = {choice: value for choice, value in changes.items() if value is not None}
     usual = config.fitting()._replace(crop="centre", crop_scale=1.0)._asdict()
     fitting = fitting_of(**usual | asked)
-    return data.load(config.data if name is None else name, **fitting._asdict(), data_dir=config.data_dir)
+    without = config.without if name is None else ()
+    name = config.data if name is None else name
+    return data.load(name, **fitting._asdict(), without=without, data_dir=config.data_dir)
 
 
 def default_folder(path: Path) -> Path:
@@ -103,7 +120,7 @@ def subject_of(
     path: Path,
     num: int,
     seed: int,
-    classes: Classes,
+    classes: Classes | None,
     out: Path | None,
     best: bool = False,
     changes: Sequence[str] = (),
@@ -118,6 +135,7 @@ def subject_of(
     """
     if (path / CONFIG).exists():
         run = load_run(path, best, changes)
+        classes = classes or ("frequency" if run.spec.attributes else "balanced")
         drawn, step = draw_images(run, num, seed, classes), int(run.state.step)
         about = {"run": str(path), "step": step, "best": best, "classes": classes, "seed": seed}
         about["changes"] = list(changes)

@@ -141,6 +141,7 @@ def _load_data(config: RunConfig) -> Dataset:
     return data.load(
         config.data,
         **config.fitting()._asdict(),
+        without=config.without,
         strict=config.strict,
         data_dir=config.data_dir,
         download=config.download,

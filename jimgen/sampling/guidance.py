@@ -1,6 +1,6 @@
 """Classifier-free guidance: training hides some labels, and sampling combines predictions with and without label.
 
-Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv:2207.12598. The label num_classes means no label.
+Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv:2207.12598. `conditions.drop_labels` hides them.
 """
 
 import math
@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from jimgen import noise
+from jimgen.conditions import NumClasses, open_labels
 from jimgen.sampling.diffusion import per_example, require_equal_shapes
 
 
@@ -60,7 +60,7 @@ def guide(conditional: Array, unconditional: Array, weight: Array | float) -> Ar
 
 
 def guided(
-    predict: Callable[[Array, Array], Array], x: Array, labels: Array, num_classes: int, weight: Array | float
+    predict: Callable[[Array, Array], Array], x: Array, labels: Array, num_classes: NumClasses, weight: Array | float
 ) -> Array:
     """The guided prediction, by one call of `predict` with and without labels.
 
@@ -68,8 +68,8 @@ def guided(
     by step instead (`tokens.guided_step`); mean flows learn guidance (`methods/meanflow.py`).
 
     Args:
-        predict: maps x [m, ...] and labels int32 [m] to predictions [m, ...].
-        x: [n, ...]. labels: int32 [n] in [0, num_classes).
+        predict: maps x [m, ...] and labels int32 [m] or [m, columns] to predictions [m, ...].
+        x: [n, ...]. labels: int32 [n] or [n, columns].
         num_classes: 0 where the net knows no labels.
         weight: w, float [] or [n].
     Returns: [n, ...].
@@ -82,19 +82,12 @@ def guided(
     return guide(conditional, unconditional, weight)
 
 
-def with_and_without(labels: Array, num_classes: int) -> Array:
-    """Labels [n], followed by n times no label: [2 n]."""
-    return jnp.concatenate([labels, jnp.full_like(labels, num_classes)])
+def with_and_without(labels: Array, num_classes: NumClasses) -> Array:
+    """Labels [n] or [n, columns], followed by n that say nothing: [2 n] or [2 n, columns]."""
+    return jnp.concatenate([labels, open_labels(labels, num_classes)])
 
 
-def drop_labels(labels: Array, key: Array, index: Array, probability: float, num_classes: int) -> Array:
-    """Hides each label of int32 [b] with the given probability; zeros if num_classes is 0."""
-    if not num_classes:
-        return jnp.zeros_like(labels)
-    return jnp.where(noise.uniform(key, index) < probability, num_classes, labels)
-
-
-def check_guidance(weight: float, num_classes: int, label_drop: float) -> None:
+def check_guidance(weight: float, num_classes: NumClasses, label_drop: float) -> None:
     """Raises ValueError for a label_drop outside [0, 1], and for guidance if the net never trains without labels."""
     if not 0 <= label_drop <= 1:
         raise ValueError(f"label_drop is a probability, got {label_drop}")

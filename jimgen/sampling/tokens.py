@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array, lax
 
 from jimgen import noise
+from jimgen.conditions import NumClasses
 from jimgen.sampling.guidance import guide, with_and_without
 from jimgen.sampling.logits import LogitFilter, filter_logits
 
@@ -16,7 +17,7 @@ Step = Callable[[Any, Array, Array], tuple[Array, Any]]  # (decoding, tokens [n,
 
 
 def guided_step(
-    step: Callable[[Any, Array, Array, Array], tuple[Array, Any]], labels: Array, num_classes: int, weight: float
+    step: Callable[[Any, Array, Array, Array], tuple[Array, Any]], labels: Array, num_classes: NumClasses, weight: float
 ) -> tuple[Step, int]:
     """A decoding step for given labels with guidance, and the number of copies of each example that it decodes."""
     if weight == 1:

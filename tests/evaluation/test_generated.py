@@ -16,8 +16,9 @@ from jimgen.alpha import composite
 from jimgen.data.batches import scale_images
 from jimgen.data.images import Reading
 from jimgen.errors import UserError
+from jimgen.evaluation.asked import class_labels
 from jimgen.evaluation.evaluate import Subject, evaluate
-from jimgen.evaluation.generated import GeneratedSet, class_labels, generate, labels_for, read_generated, save
+from jimgen.evaluation.generated import GeneratedSet, generate, labels_for, read_generated, save
 from jimgen.pictures import to_uint8
 
 

@@ -12,7 +12,6 @@ from jimgen.nets.layers import (
     at_least_float32,
     base_size,
     num_halvings,
-    with_labels,
 )
 
 SAMPLES = 3.0 + 2.0 * np.random.default_rng(0).standard_normal((16, 4, 6, 3)).astype(np.float32)
@@ -133,13 +132,6 @@ def test_batch_norm_s_gradient_is_that_of_the_formula(x64):
 def test_outputs_have_at_least_float32(x64):
     for dtype, expected in ((jnp.bfloat16, jnp.float32), (jnp.float32, jnp.float32), (jnp.float64, jnp.float64)):
         assert at_least_float32(jnp.ones(1, dtype)).dtype == expected
-
-
-def test_one_hot_labels_follow_the_features():
-    x, labels = jnp.full((2, 2), 7.0), jnp.asarray([2, 0])
-    np.testing.assert_array_equal(with_labels(x, labels, 3), [[7, 7, 0, 0, 1], [7, 7, 1, 0, 0]])
-    assert with_labels(x, labels, 0) is x
-    assert with_labels(x.astype(jnp.bfloat16), labels, 3).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize(

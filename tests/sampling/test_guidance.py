@@ -2,13 +2,12 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jimgen.sampling import guidance
-from jimgen.sampling.guidance import Guidance, check_guidance, drop_labels, guide, guided
+from jimgen.sampling.guidance import Guidance, check_guidance, guide, guided
 
 
 def test_guidance_goes_from_without_to_with_label():
@@ -40,17 +39,6 @@ def test_guidance_schedules():
     np.testing.assert_allclose(weight(interval=(0.2, 0.8)), [1, 3, 1])
     with pytest.raises(ValueError, match="unknown schedule 'cosine'"):
         weight(schedule="cosine")
-
-
-def test_labels_are_hidden_as_often_as_asked():
-    labels, index = jnp.arange(2000, dtype=jnp.int32) % 3, jnp.arange(2000)
-    key = jax.random.key(0)
-    dropped = drop_labels(labels, key, index, 0.25, 3)
-    hidden = np.asarray(dropped == 3)
-    assert abs(hidden.mean() - 0.25) < 0.03
-    np.testing.assert_array_equal(dropped[~hidden], labels[~hidden])
-    np.testing.assert_array_equal(drop_labels(labels, key, index, 0.0, 3), labels)
-    assert not drop_labels(labels, key, index, 0.25, 0).any()
 
 
 def test_a_guided_prediction_is_one_call_with_labels_and_without():

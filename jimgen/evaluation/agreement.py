@@ -1,0 +1,74 @@
+"""Whether images show what was asked for: a classifier of every attribute, trained on real images, judges them."""
+
+import contextlib
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from jimgen.conditions import column_sizes
+from jimgen.data.dataset import Dataset, DataSpec, cache_dir, num_rows, read_rows
+from jimgen.errors import UserError
+from jimgen.evaluation.classifier import load_weights, pad_to_strides, predict, save_weights, train_classifier
+from jimgen.evaluation.reference import chosen_rows
+
+STEPS = 1500  # train steps of the classifier
+MOST_IMAGES = 50_000  # training images that it sees
+
+
+def agreement(images: np.ndarray, labels: np.ndarray, dataset: Dataset) -> dict[str, float]:
+    """The share of images, in percent, in which a classifier finds the value that the labels say.
+
+    One classifier with logits for all columns learns from the training split; its own accuracy on real test images is
+    the highest share that a generator can expect. It is trained once for a data set, and cached.
+
+    Args:
+        images: uint8 [n, h, w, c], of the data's shape.
+        labels: int32 [n, columns]; a value that is "any" does not count.
+        dataset: real images with attributes.
+    Returns: By "agreement[NAME]" of each attribute, and of the class if there are several; and "agreement[all]": of
+        images in which all that was asked for is found. Attributes that no label says are left out.
+    Raises:
+        UserError: the data have no attributes, or the labels no values.
+    """
+    spec = dataset.spec
+    if not spec.attributes:
+        raise UserError(f"agreement needs attributes, and {spec.name} has none: leave it out of --metrics")
+    found = found_values(images, dataset)
+    sizes = np.asarray([len(column.values) for column in spec.columns])
+    counts = (labels < sizes) & (sizes > 1)  # what was asked for, and can be right or wrong
+    if not counts.any():
+        raise UserError("agreement needs images that were drawn for values of attributes: use --classes frequency")
+    right = found == labels
+    shares = {
+        f"agreement[{column.name}]": 100 * float(right[counts[:, i], i].mean())
+        for i, column in enumerate(spec.columns)
+        if counts[:, i].any()
+    }
+    asked = counts.any(axis=1)
+    return shares | {"agreement[all]": 100 * float((right | ~counts)[asked].all(axis=1).mean())}
+
+
+def found_values(images: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """The value of each column that the classifier finds in images uint8 [n, h, w, c]: int64 [n, columns]."""
+    logits, _ = predict(_classifier(dataset), pad_to_strides(images))
+    ends = np.cumsum(_sizes(dataset.spec))
+    return np.stack([part.argmax(axis=1) for part in np.split(logits, ends[:-1], axis=1)], axis=1)
+
+
+def _classifier(dataset: Dataset) -> dict[str, Any]:
+    """The variables of the classifier, from the cache where it is there."""
+    wanted = [dataset.spec.hash, _sizes(dataset.spec), STEPS, MOST_IMAGES]
+    path = cache_dir() / "attributes" / f"{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:32]}.npz"
+    with contextlib.suppress(UserError):  # missing or damaged: train it
+        return load_weights(path)[0]
+    total = num_rows(dataset.train)
+    images, labels = read_rows(dataset.train, chosen_rows(total, min(total, MOST_IMAGES)))
+    variables = train_classifier(pad_to_strides(images), labels, num_classes=_sizes(dataset.spec), steps=STEPS)
+    save_weights(path, variables, {"data": dataset.spec.name, "steps": STEPS})
+    return load_weights(path)[0]  # as rounded there, so that the first result is that of the next ones
+
+
+def _sizes(spec: DataSpec) -> tuple[int, ...]:
+    return column_sizes(spec.conditions)

@@ -1,0 +1,49 @@
+"""How labels enter nets: as one-hot vectors beside other inputs, or as embeddings. See jimgen/conditions.py."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jimgen.conditions import NumClasses, column_sizes, columns_of, open_labels
+from jimgen.nets.layers import normal_02
+
+
+def with_labels(x: Array, labels: Array, num_classes: NumClasses) -> Array:
+    """Appends one-hot labels to x [b, d], those of each column side by side; "any" is all zeros.
+
+    Args:
+        x: float [b, d].
+        labels: int32 [b] or [b, columns].
+        num_classes: k, or the number of values of each column, k in all; 0 returns x itself.
+    Returns: [b, d + k].
+    """
+    if not num_classes:
+        return x
+    columns = zip(columns_of(labels), column_sizes(num_classes), strict=True)
+    return jnp.concatenate([x, *(nn.one_hot(column, size, dtype=x.dtype) for column, size in columns)], axis=-1)
+
+
+class LabelEmbedding(nn.Module):
+    """Labels int32 [b] or [b, columns] -> float32 [b, width], the sum of an embedding of the value of each column.
+
+    The value after the last one of a column, "any", has an embedding too; without `has_any` it adds nothing.
+    """
+
+    num_classes: NumClasses  # 0: one embedding, of label 0
+    width: int
+    has_any: bool = True
+
+    @nn.compact
+    def __call__(self, labels: Array) -> Array:
+        sizes = column_sizes(self.num_classes) or (0,)
+        rows = [size + self.has_any for size in sizes]
+        table = self.param("embedding", normal_02, (sum(rows), self.width))  # the columns' one after another
+        if not isinstance(self.num_classes, tuple):
+            labels = labels.reshape(labels.shape[0], -1)[:, 0]
+            found = jnp.take(table, labels, axis=0, mode="clip")
+        else:
+            found = jnp.take(table, labels + np.cumsum([0, *rows[:-1]])[None], axis=0, mode="clip")
+        if not self.has_any:
+            found = jnp.where((labels < open_labels(labels, self.num_classes))[..., None], found, 0)
+        return found if found.ndim == 2 else found.sum(axis=1)
