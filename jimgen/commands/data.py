@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import tyro
 
 from jimgen.commands.shared import output_file, require_positive, say_what_is_left_out
-from jimgen.errors import UserError
 from jimgen.sizes import Size
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ def data(
         bits: number of bits used in 16-bit grey pictures of a folder.
         data_dir: folder of TFDS's prepared sets.
     """
+    import numpy as np
+
     from jimgen.data.fitting import fitting_of
 
     require_positive(num=num)
@@ -59,21 +60,20 @@ def data(
         print("\n".join(_list()))
         return
     path = out and output_file(out, *ENDINGS)
-    dataset = _load(name, fitting_of(size, fit, channels, background, resample, bits), data_dir)
+    dataset = _load(name, fitting_of(size, fit, channels, background, resample, bits), data_dir, without)
     say_what_is_left_out(dataset)
-    rows = _kept(dataset, without)
     if path is None:
-        print("\n".join(_description(dataset, name, rows)))
+        print("\n".join(_description(dataset, name)))
     elif path.suffix.lower() == ".png":
         from jimgen.commands.labelled_sheet import labelled_sheet
         from jimgen.data.dataset import read_rows
         from jimgen.pictures import save_png
 
-        chosen = _chosen(rows, num, seed)
-        save_png(path, labelled_sheet(*read_rows(dataset.train, chosen), dataset.spec.columns))
+        rows = np.random.default_rng(seed).permutation(dataset.spec.num_train)[:num]
+        save_png(path, labelled_sheet(*read_rows(dataset.train, np.sort(rows)), dataset.spec.columns))
         print(path)
     else:
-        _write_npz(path, dataset, rows)
+        _write_npz(path, dataset)
         print(path)
 
 
@@ -86,6 +86,7 @@ def _list() -> list[str]:
         ("fashion_mnist", "70,000 pictures of clothes, 28x28 grey, ten classes", "see `jimgen doctor`"),
         ("folder:PATH", "your pictures, a folder for each class", "docs/data.md"),
         ("npz:PATH", "your arrays", "docs/data.md"),
+        ("records:PATH", "what `jimgen pack` wrote", "docs/data.md"),
         ("tfds:NAME", "any prepared TFDS set of images", "docs/data.md"),
     ]
     for name, usage in RECIPES.items():
@@ -96,7 +97,7 @@ def _list() -> list[str]:
     return [*listed, "", "jimgen data NAME describes one; --out sheet.png shows it, --out set.npz writes it"]
 
 
-def _load(name: str, fitting: Fitting, data_dir: str | None) -> Any:
+def _load(name: str, fitting: Fitting, data_dir: str | None, without: tuple[str, ...]) -> Any:
     """The data set; a recipe of transparent pictures keeps its transparency unless --channels says otherwise."""
     from jimgen.data import load
     from jimgen.data.recipes import RECIPES, open_recipe
@@ -105,42 +106,10 @@ def _load(name: str, fitting: Fitting, data_dir: str | None) -> Any:
     if kind in RECIPES and fitting.channels is None:
         channels = open_recipe(kind, argument, fitting.size).shape[2]
         fitting = fitting._replace(channels=cast("Channels", channels))
-    return load(name, **fitting._asdict(), data_dir=data_dir)
+    return load(name, **fitting._asdict(), data_dir=data_dir, without=without)
 
 
-def _kept(dataset: Any, without: tuple[str, ...]) -> Any:
-    """The rows of train that have none of the combinations: int [n].
-
-    Raises:
-        UserError: a combination is wrong, or all rows have one.
-    """
-    import numpy as np
-
-    from jimgen.data.dataset import num_rows, read_rows
-    from jimgen.data.label_conditions import parse_condition, rows_that_meet
-
-    rows = np.arange(num_rows(dataset.train))
-    if not without:
-        return rows
-    labels = dataset.train.labels if hasattr(dataset.train, "labels") else read_rows(dataset.train, rows)[1]
-    left_out = np.zeros(len(rows), bool)
-    for combination in without:
-        conditions = [parse_condition(text, dataset.spec.columns) for text in combination.split("+")]
-        left_out |= rows_that_meet(conditions, labels)
-    kept = rows[~left_out]
-    if not len(kept):
-        raise UserError(f"--without {' '.join(without)} leaves out every training picture: give more conditions")
-    return kept
-
-
-def _chosen(rows: Any, num: int, seed: int) -> Any:
-    """`num` of the rows at random, in their own order."""
-    import numpy as np
-
-    return np.sort(np.random.default_rng(seed).choice(rows, min(num, len(rows)), replace=False))
-
-
-def _description(dataset: Any, name: str, rows: Any) -> list[str]:
+def _description(dataset: Any, name: str) -> list[str]:
     """Counts, shape, labels with their frequencies in train, split, licence and hash, as lines."""
     from jimgen.data.dataset import UNLABELLED, Arrays
     from jimgen.data.recipes import RECIPES, about
@@ -152,7 +121,7 @@ def _description(dataset: Any, name: str, rows: Any) -> list[str]:
     if known:
         lines.append(f"content      {known.what}")
     lines += [
-        f"pictures     {len(rows)} train, {spec.num_test} test",
+        f"pictures     {spec.num_train} train, {spec.num_test} test",
         f"shape        {spec.shape[0]}x{spec.shape[1]}, {_CHANNELS[spec.shape[2]]}",
     ]
     columns = spec.columns[1:] if spec.class_names == UNLABELLED else spec.columns
@@ -160,9 +129,7 @@ def _description(dataset: Any, name: str, rows: Any) -> list[str]:
         lines.append("labels       none")
     for column in columns:
         place = spec.columns.index(column)
-        counts = (
-            _frequencies(dataset.train, rows, place, len(column.values)) if isinstance(dataset.train, Arrays) else None
-        )
+        counts = _frequencies(dataset.train, place, len(column.values)) if isinstance(dataset.train, Arrays) else None
         lines.append(f"{column.name:<12} {_values(column.values, counts)}")
     if known:
         lines += [
@@ -176,10 +143,10 @@ def _description(dataset: Any, name: str, rows: Any) -> list[str]:
 _CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
 
 
-def _frequencies(train: Any, rows: Any, place: int, most: int) -> Any:
+def _frequencies(train: Any, place: int, most: int) -> Any:
     import numpy as np
 
-    labels = train.labels[rows]
+    labels = train.labels
     return np.bincount(labels if labels.ndim == 1 else labels[:, place], minlength=most)
 
 
@@ -192,7 +159,7 @@ def _values(values: tuple[str, ...], counts: Any) -> str:
     )
 
 
-def _write_npz(path: Path, dataset: Any, rows: Any) -> None:
+def _write_npz(path: Path, dataset: Any) -> None:
     """Writes a set in the fields that npz:PATH reads, with straight alpha."""
     import numpy as np
 
@@ -201,11 +168,8 @@ def _write_npz(path: Path, dataset: Any, rows: Any) -> None:
     from jimgen.files import write_npz
 
     spec, fields = dataset.spec, {}
-    for split, name, chosen in (
-        (dataset.train, "train", rows),
-        (dataset.test, "test", range(num_rows(dataset.test))),
-    ):
-        images, labels = read_rows(split, chosen)
+    for split, name in ((dataset.train, "train"), (dataset.test, "test")):
+        images, labels = read_rows(split, range(num_rows(split)))
         fields[f"{name}_images"] = unpremultiply(images) if spec.shape[2] == 4 else images
         classes = labels if labels.ndim == 1 else labels[:, 0]
         if spec.class_names != UNLABELLED:

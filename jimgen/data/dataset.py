@@ -117,7 +117,7 @@ def select(stream: Stream, chosen: Sequence[int]) -> Stream:
     chosen = tuple(chosen)
     if stream.rows is None:
         size = None if stream.size is None else lambda row: stream.size(chosen[row])  # pyright: ignore
-        digest = hashlib.sha256(np.asarray(chosen, np.int64)).hexdigest()
+        digest = hashlib.sha256(np.asarray(chosen, np.int64).tobytes()).hexdigest()
         return Stream(lambda row: stream.read(chosen[row]), len(chosen), f"{stream.identity}\nrows {digest}", size=size)
     return stream_of([stream.rows[row] for row in chosen], lambda row: stream.read(chosen[row]), stream.place)
 
