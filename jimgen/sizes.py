@@ -5,6 +5,8 @@ from typing import Annotated
 
 import tyro
 
+from jimgen.errors import UserError
+
 Sides = tuple[int, int]  # (height, width)
 
 
@@ -12,10 +14,10 @@ def parse_size(text: str) -> int | Sides:
     """The size that `64` or `64x96` (height x width) names; a square is one number.
 
     Raises:
-        ValueError: the text has another form, or a side is 0.
+        UserError: the text has another form, or a side is 0.
     """
     if not re.fullmatch(r"[1-9][0-9]{0,5}(x[1-9][0-9]{0,5})?", text):
-        raise ValueError(f"{text!r} is no size: give height and width in pixels, for example 64 or 64x96")
+        raise UserError(f"{text!r} is no size: give height and width in pixels, for example 64 or 64x96")
     height, _, width = text.partition("x")
     return int(height) if width in ("", height) else (int(height), int(width))
 

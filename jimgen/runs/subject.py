@@ -10,6 +10,7 @@ import numpy as np
 from jimgen import data
 from jimgen.curves import read_metrics
 from jimgen.data.dataset import Dataset
+from jimgen.data.fitting import fitting_of
 from jimgen.data.images import PLAIN, Reading
 from jimgen.errors import UserError
 from jimgen.evaluation.compare import Group, compare
@@ -86,7 +87,8 @@ def load_data(
     """
     asked = {choice: value for choice, value in changes.items() if value is not None}
     usual = config.fitting()._replace(crop="centre", crop_scale=1.0)._asdict()
-    return data.load(config.data if name is None else name, **usual | asked, data_dir=config.data_dir)
+    fitting = fitting_of(**usual | asked)
+    return data.load(config.data if name is None else name, **fitting._asdict(), data_dir=config.data_dir)
 
 
 def default_folder(path: Path) -> Path:

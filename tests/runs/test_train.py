@@ -392,7 +392,7 @@ def test_a_run_keeps_what_its_experiment_imports(tmp_path, monkeypatch):
         ("pixel_transformer", ["--head-dim", "6", "--width", "12"], "divides --width 12: use 4, 12"),
         ("pixel_transformer", ["--width", "6"], "make the width a multiple of 4"),
         ("pixel_transformer", ["--head-width", "0"], "--head-width 0: must be at least 1"),
-        ("vae", ["--size", "0"], "--size 0: must be at least 1"),
+        ("vae", ["--size", "0"], "'0' is no size: give height and width in pixels, for example 64 or 64x96"),
         ("vae", ["--latent-dim", "0"], "--latent-dim 0: must be at least 1"),
         ("vae", ["--width", "0"], "--width 0: must be at least 1"),
         ("dcgan", ["--width", "0"], "--width 0: must be at least 1"),
