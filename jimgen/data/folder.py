@@ -239,7 +239,7 @@ def _read_shapes(files: Sequence[Member], place: str) -> list[Shape | pictures.U
             return [shape for part in pool.map(read_run, parts) for shape in part]
 
     if len(files) < WORTH_AN_INDEX:
-        return read_run(list(files))
+        return read_rows(list(range(len(files))))
     found = recall("shapes", place, [file.stamp for file in files], read_rows, _is_shape)
     return [shape if isinstance(shape, pictures.UnreadableImage) else tuple(shape) for shape in found]
 
