@@ -165,23 +165,19 @@ def _write_npz(path: Path, dataset: Any) -> None:
 
     from jimgen.alpha import unpremultiply
     from jimgen.data.dataset import UNLABELLED, num_rows, read_rows
+    from jimgen.data.labels import classes_of
+    from jimgen.data.npz import attribute_fields
     from jimgen.files import write_npz
 
     spec, fields = dataset.spec, {}
     for split, name in ((dataset.train, "train"), (dataset.test, "test")):
         images, labels = read_rows(split, range(num_rows(split)))
         fields[f"{name}_images"] = unpremultiply(images) if spec.shape[2] == 4 else images
-        classes = labels if labels.ndim == 1 else labels[:, 0]
         if spec.class_names != UNLABELLED:
-            fields[f"{name}_labels"] = classes
+            fields[f"{name}_labels"] = classes_of(labels)
         if spec.attributes:
             fields[f"{name}_attributes"] = labels[:, 1:]
     if spec.class_names != UNLABELLED:
         fields["class_names"] = np.array(spec.class_names)
-    if spec.attributes:
-        most = max(len(attribute.values) for attribute in spec.attributes)
-        fields["attribute_names"] = np.array([attribute.name for attribute in spec.attributes])
-        fields["attribute_values"] = np.array(
-            [[*attribute.values, *[""] * (most - len(attribute.values))] for attribute in spec.attributes]
-        )
+    fields |= attribute_fields(spec.attributes)
     write_npz(path, fields, compress=True)

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -143,6 +143,16 @@ def attributes_of(path: str, fields: Mapping[str, np.ndarray]) -> tuple[Attribut
     """
     split = _split(path, fields, "")
     return _attributes(path, split, split, fields)
+
+
+def attribute_fields(attributes: Sequence[Attribute]) -> dict[str, np.ndarray]:
+    """The fields `attribute_names` and `attribute_values` of a file; none without attributes."""
+    if not attributes:
+        return {}
+    most = max(len(attribute.values) for attribute in attributes)
+    padded = [[*attribute.values, *[""] * (most - len(attribute.values))] for attribute in attributes]
+    names = np.array([attribute.name for attribute in attributes])
+    return {"attribute_names": names, "attribute_values": np.array(padded)}
 
 
 def _attributes(path: str, train: Split, test: Split, fields: Mapping[str, np.ndarray]) -> tuple[Attribute, ...]:
