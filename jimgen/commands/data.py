@@ -44,8 +44,8 @@ def data(
         size: height and width of the pictures, 64 or 64x96, as in training. Default: as stored.
         fit: way to bring pictures to that size: the largest centred window of its shape, stretching, or background
             around.
-        channels: number of channels, 1 for grey, 3 for colour or 4 with transparency. Default: as the data set is; a
-            training does not keep transparency by default.
+        channels: number of channels, 1 for grey, 3 for colour or 4 with transparency. Default: grey or colour, as in
+            training; sets known by name, such as sprites, keep their transparency.
         background: colour under transparent pictures and around padded ones: black, white or #rrggbb.
         resample: way to compute pixels of resized pictures; nearest for pixel art.
         bits: number of bits used in 16-bit grey pictures of a folder.

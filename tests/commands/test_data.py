@@ -89,6 +89,12 @@ def test_a_sheet_shows_pictures_above_their_labels(jimgen, tmp_path):
         assert sheet.mode == "RGB" and min(sheet.size) > 200
 
 
+def test_large_pictures_are_shrunk():
+    images = np.full((2, 300, 512, 3), 200, np.uint8)
+    sheet = labelled_sheet(images, np.zeros(2, np.int32), (Attribute("class", UNLABELLED),))
+    assert sheet.shape == (2 * 150 + 3 * 6, 256 + 2 * 6, 3) and (sheet[6:156, 6:262] == 200).all()
+
+
 def test_transparent_pictures_are_shown_over_a_board_and_none_is_not_written():
     images = np.zeros((1, 96, 96, 4), np.uint8)
     images[0, 40:50, 40:50] = (200, 0, 0, 255)
