@@ -179,6 +179,16 @@ def test_each_fitting_is_kept_by_itself_and_the_oldest_go_first(tmp_path, cache,
     assert kept[min(kept)].exists() and not kept[max(kept)].exists() and len(list(cache.glob("decoded-*.npz"))) == 2
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path, cache):
+    old, new = (cache / f".decoded-x.npz.{number}.tmp" for number in (1, 2))
+    cache.mkdir(exist_ok=True)
+    for file in (old, new):
+        file.write_bytes(b"x")
+    os.utime(old, (1, 1))
+    load(save(tmp_path / "set", range(20)))
+    assert not old.exists() and new.exists()
+
+
 def test_decoded_pictures_need_not_be_kept(tmp_path, cache, monkeypatch):
     name = save(tmp_path / "set", range(20))
     monkeypatch.setenv("JIMGEN_DECODED_GB", "0")

@@ -80,6 +80,9 @@ def progress(what: str, items: Iterable[T], total: int) -> Iterator[T]:
     for done, item in enumerate(items):
         if (now := time.monotonic()) > due:
             left = (now - start) / max(done, 1) * (total - done)
-            print(f"{what}: {done} of {total} rendered, about {left:.0f} s left; they are kept", file=sys.stderr)
+            print(
+                f"{what}: {done} of {total} rendered, about {left:.0f} s left; next time they come from the cache",
+                file=sys.stderr,
+            )
             due = now + _EACH
         yield item
