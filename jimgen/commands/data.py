@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -11,7 +11,7 @@ from jimgen.commands.shared import output_file, require_positive, say_what_is_le
 from jimgen.sizes import Size
 
 if TYPE_CHECKING:
-    from jimgen.data.fitting import Channels, Fitting
+    from jimgen.data.fitting import Fitting
 
 ENDINGS = (".png", ".npz")
 
@@ -100,12 +100,11 @@ def _list() -> list[str]:
 def _load(name: str, fitting: Fitting, data_dir: str | None, without: tuple[str, ...]) -> Any:
     """The data set; a recipe of transparent pictures keeps its transparency unless --channels says otherwise."""
     from jimgen.data import load
-    from jimgen.data.recipes import RECIPES, open_recipe
+    from jimgen.data.recipes import RECIPES, about
 
-    kind, _, argument = name.partition(":")
-    if kind in RECIPES and fitting.channels is None:
-        channels = open_recipe(kind, argument, fitting.size).shape[2]
-        fitting = fitting._replace(channels=cast("Channels", channels))
+    kind = name.partition(":")[0]
+    if fitting.channels is None and kind in RECIPES and about(kind).transparent:
+        fitting = fitting._replace(channels=4)
     return load(name, **fitting._asdict(), data_dir=data_dir, without=without)
 
 

@@ -72,6 +72,15 @@ def test_transparency_is_kept_unless_channels_say_otherwise(jimgen, monkeypatch,
     np.testing.assert_allclose(again.train.images, load("sprites", channels=4).train.images, atol=1)
 
 
+def test_a_recipe_is_opened_once(jimgen, monkeypatch):
+    from jimgen.data.recipes import phantom
+
+    opened, calls = phantom.open_phantom, []
+    monkeypatch.setattr(phantom, "open_phantom", lambda *arguments: calls.append(1) or opened(*arguments))
+    jimgen("data", "phantom:ct:20")
+    assert calls == [1]
+
+
 def test_a_combination_is_left_out_of_train_alone(jimgen, refused, tmp_path):
     jimgen("data", "stacked_digits:300", "--out", tmp_path / "x.npz", "--without", "red=1+green!=1,2")
     with np.load(tmp_path / "x.npz") as written:

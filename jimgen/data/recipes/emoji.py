@@ -37,6 +37,7 @@ ABOUT = About(
     install=f"pip install {svg.PACKAGE} && npm install "
     + " ".join(f"@iconify-json/{package}" for package in PACKAGES.values()),
     is_installed=lambda: has_modules(svg.MODULE) and all(_folder(style) for style in PACKAGES),
+    transparent=True,
 )
 
 
