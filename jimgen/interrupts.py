@@ -29,6 +29,28 @@ def end_at_once() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def end_after_cleaning() -> Iterator[None]:
+    """Within the block, the first of STOP_SIGNALS raises SystemExit, so that what is unfinished is removed; the second
+    ends the process at once. A SIGHUP that is ignored stays ignored. Does nothing outside the main thread."""
+    before = {}
+
+    def end(number: int, frame: Any) -> None:
+        for name in before:
+            signal.signal(name, signal.SIG_DFL)
+        raise SystemExit(128 + number)
+
+    with contextlib.suppress(ValueError):  # not in the main thread
+        for number in STOP_SIGNALS:
+            if number != SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def stop_requests(output: Output) -> Iterator[list[int]]:
     """Yields a list to which the first of STOP_SIGNALS is appended. The second signal ends the process.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -11,7 +11,7 @@ from jimgen.commands.shared import output_file, require_positive, say_what_is_le
 from jimgen.sizes import Size
 
 if TYPE_CHECKING:
-    from jimgen.data.fitting import Channels, Fitting
+    from jimgen.data.fitting import Fitting
 
 ENDINGS = (".png", ".npz")
 
@@ -44,8 +44,8 @@ def data(
         size: height and width of the pictures, 64 or 64x96, as in training. Default: as stored.
         fit: way to bring pictures to that size: the largest centred window of its shape, stretching, or background
             around.
-        channels: number of channels, 1 for grey, 3 for colour or 4 with transparency. Default: as the data set is; a
-            training does not keep transparency by default.
+        channels: number of channels, 1 for grey, 3 for colour or 4 with transparency. Default: grey or colour, as in
+            training; sets known by name, such as sprites, keep their transparency.
         background: colour under transparent pictures and around padded ones: black, white or #rrggbb.
         resample: way to compute pixels of resized pictures; nearest for pixel art.
         bits: number of bits used in 16-bit grey pictures of a folder.
@@ -100,12 +100,11 @@ def _list() -> list[str]:
 def _load(name: str, fitting: Fitting, data_dir: str | None, without: tuple[str, ...]) -> Any:
     """The data set; a recipe of transparent pictures keeps its transparency unless --channels says otherwise."""
     from jimgen.data import load
-    from jimgen.data.recipes import RECIPES, open_recipe
+    from jimgen.data.recipes import RECIPES, about
 
-    kind, _, argument = name.partition(":")
-    if kind in RECIPES and fitting.channels is None:
-        channels = open_recipe(kind, argument, fitting.size).shape[2]
-        fitting = fitting._replace(channels=cast("Channels", channels))
+    kind = name.partition(":")[0]
+    if fitting.channels is None and kind in RECIPES and about(kind).transparent:
+        fitting = fitting._replace(channels=4)
     return load(name, **fitting._asdict(), data_dir=data_dir, without=without)
 
 
@@ -165,23 +164,19 @@ def _write_npz(path: Path, dataset: Any) -> None:
 
     from jimgen.alpha import unpremultiply
     from jimgen.data.dataset import UNLABELLED, num_rows, read_rows
+    from jimgen.data.labels import classes_of
+    from jimgen.data.npz import attribute_fields
     from jimgen.files import write_npz
 
     spec, fields = dataset.spec, {}
     for split, name in ((dataset.train, "train"), (dataset.test, "test")):
         images, labels = read_rows(split, range(num_rows(split)))
         fields[f"{name}_images"] = unpremultiply(images) if spec.shape[2] == 4 else images
-        classes = labels if labels.ndim == 1 else labels[:, 0]
         if spec.class_names != UNLABELLED:
-            fields[f"{name}_labels"] = classes
+            fields[f"{name}_labels"] = classes_of(labels)
         if spec.attributes:
             fields[f"{name}_attributes"] = labels[:, 1:]
     if spec.class_names != UNLABELLED:
         fields["class_names"] = np.array(spec.class_names)
-    if spec.attributes:
-        most = max(len(attribute.values) for attribute in spec.attributes)
-        fields["attribute_names"] = np.array([attribute.name for attribute in spec.attributes])
-        fields["attribute_values"] = np.array(
-            [[*attribute.values, *[""] * (most - len(attribute.values))] for attribute in spec.attributes]
-        )
+    fields |= attribute_fields(spec.attributes)
     write_npz(path, fields, compress=True)

@@ -7,9 +7,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jimgen.alpha import composite
 from jimgen.data.dataset import UNLABELLED, Attribute
+from jimgen.data.fitting import resize
 from jimgen.pictures import checkerboard
 
 MIN_SIDE = 96  # pixels of a drawn picture, so that text fits below it
+MAX_SIDE = 256  # pixels, so that a sheet of photographs fits on a screen
 LINE = 11  # pixels
 GAP = 6
 MOST_LINES = 10
@@ -17,7 +19,7 @@ INK, PAPER = (60, 60, 60), (255, 255, 255)
 
 
 def labelled_sheet(images: np.ndarray, labels: np.ndarray, columns: Sequence[Attribute]) -> np.ndarray:
-    """Tiles pictures in a nearly square sheet, each above its labels; "none" is left out.
+    """Tiles pictures in a nearly square sheet, each above its labels; "none" is left out. Large pictures are shrunk.
 
     Args:
         images: uint8 [n, h, w, 1, 3 or 4]; 4 channels are premultiplied, and shown over a checkerboard.
@@ -27,6 +29,7 @@ def labelled_sheet(images: np.ndarray, labels: np.ndarray, columns: Sequence[Att
     """
     table = labels[:, None] if labels.ndim == 1 else labels
     texts = [_lines(row, columns) for row in table]
+    images = _shrunk(images)
     n, h, w, _ = images.shape
     scale = max(1, -(-MIN_SIDE // max(h, w)))
     tall, wide = h * scale, max(w * scale, MIN_SIDE)
@@ -41,6 +44,15 @@ def labelled_sheet(images: np.ndarray, labels: np.ndarray, columns: Sequence[Att
         for line, text in enumerate(lines):
             draw.text((x, y + tall + line * LINE), _cut(text, font, wide), fill=INK, font=font)
     return np.asarray(sheet)
+
+
+def _shrunk(images: np.ndarray) -> np.ndarray:
+    height, width = images.shape[1:3]
+    if max(height, width) <= MAX_SIDE:
+        return images
+    factor = MAX_SIDE / max(height, width)
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    return np.stack([resize(image, size) for image in images])
 
 
 def _lines(row: np.ndarray, columns: Sequence[Attribute]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Literal
 import tyro
 
 from jimgen.commands.shared import output_folder, say_what_is_left_out
+from jimgen.errors import UserError
 from jimgen.sizes import Size
 
 
@@ -42,12 +43,16 @@ def pack(
     from jimgen.data import load
     from jimgen.data.fitting import fitting_of
     from jimgen.data.records import write_records
+    from jimgen.interrupts import end_after_cleaning
 
     folder = output_folder(out, empty=True)
+    if folder.resolve() == Path.cwd():
+        raise UserError(f"--out {out} is the current folder, which cannot be replaced: give the name of another")
     fitting = fitting_of(size, fit, channels, background, resample, bits)
     dataset = load(data, **fitting._asdict(), strict=strict, data_dir=data_dir)
     say_what_is_left_out(dataset)
-    write_records(dataset, folder)
+    with end_after_cleaning():
+        write_records(dataset, folder)
     spec = dataset.spec
     print(f"{spec.num_train} + {spec.num_test} pictures {list(spec.shape)}; train with --data records:{folder}")
     print(folder)

@@ -25,6 +25,7 @@ from jimgen.files import write_npz
 LIMIT = "JIMGEN_DECODED_GB"
 DEFAULT_LIMIT = 4.0
 WORTH_KEEPING = 5.0  # seconds of decoding
+ABANDONED = 3600.0  # seconds after which an unfinished file is that of a process that was killed
 
 
 def read_all_once(stream: Stream, shape: tuple[int, int, int]) -> tuple[Arrays, dict[int, str]]:
@@ -81,7 +82,11 @@ def _kept(name: str, shape: tuple[int, ...]) -> tuple[np.ndarray, dict[int, str]
 
 
 def _make_room(folder: Path, room: float) -> None:
-    """Removes the splits used longest ago until the others take at most `room` bytes."""
+    """Removes the splits used longest ago until the others take at most `room` bytes; and what was never finished."""
+    for file in folder.glob(".decoded-*.tmp"):
+        with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+            if time.time() - file.stat().st_mtime > ABANDONED:
+                file.unlink()
     files = [(file.stat().st_mtime_ns, file.stat().st_size, file) for file in folder.glob("decoded-*.npz")]
     for _, num_bytes, file in sorted(files, reverse=True):
         room -= num_bytes

@@ -44,7 +44,8 @@ class Fitting(NamedTuple):
         """What the pixels depend on, beside the shape, for the hash of data; what is usual is not named."""
         usual = Fitting(fit=self.fit)
         named = [f"{self.bits} bits"] if self.bits else []
-        named += [f"background {colour_text(self.background)}"] if self.background != usual.background else []
+        seen = self.background != usual.background and self.channels != 4  # of 4 channels, none is composited
+        named += [f"background {colour_text(self.background)}"] if seen else []
         named += [self.resample] if self.resample != usual.resample else []
         return " ".join([self.fit, *named])
 

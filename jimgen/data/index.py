@@ -1,6 +1,7 @@
 """What files were found to hold, kept in the cache, so that only new and changed files are opened again.
 
 A file is known by its stamp: path, size and time of its last change. An edit that keeps all three is not noticed.
+Another version of Pillow may read files that the last one could not, so it reads them all again.
 """
 
 import contextlib
@@ -10,11 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import PIL
+
 from jimgen.data.dataset import cache_dir
 from jimgen.errors import UserError
 from jimgen.files import read_json, write_atomically
 
-FORMAT = 1  # of the index; another is read again from the files
+_MADE_BY = {"format": 1, "pillow": PIL.__version__}  # an index that differs in it is made anew
 
 
 def recall(
@@ -42,7 +45,7 @@ def recall(
     kept = {stamp: value for stamp, value in zip(stamps, values, strict=True) if not isinstance(value, Exception)}
     if new and kept or len(known) != len(kept):
         with contextlib.suppress(UserError):  # a full disk costs time, not the run
-            write_atomically(index_file(kind, place), json.dumps({"format": FORMAT, "place": place, "files": kept}))
+            write_atomically(index_file(kind, place), json.dumps(_MADE_BY | {"place": place, "files": kept}))
     return values
 
 
@@ -56,9 +59,9 @@ def index_file(kind: str, place: str) -> Path:
 
 
 def _known(kind: str, place: str) -> dict[str, Any]:
-    """The values by stamp in an index; none if it is missing, damaged or of another format, or there is no cache."""
+    """The values by stamp in an index; none if it is missing, damaged or of other versions, or there is no cache."""
     with contextlib.suppress(UserError):
         content = read_json(index_file(kind, place), fix="remove it")
-        if content and content.get("format") == FORMAT and isinstance(content.get("files"), dict):
+        if content and _MADE_BY.items() <= content.items() and isinstance(content.get("files"), dict):
             return content["files"]
     return {}

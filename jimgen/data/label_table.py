@@ -9,7 +9,8 @@ import codecs
 import csv
 import difflib
 import io
-from collections.abc import Collection, Sequence
+import unicodedata
+from collections.abc import Collection, Sequence, Set
 from typing import NamedTuple
 
 from jimgen.data.dataset import CLASS, Attribute
@@ -133,6 +134,8 @@ def _check_header(header: Sequence[str], where: str) -> int:
         )
     if others.count(CLASS) > 1:
         raise UserError(f"{where} has two columns {CLASS!r}: remove one")
+    if odd := next((name for name in others if name.lower() == CLASS != name), None):
+        raise UserError(f"{where} has a column {odd!r}: call it {CLASS!r} if it is the class, or else by another name")
     check_attribute_names([name for name in others if name != CLASS], where)
     return header.index(FILE)
 
@@ -166,7 +169,9 @@ def numbered(table: Table, train: Sequence[str], test: Sequence[str], files: Col
     Raises:
         UserError: a row names no file, a picture has no row, or test has a value that train lacks.
     """
-    _check_files(table, [*train, *test], files)
+    there = set(files)
+    table = _as_files_are_written(table, there)
+    _check_files(table, [*train, *test], there)
     columns, notes, numbers = [], [], []
     for column, name in enumerate(table.columns):
         values = class_order(table.cells[file][column] for file in train)
@@ -190,11 +195,26 @@ def numbered(table: Table, train: Sequence[str], test: Sequence[str], files: Col
     return Told(of, tuple(columns), tuple(notes))
 
 
-def _check_files(table: Table, listed: Sequence[str], files: Collection[str]) -> None:
+def _as_files_are_written(table: Table, files: Set[str]) -> Table:
+    """The table with the names of files as they are stored: an accent may be a part of a letter or a sign of its own,
+    and spreadsheets write the former where macOS stores the latter."""
+    if all(file in files for file in table.cells):
+        return table
+    stored = {unicodedata.normalize("NFC", file): file for file in files}
+
+    def name(file: str) -> str:
+        return file if file in files else stored.get(unicodedata.normalize("NFC", file), file)
+
+    cells = {name(file): row for file, row in table.cells.items()}
+    if len(cells) < len(table.cells):  # two rows would be of one file
+        return table
+    return table._replace(cells=cells, places={name(file): place for file, place in table.places.items()})
+
+
+def _check_files(table: Table, listed: Sequence[str], files: Set[str]) -> None:
     """Raises UserError for a row without a file, and for a picture of `listed` without a row."""
-    there = set(files)
-    if missing := next((file for file in table.cells if file not in there), None):
-        nearest = difflib.get_close_matches(missing, sorted(there)[:5000], n=1)
+    if missing := next((file for file in table.cells if file not in files), None):
+        nearest = difflib.get_close_matches(missing, sorted(files)[:5000], n=1)
         fix = f"is {shown(nearest[0])} meant?" if nearest else "names are relative to the table"
         raise UserError(f"{table.places[missing]}: there is no file {shown(missing)[:200]}; {fix}")
     if lost := [file for file in listed if file not in table.cells]:

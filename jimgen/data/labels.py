@@ -22,17 +22,22 @@ def flat(labels: np.ndarray) -> np.ndarray | None:
     return labels.argmax(axis=1) if is_one_hot else None
 
 
-def class_names(labels: np.ndarray, where: str, *, listed: str = "class_names") -> tuple[str, ...]:
-    """Names of the classes in labels int [n]: "0", "1", ... up to the largest. `listed` is the field that could name
-    them.
+def class_names(
+    labels: np.ndarray, where: str, *, rows: np.ndarray | None = None, listed: str = "class_names"
+) -> tuple[str, ...]:
+    """Names of the classes in labels int [n]: "0", "1", ... up to the largest.
+
+    `rows` int [n] are the places of the labels in what they were read from, if other than 0, 1, ...; `listed` is the
+    field that could name the classes.
 
     Raises:
         UserError: a label is below 0, or a number up to the largest has no label.
     """
     counts = np.unique(labels)
     if counts[0] < 0:
-        row = int(np.argmax(labels < 0))
-        raise UserError(f"{where}[{row}] is {labels[row]}, out of the range: count from 0")
+        at = int(np.argmax(labels < 0))
+        row = at if rows is None else rows[at]
+        raise UserError(f"{where}[{row}] is {labels[at]}, out of the range: count from 0")
     if not np.array_equal(counts, np.arange(len(counts))):
         missing = next(number for number, label in enumerate(counts) if number != label)
         raise UserError(
@@ -42,16 +47,17 @@ def class_names(labels: np.ndarray, where: str, *, listed: str = "class_names") 
     return tuple(str(label) for label in counts)
 
 
-def checked(labels: np.ndarray, where: str, num_classes: int) -> np.ndarray:
-    """Labels int [n] as int32 [n].
+def checked(labels: np.ndarray, where: str, num_classes: int, rows: np.ndarray | None = None) -> np.ndarray:
+    """Labels int [n] as int32 [n]. `rows` is that of `class_names`.
 
     Raises:
         UserError: a label is outside [0, num_classes).
     """
     outside = (labels < 0) | (labels >= num_classes)
     if outside.any():
-        row = int(np.argmax(outside))
-        raise UserError(f"{where}[{row}] is {labels[row]}, out of the range 0..{num_classes - 1} of train")
+        at = int(np.argmax(outside))
+        row = at if rows is None else rows[at]
+        raise UserError(f"{where}[{row}] is {labels[at]}, out of the range 0..{num_classes - 1} of train")
     return labels.astype(np.int32)
 
 

@@ -52,7 +52,7 @@ from jimgen.data.index import recall
 from jimgen.data.labels import classes_of
 from jimgen.data.layout import held_out
 from jimgen.data.paths import find
-from jimgen.data.random_crops import random_crops
+from jimgen.data.random_crops import random_crops, whole_note
 from jimgen.data.recipes import RECIPES, open_recipe
 from jimgen.errors import UserError
 from jimgen.files import shown, write_npz
@@ -144,7 +144,8 @@ def load(
     test, classes = _fitted(test, target, resident), source.class_names
     named = (shown(name), target.shape, len(classes), classes)
     spec = DataSpec(*named, *counts, data_hash(train, test), source.attributes)
-    return Dataset(spec, train, test, tuple(skipped), source.notes)
+    notes = source.notes + whole_note(source, fitting, target.shape[:2])
+    return Dataset(spec, train, test, tuple(skipped), notes)
 
 
 def _without(train: Arrays | Stream, source: Source, combinations: Sequence[str]) -> Arrays | Stream:

@@ -2,7 +2,7 @@
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -108,10 +108,19 @@ def _labels(
     elif train.stored.ndim == 2 and train.stored.shape[1] > 1:  # the length of a one-hot row is the number of classes
         class_names = tuple(str(label) for label in range(train.stored.shape[1]))
     else:
-        ours = train.field == test.field  # one field that is split here
-        class_names = numbers.class_names(np.concatenate([of_train, of_test]) if ours else of_train, where)
-    of_train = numbers.checked(of_train, where, len(class_names))
-    return of_train, numbers.checked(of_test, f"npz:{path}: {test.field}", len(class_names)), class_names, ()
+        counted, rows = _counted(train, test, of_train, of_test)
+        class_names = numbers.class_names(counted, where, rows=rows)
+    of_train = numbers.checked(of_train, where, len(class_names), train.rows)
+    of_test = numbers.checked(of_test, f"npz:{path}: {test.field}", len(class_names), test.rows)
+    return of_train, of_test, class_names, ()
+
+
+def _counted(train: Split, test: Split, of_train: np.ndarray, of_test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The labels that decide which classes there are, and their rows in the field: those of train, and of test too if
+    both are of one field, which is split here."""
+    if train.prefix != test.prefix:
+        return of_train, train.rows
+    return np.concatenate([of_train, of_test]), np.concatenate([train.rows, test.rows])
 
 
 def _texts(stored: np.ndarray, where: str) -> tuple[str, ...]:
@@ -136,6 +145,16 @@ def attributes_of(path: str, fields: Mapping[str, np.ndarray]) -> tuple[Attribut
     return _attributes(path, split, split, fields)
 
 
+def attribute_fields(attributes: Sequence[Attribute]) -> dict[str, np.ndarray]:
+    """The fields `attribute_names` and `attribute_values` of a file; none without attributes."""
+    if not attributes:
+        return {}
+    most = max(len(attribute.values) for attribute in attributes)
+    padded = [[*attribute.values, *[""] * (most - len(attribute.values))] for attribute in attributes]
+    names = np.array([attribute.name for attribute in attributes])
+    return {"attribute_names": names, "attribute_values": np.array(padded)}
+
+
 def _attributes(path: str, train: Split, test: Split, fields: Mapping[str, np.ndarray]) -> tuple[Attribute, ...]:
     """The attributes with the names of their values.
 
@@ -157,9 +176,9 @@ def _attributes(path: str, train: Split, test: Split, fields: Mapping[str, np.nd
         if "attribute_values" in fields:
             values = _values(fields["attribute_values"], column, name, count, f"npz:{path}: attribute_values")
         else:
-            ours = train.prefix == test.prefix  # one field that is split here
-            together = np.concatenate([of_train, of_test]) if ours else of_train
-            values = numbers.class_names(together, f"{field}[:, {column}] ({name})", listed="attribute_values")
+            counted, rows = _counted(train, test, of_train, of_test)
+            where = f"{field}[:, {column}] ({shown(name)})"
+            values = numbers.class_names(counted, where, rows=rows, listed="attribute_values")
         for split, stored in ((train, of_train), (test, of_test)):
             outside = (stored < 0) | (stored >= len(values))
             if outside.any():

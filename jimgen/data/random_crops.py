@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jimgen.data.dataset import Arrays, Example, Stream, read_in_threads
-from jimgen.data.fitting import Fitting, fit_images, fit_window, random_window
+from jimgen.data.dataset import Arrays, Example, Source, Stream, read_in_threads
+from jimgen.data.fitting import Fitting, centre_window, fit_images, fit_window, random_window
 from jimgen.data.images import UnreadableImage
+from jimgen.sizes import Sides, size_text
 
 
 def random_crops(split: Arrays | Stream, fitting: Fitting, shape: tuple[int, int, int], resident_bytes: int) -> Stream:
@@ -35,6 +36,23 @@ def random_crops(split: Arrays | Stream, fitting: Fitting, shape: tuple[int, int
     count = len(split.labels) if isinstance(split, Arrays) else len(split)
     identity = f"{shape} {fitting.identity} random from {fitting.crop_scale}\n{_content(split)}"
     return Stream(read, count, identity, rows, draw=draw)
+
+
+def whole_note(source: Source, fitting: Fitting, size: Sides) -> tuple[str, ...]:
+    """A note if random crops show whole pictures only: all have the aspect ratio of `size`, and none is zoomed into."""
+    height, width, _ = source.shape
+    if fitting.crop != "random" or fitting.crop_scale < 1:
+        return ()
+    if height is not None and width is not None:
+        sizes = {(height, width)}
+    else:
+        sizes = {row.size for row in source.train.rows or ()} if isinstance(source.train, Stream) else set()
+    if not sizes or any(centre_window(tall, wide, size)[2:] != (tall, wide) for tall, wide in sizes):
+        return ()
+    return (
+        f"random crops show whole pictures, which have the aspect ratio of {size_text(size)}: add --crop-scale 0.5, "
+        "or leave out --crop random",
+    )
 
 
 def _reader(split: Arrays | Stream, resident_bytes: int) -> Callable[[int], Example]:

@@ -63,6 +63,7 @@ def write_records(dataset: Dataset, folder: Path, *, shard_bytes: int = SHARD_BY
     """
     spec = dataset.spec
     form = Format(spec.shape, len(spec.columns))
+    folder = folder.resolve()  # a link to a folder cannot be replaced
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     with disk_errors(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -20,6 +20,7 @@ from jimgen.data.dataset import UNLABELLED, Attribute, DataSpec
 from jimgen.data.fitting import Fitting, fit_images
 from jimgen.data.folder import labels_of, layout_of, members_of, pictures_of, read_picture
 from jimgen.data.images import PLAIN, Reading
+from jimgen.data.label_table import FILE, TABLE_FILE
 from jimgen.data.labels import classes_of
 from jimgen.data.layout import natural
 from jimgen.data.npz import check_labels, checked_images
@@ -30,7 +31,6 @@ from jimgen.pictures import encode_png, to_uint8
 from jimgen.train_step import Variables
 
 ANY = "any"  # the name of the value that leaves an attribute open
-LABEL_TABLE = "labels.csv"
 CHUNK = 256  # images that each device draws at a time
 
 
@@ -112,7 +112,7 @@ def save(path: Path, generated: GeneratedSet) -> Path:
             picture = image[..., 0] if image.shape[-1] == 1 else image
             (path / names[-1]).write_bytes(encode_png(picture))
         if generated.attributes:
-            write_atomically(path / LABEL_TABLE, _label_table(generated, names))
+            write_atomically(path / TABLE_FILE, _label_table(generated, names))
     return path
 
 
@@ -121,13 +121,10 @@ def _label_arrays(generated: GeneratedSet) -> dict[str, np.ndarray]:
         return {}
     if not generated.attributes:
         return {"labels": generated.labels}
-    values = _named_values(generated)
-    most = max(map(len, values))
     return {
         "labels": classes_of(generated.labels),
         "attributes": generated.labels[:, 1:],
-        "attribute_names": np.array([attribute.name for attribute in generated.attributes]),
-        "attribute_values": np.array([[*names, *[""] * (most - len(names))] for names in values]),
+        **npz.attribute_fields(_with_any(generated)),
     }
 
 
@@ -135,19 +132,19 @@ def _label_table(generated: GeneratedSet, files: Sequence[str]) -> str:
     assert generated.labels is not None
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["file", *(attribute.name for attribute in generated.attributes)])
-    values = _named_values(generated)
+    table.writerow([FILE, *(attribute.name for attribute in generated.attributes)])
+    named = _with_any(generated)
     for file, row in zip(files, generated.labels[:, 1:], strict=True):
-        table.writerow([file, *(names[value] for names, value in zip(values, row, strict=True))])
+        table.writerow([file, *(attribute.values[value] for attribute, value in zip(named, row, strict=True))])
     return text.getvalue()
 
 
-def _named_values(generated: GeneratedSet) -> list[tuple[str, ...]]:
-    """The names of the values of each attribute, with "any" where some label leaves it open."""
+def _with_any(generated: GeneratedSet) -> list[Attribute]:
+    """The attributes, with the value "any" where some label leaves them open."""
     assert generated.labels is not None
     used = generated.labels[:, 1:].max(axis=0, initial=0)
     pairs = zip(generated.attributes, used, strict=True)
-    return [a.values + (ANY,) * int(most >= len(a.values)) for a, most in pairs]
+    return [Attribute(a.name, a.values + (ANY,) * int(most >= len(a.values))) for a, most in pairs]
 
 
 def read_generated(path: Path, *, reading: Reading = PLAIN) -> GeneratedSet:

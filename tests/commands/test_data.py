@@ -72,6 +72,15 @@ def test_transparency_is_kept_unless_channels_say_otherwise(jimgen, monkeypatch,
     np.testing.assert_allclose(again.train.images, load("sprites", channels=4).train.images, atol=1)
 
 
+def test_a_recipe_is_opened_once(jimgen, monkeypatch):
+    from jimgen.data.recipes import phantom
+
+    opened, calls = phantom.open_phantom, []
+    monkeypatch.setattr(phantom, "open_phantom", lambda *arguments: calls.append(1) or opened(*arguments))
+    jimgen("data", "phantom:ct:20")
+    assert calls == [1]
+
+
 def test_a_combination_is_left_out_of_train_alone(jimgen, refused, tmp_path):
     jimgen("data", "stacked_digits:300", "--out", tmp_path / "x.npz", "--without", "red=1+green!=1,2")
     with np.load(tmp_path / "x.npz") as written:
@@ -87,6 +96,12 @@ def test_a_sheet_shows_pictures_above_their_labels(jimgen, tmp_path):
     jimgen("data", "phantom:ct:20", "--num", 6, "--out", tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as sheet:
         assert sheet.mode == "RGB" and min(sheet.size) > 200
+
+
+def test_large_pictures_are_shrunk():
+    images = np.full((2, 300, 512, 3), 200, np.uint8)
+    sheet = labelled_sheet(images, np.zeros(2, np.int32), (Attribute("class", UNLABELLED),))
+    assert sheet.shape == (2 * 150 + 3 * 6, 256 + 2 * 6, 3) and (sheet[6:156, 6:262] == 200).all()
 
 
 def test_transparent_pictures_are_shown_over_a_board_and_none_is_not_written():

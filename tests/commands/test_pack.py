@@ -1,3 +1,6 @@
+import os
+import signal
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -36,3 +39,26 @@ def test_pack_refuses(tmp_path, refused):
     assert not (tmp_path / "packed").exists()
     assert "is there already" in refused("pack", name, "--out", tmp_path / "set", "--size", 6)
     assert "unknown data set" in refused("pack", "folde:x", "--out", tmp_path / "packed")
+
+
+def test_the_current_folder_is_refused_and_a_link_is_followed(tmp_path, refused, jimgen, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("here")
+    monkeypatch.chdir(tmp_path / "here")
+    assert "current folder" in refused("pack", "digits", "--out", ".")
+    monkeypatch.chdir(tmp_path)
+    jimgen("pack", "digits", "--out", "link")
+    assert load("records:here").spec.num_train == 1498
+
+
+def test_a_signal_removes_what_is_unfinished(tmp_path, jimgen, monkeypatch):
+    def stop(folder):
+        assert (tmp_path / ".packed.unfinished").is_dir()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("jimgen.data.records._check_written", stop)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        jimgen("pack", "digits", "--out", tmp_path / "packed")
+    assert stopped.value.code == 128 + signal.SIGTERM and not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is before

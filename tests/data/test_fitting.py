@@ -210,3 +210,4 @@ def test_the_identity_names_what_is_not_usual():
     assert [fitting_of(8, fit).identity for fit in ("crop", "resize", "pad")] == ["crop", "resize", "pad"]
     assert fitting_of(bits=12, fit="pad").identity == "pad 12 bits"
     assert fitting_of(background="#ff8000", resample="nearest").identity == "crop background #ff8000 nearest"
+    assert fitting_of(background="white", channels=4).identity == "crop"  # nothing is composited

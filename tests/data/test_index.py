@@ -129,6 +129,19 @@ def test_a_damaged_or_foreign_index_is_rebuilt(tmp_path, cache, opened, content)
     assert load(name).spec == spec and json.loads(index.read_bytes()) == whole
 
 
+@pytest.mark.parametrize("resident", [2**30, 0])
+def test_another_version_of_pillow_reads_all_files_again(tmp_path, cache, opened, resident):
+    """It may read what the last one could not."""
+    name = save(tmp_path / "set", range(20))
+    load(name, resident_bytes=resident)
+    for index in [*cache.glob("shapes-*.json"), *cache.glob("faults-*.json")]:
+        index.write_text(json.dumps(json.loads(index.read_bytes()) | {"pillow": "1.0"}))
+    for calls in opened.values():
+        calls.clear()
+    load(name, resident_bytes=resident)
+    assert len(opened["read_shape"]) == 20 and (resident or len(opened["decode"]) == 20)
+
+
 @pytest.mark.parametrize("value", [None, 5, "x", [4, 4], [4, 4, -1], [4, 4, "1"], {}])
 def test_a_value_that_is_no_shape_is_read_again(tmp_path, cache, opened, value):
     name = save(tmp_path / "set", range(20))
@@ -164,6 +177,16 @@ def test_each_fitting_is_kept_by_itself_and_the_oldest_go_first(tmp_path, cache,
     monkeypatch.setenv("JIMGEN_DECODED_GB", str((min(kept) + 20 * 36 + 10) / 2**30))
     load(name, size=6)
     assert kept[min(kept)].exists() and not kept[max(kept)].exists() and len(list(cache.glob("decoded-*.npz"))) == 2
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path, cache):
+    old, new = (cache / f".decoded-x.npz.{number}.tmp" for number in (1, 2))
+    cache.mkdir(exist_ok=True)
+    for file in (old, new):
+        file.write_bytes(b"x")
+    os.utime(old, (1, 1))
+    load(save(tmp_path / "set", range(20)))
+    assert not old.exists() and new.exists()
 
 
 def test_decoded_pictures_need_not_be_kept(tmp_path, cache, monkeypatch):

@@ -132,6 +132,7 @@ def test_quoted_cells_may_hold_separators():
         ("file,x,x\n0.png,a,b\n", "'x' is there twice"),
         ("file,file,x\n0.png,a,b\n", "two columns 'file'"),
         ("file,class,class\n0.png,a,b\n", "two columns 'class'"),
+        ("file,Class\n0.png,a\n", "a column 'Class': call it 'class'"),
         (",file,x\n0,0.png,a\n", "column 1 has no name"),
         ("file,x\n0.png,a\n1.png,a,b\n", "line 3 has 3 cells, and the header 2: 1.png"),
         ("file,x\n0.png\n", "line 2 has 1 cells"),
@@ -159,6 +160,18 @@ def test_rows_and_pictures_must_match(tmp_path):
         load(name)
     table(tmp_path, [line.replace("v10", "v2") for line in lines()])
     assert load(name).notes == (f"{name}: labels.csv: glasses has one value only, 'v2'",)
+
+
+def test_accents_may_be_written_in_two_ways(tmp_path):
+    """As letters (NFC), and as signs of their own (NFD)."""
+    names = [f"e\u0301{file}" for file in NAMES]
+    name = pictures(tmp_path, names)
+    table(tmp_path, lines([f"\xe9{file}" for file in NAMES]))
+    data = load(name)
+    assert rows_of(data)[0] == (0, 2, 1)
+    table(tmp_path, lines([*(f"\xe9{file}" for file in NAMES), names[0]]))
+    with pytest.raises(UserError, match="there is no file"):
+        load(name)
 
 
 def test_a_table_wins_over_stylegans_file_and_works_in_archives(tmp_path):

@@ -296,6 +296,21 @@ def test_a_row_out_of_range_is_named_by_its_row_in_the_file(save):
         load(save(images=IMAGES, **fields))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "fields"),
+    [(-1, {}), (7, {"class_names": ["cat", "dog", "elk"]})],
+)
+def test_a_label_out_of_range_is_named_by_its_row_in_the_file(save, wrong, fields):
+    labels = LABELS.astype(int)
+    labels[15] = wrong  # row 14 of train, as row 9 is the first of test
+    with pytest.raises(UserError, match=rf"labels\[15\] is {wrong}, out of the range"):
+        load(save(images=IMAGES, labels=labels, **fields))
+    attributes = np.stack([LABELS, labels], axis=1)
+    if wrong < 0:
+        with pytest.raises(UserError, match=r"attributes\[:, 1\] \(glasses\)\[15\] is -1, out of the range"):
+            load(save(images=IMAGES, attributes=attributes, attribute_names=ATTRIBUTE_NAMES))
+
+
 def test_four_channels_are_straight_in_the_file_and_premultiplied_in_memory(save):
     from jimgen.data.npz import open_npz
 

@@ -76,3 +76,14 @@ def test_arrays_are_cropped_at_random_too(tmp_path):
     image, label = data.train.draw(3, np.random.default_rng(0))
     assert image.shape == (8, 8, 3) and label == 0
     np.testing.assert_array_equal(data.test.images, fit_images(images[:4], Fitting((8, 8))))
+
+
+@pytest.mark.parametrize(("size", "scale", "noted"), [(8, 1.0, True), (8, 0.5, False), ((8, 4), 1.0, False)])
+def test_crops_that_show_whole_pictures_are_noted(tmp_path, size, scale, noted):
+    np.savez(tmp_path / "x.npz", images=np.zeros((20, 16, 16), np.uint8))
+    for i in range(20):
+        Image.new("L", (12 + i, 12 + i), i).save(tmp_path / f"{i}.png")
+    for name in (f"npz:{tmp_path / 'x.npz'}", f"folder:{tmp_path}"):
+        notes = load(name, size=size, crop="random", crop_scale=scale).notes
+        assert any("whole pictures" in note for note in notes) == noted
+        assert not any("whole pictures" in note for note in load(name, size=size).notes)

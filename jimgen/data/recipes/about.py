@@ -19,6 +19,7 @@ class About(NamedTuple):
     attribution: str
     install: str  # commands, one a line; "" where nothing is needed
     is_installed: Callable[[], bool]
+    transparent: bool = False  # RGBA, as stored
 
 
 def require_installed(name: str, about: About) -> None:

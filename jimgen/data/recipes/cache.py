@@ -78,8 +78,11 @@ def progress(what: str, items: Iterable[T], total: int) -> Iterator[T]:
     start = time.monotonic()
     due = start + _SILENT
     for done, item in enumerate(items):
-        if (now := time.monotonic()) > due:
-            left = (now - start) / max(done, 1) * (total - done)
-            print(f"{what}: {done} of {total} rendered, about {left:.0f} s left; they are kept", file=sys.stderr)
+        if done and (now := time.monotonic()) > due:
+            left = (now - start) / done * (total - done)
+            print(
+                f"{what}: {done} of {total} rendered, about {left:.0f} s left; next time they come from the cache",
+                file=sys.stderr,
+            )
             due = now + _EACH
         yield item

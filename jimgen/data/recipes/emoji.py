@@ -37,6 +37,7 @@ ABOUT = About(
     install=f"pip install {svg.PACKAGE} && npm install "
     + " ".join(f"@iconify-json/{package}" for package in PACKAGES.values()),
     is_installed=lambda: has_modules(svg.MODULE) and all(_folder(style) for style in PACKAGES),
+    transparent=True,
 )
 
 
@@ -83,7 +84,7 @@ def pairs(size: tuple[int, int] = SIZE) -> Pairs:
             for sign in progress("emoji", signs, len(signs))
         ]
     )
-    return Pairs(tuple(sign.code for sign in signs), images, _is_test(signs, images))
+    return Pairs(tuple(sign.code for sign in signs), images, _is_test(signs))
 
 
 def read_signs() -> list[Sign]:
@@ -122,7 +123,7 @@ def _draw(size: tuple[int, int]) -> Source:
     return Source(train, arrays_of(test), categories, (*size, 4), attributes=styles)
 
 
-def _is_test(signs: list[Sign], images: np.ndarray) -> np.ndarray:
+def _is_test(signs: list[Sign]) -> np.ndarray:
     groups: dict[str, list[str]] = {}
     for sign in signs:
         groups.setdefault(sign.category, []).append(sign.code)

@@ -37,6 +37,7 @@ ABOUT = About(
     attribution="DiceBear (dicebear.com) and the artist of each style",
     install="pip install 'jimgen[faces]'  # or: pip install dicebear-core dicebear-styles resvg-py",
     is_installed=lambda: has_modules("dicebear", "dicebear_styles", svg.MODULE),
+    transparent=True,
 )
 
 

@@ -35,6 +35,7 @@ ABOUT = About(
     attribution="Scopia, Andrew Kator and Jennifer Legaz, Reallusion, the contributors of Blend Swap; Sweet Home 3D",
     install="apt-get install sweethome3d-furniture",
     is_installed=lambda: any(debian(FOLDER).glob("*.sh3f")),
+    transparent=True,
 )
 
 

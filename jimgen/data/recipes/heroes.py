@@ -83,6 +83,7 @@ ABOUT = About(
     attribution="Flare (flarerpg.org), by Clint Bellanger and contributors",
     install="apt-get install flare-game",
     is_installed=lambda: (debian(FOLDER) / "animations/avatar").is_dir(),
+    transparent=True,
 )
 
 

@@ -44,6 +44,7 @@ ABOUT = About(
     attribution="The Battle for Wesnoth (wesnoth.org), by David White and contributors",
     install="apt-get install wesnoth-1.16-data",
     is_installed=lambda: units_folder() is not None,
+    transparent=True,
 )
 
 

@@ -37,6 +37,7 @@ _MINETEST = About(
     attribution="Minetest Game, by celeron55 and contributors",
     install="apt-get install minetest-data",
     is_installed=lambda: any(_minetest_files()),
+    transparent=True,
 )
 _WESNOTH = About(
     what="400 hexagons of terrain of the game Wesnoth, 72x72 RGBA; class = kind",
@@ -45,6 +46,7 @@ _WESNOTH = About(
     attribution="The Battle for Wesnoth (wesnoth.org), by David White and contributors",
     install="apt-get install wesnoth-1.16-data",
     is_installed=lambda: any(_wesnoth_files()),
+    transparent=True,
 )
 SETS = {"minetest": _MINETEST, "wesnoth": _WESNOTH}
 ABOUT = About(
@@ -54,6 +56,7 @@ ABOUT = About(
     attribution="; ".join(one.attribution for one in SETS.values()),
     install="apt-get install minetest-data wesnoth-1.16-data",
     is_installed=lambda: all(one.is_installed() for one in SETS.values()),
+    transparent=True,
 )
 
 

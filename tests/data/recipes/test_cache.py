@@ -1,6 +1,7 @@
 import numpy as np
 
 from jimgen.data.dataset import Arrays, Attribute, Source
+from jimgen.data.recipes import cache
 from jimgen.data.recipes.cache import cached
 
 
@@ -48,3 +49,9 @@ def test_a_damaged_cache_is_made_again(tmp_path, monkeypatch):
             file.write_bytes(damage)
         assert (cached("set", [1], lambda: source(7)).train.labels == source(7).train.labels).all()
         assert file.stat().st_size == len(whole)
+
+
+def test_nothing_is_estimated_before_the_first_picture(monkeypatch, capsys):
+    monkeypatch.setattr(cache, "_SILENT", -1)
+    assert list(cache.progress("x", "a", 1)) == ["a"] and capsys.readouterr().err == ""
+    assert list(cache.progress("x", "ab", 2)) == ["a", "b"] and "x: 1 of 2 rendered" in capsys.readouterr().err

@@ -60,6 +60,7 @@ def test_same_bytes_from_two_clean_caches_and_from_the_cache(name, clean_cache):
 def test_no_picture_of_test_is_in_train_and_labels_are_in_range(name):
     source = small(name)
     assert not set(hashes(source.train.images)) & set(hashes(source.test.images))
+    assert (source.shape[2] == 4) == about(name).transparent
     columns = (source.class_names, *(attribute.values for attribute in source.attributes))
     for split in (source.train, source.test):
         assert split.images.dtype == np.uint8 and split.images.shape[1:] == source.shape
