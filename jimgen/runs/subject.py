@@ -1,9 +1,9 @@
 """A run as the subject of sampling, evaluation and comparison."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from jimgen import data
 from jimgen.curves import read_metrics
@@ -20,7 +20,7 @@ from jimgen.evaluation.results import RESULTS, read_evaluation
 from jimgen.noise import key_of
 from jimgen.runs import compatibility
 from jimgen.runs.config import RunConfig, uncompared_fields
-from jimgen.runs.folder import CONFIG, EVALUATION, METRICS_FILE, read_saved
+from jimgen.runs.folder import CONFIG, EVALUATION, METRICS_FILE, Saved, read_saved
 from jimgen.runs.load import Run, load_run
 from jimgen.train_step import eval_variables
 
@@ -162,7 +162,7 @@ def compare_runs(runs: Sequence[Path]) -> tuple[list[Group], dict[str, dict[str,
         UserError: one has no evaluation, or a damaged one; or see `compare`.
     """
     evaluations = {run: evaluation_of(run) for run in runs}
-    return compare({run: identity(run, found) for run, found in evaluations.items()}, evaluations)
+    return compare(identities(evaluations), evaluations)
 
 
 def evaluation_of(run: Path) -> dict[str, Any]:
@@ -177,19 +177,29 @@ def evaluation_of(run: Path) -> dict[str, Any]:
     raise UserError(f"{run} has no evaluation yet: run `jimgen evaluate {run}`")
 
 
-def identity(run: Path, evaluation: dict[str, Any]) -> str:
-    """What tells a run apart from others, and how images were drawn from it, but for the seeds.
+def identities(evaluations: Mapping[Path, dict[str, Any]]) -> dict[Path, str]:
+    """What tells each run apart from the others, and how images were drawn from it, but for the seeds.
 
-    Fields that say how a run is carried out do not count. Data count by their content. A set of images that is no run
-    is identified by its path.
+    Fields that say how a run is carried out do not count. Data count by their content. A field that some run of the
+    experiment lacks, as it was written before the field existed, counts only where it is not at its default. A set of
+    images that is no run is identified by its path.
 
+    Args:
+        evaluations: run -> content of its evaluation.json.
     Raises:
-        UserError: its config.json is damaged.
+        UserError: a config.json is damaged.
     """
-    saved = read_saved(run, fix="restore it from a copy, or compare without this run")
-    if saved is None:
-        return str(run)
-    drawn = {name: evaluation.get("subject", {}).get(name) for name in ("best", "classes", "changes")}
-    ignored = {*saved.uncompared, *uncompared_fields(RunConfig, best=bool(drawn["best"]))}
-    config = {name: value for name, value in compatibility.renamed(saved.config).items() if name not in ignored}
-    return json.dumps([saved.experiment, config | {"data": saved.data.hash}, drawn], sort_keys=True)
+    saved = {run: read_saved(run, fix="restore it from a copy, or compare without this run") for run in evaluations}
+    configs = {run: compatibility.renamed(found.config) for run, found in saved.items() if found is not None}
+    found = {run: str(run) for run in evaluations}
+    for run, config in configs.items():
+        experiment, _, data, uncompared, different = cast(Saved, saved[run])
+        subject = evaluations[run].get("subject", {})
+        drawn = {name: subject.get(name) for name in ("best", "classes", "changes")}
+        ignored = {*uncompared, *uncompared_fields(RunConfig, best=bool(drawn["best"]))}
+        alike = [configs[other] for other in configs if cast(Saved, saved[other]).experiment == experiment]
+        changed = compatibility.renamed(dict.fromkeys(different))
+        ignored |= {name for name in config if name not in changed and not all(name in other for other in alike)}
+        counted = {name: value for name, value in config.items() if name not in ignored}
+        found[run] = json.dumps([experiment, counted | {"data": data.hash}, drawn], sort_keys=True)
+    return found
