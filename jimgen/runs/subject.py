@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 from jimgen import data
 from jimgen.curves import read_metrics
 from jimgen.data.attributes import values_by_name
-from jimgen.data.dataset import Dataset
+from jimgen.data.dataset import Dataset, DataSpec
 from jimgen.data.fitting import fitting_of
 from jimgen.data.images import PLAIN, Reading
 from jimgen.errors import UserError
@@ -45,14 +45,16 @@ def draw_images(
         classes: "balanced": the classes in turn, and attributes left open; "frequency": labels as often as in the
             training images. Ignored by runs without labels.
         given: values by column of the labels, from `given_labels`.
-        turn: the column whose values a balanced set shows in turn, from `column_by_name`; default: the class or, if
-            there are no classes, the first attribute.
+        turn: the column whose values a balanced set shows in turn, from `column_by_name`; default: that of
+            `column_in_turn`.
         data_name: data set whose frequencies are meant; default: the run's own.
     Raises:
-        UserError: the run's data are needed for their frequencies and are not there.
+        UserError: the run's data are needed for their frequencies and are not there; or see `require_same_labels`.
     """
     if classes == "frequency" and run.conditional:
-        labels = frequent_labels(load_data(run.config, name=data_name), num, seed, given)
+        dataset = load_data(run.config, name=data_name)
+        require_same_labels(run, dataset.spec)
+        labels = frequent_labels(dataset, num, seed, given)
     else:
         labels = balanced_labels(run.spec, num, given, turn)
     drawn = generate(run.method, eval_variables(run.state), key_of(seed), labels)
@@ -85,6 +87,17 @@ def given_labels(run: Run, label: int | None, settings: Sequence[str]) -> dict[i
             raise UserError(f"--label {label} and --set ask for two classes: give one of them")
         given[0] = label
     return given
+
+
+def require_same_labels(run: Run, spec: DataSpec) -> None:
+    """Raises UserError where labels of these data are not what the run was trained with, if it knows labels."""
+    same = (spec.num_classes, spec.attributes) == (run.spec.num_classes, run.spec.attributes)
+    if run.conditional and not same:
+        there, here = (
+            ", ".join(f"{column.name} ({len(column.values)} values)" for column in each.columns)
+            for each in (spec, run.spec)
+        )
+        raise UserError(f"--data {spec.name} has other labels than the run: {there}; the run takes {here}")
 
 
 def load_data(
