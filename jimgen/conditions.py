@@ -2,7 +2,8 @@
 
 Labels are int32 [n] with values in [0, num_classes) where a class is all there is. Where pictures have attributes, they
 are int32 [n, columns], and `num_classes` is a tuple: the number of values of each column. The value after the last one
-of a column, its number of values, means "any": nothing is said.
+of a column, its number of values, means "any": nothing is said. A net whose `num_classes` is a number reads the class
+alone, also of labels with several columns.
 """
 
 import jax
@@ -60,8 +61,9 @@ def drop_labels(labels: Array, key: Array, index: Array, probability: float, num
         return jnp.zeros_like(labels)
     if not probability:
         return labels
-    if labels.ndim == 1:
-        return jnp.where(noise.uniform(key, index) < probability, open_labels(labels, num_classes), labels)
+    if not isinstance(num_classes, tuple):
+        hidden = noise.uniform(key, index) < probability
+        return jnp.where(hidden.reshape(-1, *[1] * (labels.ndim - 1)), open_labels(labels, num_classes), labels)
     whole, part, rate = (noise.uniform(jax.random.fold_in(key, i), index)[:, None] for i in range(3))
     each = noise.uniform(jax.random.fold_in(key, 3), index, (labels.shape[1],))
     hidden = (whole < probability) | (part < 0.5) & (each < rate)

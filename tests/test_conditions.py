@@ -44,3 +44,9 @@ def test_of_several_columns_every_number_of_them_is_hidden_alike():
     single = hidden[hidden.sum(axis=1) == 1].mean(axis=0)
     np.testing.assert_allclose(single, 0.25, atol=0.06)
     np.testing.assert_array_equal(drop_labels(labels, KEY, MANY, 0.0, sizes), labels)
+
+
+def test_a_net_of_classes_alone_drops_the_class_of_several_columns_as_often_as_asked():
+    labels = jnp.stack([MANY % 3, MANY % 2], axis=1).astype(jnp.int32)
+    dropped = drop_labels(labels, KEY, MANY, 0.25, 3)
+    np.testing.assert_array_equal(dropped[:, 0], drop_labels(labels[:, 0], KEY, MANY, 0.25, 3))

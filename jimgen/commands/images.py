@@ -32,8 +32,10 @@ def sample(
         num: number of images.
         seed: random seed for the latents.
         label: index of the class to draw; default: all classes in turn.
-        set: values of attributes, or the name of the class: hair=red glasses=round class=3. Others are left open.
-        by: attribute whose values are drawn in turn, one a column of the grid; default: the class, else the first one.
+        set: values of attributes, or the name of the class: hair=red glasses=round class=3. Other
+            attributes are left open.
+        by: attribute whose values are drawn in turn, one a column of the grid; default: the class or, without classes
+            and --set, the first one.
         classes: proportions of the labels of a conditional run: balanced (the values in turn), or as in the training
             images.
         best: use the best checkpoint, which --quality-every kept, instead of the newest one.
@@ -101,12 +103,13 @@ def reconstruct(run: RunFolder, /, num: int = 40, data: str | None = None, out: 
 
 
 def _data_of_its_shape(loaded: Any, name: str | None) -> Any:
-    """The run's data set, or the one of that name. Raises UserError where its images have another shape."""
-    from jimgen.runs.subject import load_data
+    """The run's data set, or the one of that name. Raises UserError for images of another shape, or other labels."""
+    from jimgen.runs.subject import load_data, require_same_labels
 
     dataset = load_data(loaded.config, name=name)
     if dataset.spec.shape != loaded.spec.shape:
         raise UserError(f"--data {name}: images {list(dataset.spec.shape)}, the run takes {list(loaded.spec.shape)}")
+    require_same_labels(loaded, dataset.spec)
     return dataset
 
 
@@ -193,7 +196,7 @@ def inpaint(
             in; grey counts as known if it is brighter than half the range.
         num: number of ways to fill it.
         seed: random seed for the noise.
-        label: number of the class to fill in; 0 by default.
+        label: number of the class to fill in; by default 0 or, where there are attributes, left open.
         set: values of attributes, as of `jimgen sample`; others are left open.
         change: config fields that sampling alone depends on, with new values: guidance=3 num_steps=50.
         out: path of the result: .png (the picture, its known part, then the results) or .npz. Default: RUN/inpaint.png
@@ -216,7 +219,8 @@ def inpaint(
         given = given_labels(loaded, label, set)
         fitted, known = _fitted_picture_and_mask(loaded, image, mask)
         num = _fitting(path, num, loaded.spec.shape, besides=2)
-        labels = balanced_labels(loaded.spec, num, {0: 0} | given, turn=0)
+        usual = loaded.spec.num_classes if loaded.spec.attributes and loaded.spec.num_classes > 1 else 0
+        labels = balanced_labels(loaded.spec, num, {0: usual} | given)
         filled = _fillings(loaded, key, fitted, known, labels)
     if path.suffix.lower() == ".png":
         grey = np.array([127, 127, 127, 255] if fitted.shape[-1] == 4 else 127, np.uint8)

@@ -17,7 +17,7 @@ STEPS = 1500  # train steps of the classifier
 MOST_IMAGES = 50_000  # training images that it sees
 
 
-def agreement(images: np.ndarray, labels: np.ndarray, dataset: Dataset) -> dict[str, float]:
+def agreement(images: np.ndarray, labels: np.ndarray | None, dataset: Dataset) -> dict[str, float]:
     """The share of images, in percent, in which a classifier finds the value that the labels say.
 
     One classifier with logits for all columns learns from the training split; its own accuracy on real test images is
@@ -30,17 +30,10 @@ def agreement(images: np.ndarray, labels: np.ndarray, dataset: Dataset) -> dict[
     Returns: By "agreement[NAME]" of each attribute, and of the class if there are several; and "agreement[all]": of
         images in which all that was asked for is found. Attributes that no label says are left out.
     Raises:
-        UserError: the data have no attributes, or the labels no values.
+        UserError: see `require_asked`.
     """
-    spec = dataset.spec
-    if not spec.attributes:
-        raise UserError(f"agreement needs attributes, and {spec.name} has none: leave it out of --metrics")
-    found = found_values(images, dataset)
-    sizes = np.asarray([len(column.values) for column in spec.columns])
-    counts = (labels < sizes) & (sizes > 1)  # what was asked for, and can be right or wrong
-    if not counts.any():
-        raise UserError("agreement needs images that were drawn for values of attributes: use --classes frequency")
-    right = found == labels
+    spec, counts = dataset.spec, require_asked(labels, dataset)
+    right = found_values(images, dataset) == labels
     shares = {
         f"agreement[{column.name}]": 100 * float(right[counts[:, i], i].mean())
         for i, column in enumerate(spec.columns)
@@ -48,6 +41,26 @@ def agreement(images: np.ndarray, labels: np.ndarray, dataset: Dataset) -> dict[
     }
     asked = counts.any(axis=1)
     return shares | {"agreement[all]": 100 * float((right | ~counts)[asked].all(axis=1).mean())}
+
+
+def require_asked(labels: np.ndarray | None, dataset: Dataset) -> np.ndarray:
+    """Where labels int32 [n, columns] ask for a value that can be right or wrong: bool [n, columns].
+
+    Raises:
+        UserError: the data have no attributes, or the labels no values.
+    """
+    spec = dataset.spec
+    if not spec.attributes:
+        raise UserError(f"agreement needs attributes, and {spec.name} has none: leave it out of --metrics")
+    if labels is None or labels.ndim == 1:
+        raise UserError(
+            f"agreement needs images with labels of the attributes of {spec.name}: those of a run with --conditional"
+        )
+    sizes = np.asarray([len(column.values) for column in spec.columns])
+    asked = (labels < sizes) & (sizes > 1)
+    if not asked.any():
+        raise UserError("agreement needs images that were drawn for values of attributes: use --classes frequency")
+    return asked
 
 
 def found_values(images: np.ndarray, dataset: Dataset) -> np.ndarray:

@@ -50,9 +50,10 @@ def class_frequencies(dataset: Dataset) -> np.ndarray:
 
 
 def column_in_turn(spec: DataSpec, given: Given = NONE) -> int:
-    """The column whose values balanced sets and sample grids show in turn: the first with a choice, else the class."""
-    free = (i for i, column in enumerate(spec.columns) if len(column.values) > 1 and i not in given)
-    return next(free, 0)
+    """The column whose values balanced sets and sample grids show in turn: the class or, where there is but one and no
+    value is given, the first attribute with a choice. So what is not given is left open."""
+    free = (i for i, column in enumerate(spec.columns) if len(column.values) > 1)
+    return 0 if given else next(free, 0)
 
 
 def balanced_labels(spec: DataSpec, num: int, given: Given = NONE, turn: int | None = None) -> np.ndarray:

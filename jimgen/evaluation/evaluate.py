@@ -10,7 +10,9 @@ import numpy as np
 
 from jimgen.alpha import BLACK, Colour, colour_text
 from jimgen.data.dataset import Dataset, num_rows, read_rows
+from jimgen.data.labels import classes_of
 from jimgen.errors import UserError
+from jimgen.evaluation.agreement import require_asked
 from jimgen.evaluation.asked import class_frequencies
 from jimgen.evaluation.extractors import Extractor, identity, load_extractor
 from jimgen.evaluation.generated import GeneratedSet, asked_values, labels_for
@@ -91,6 +93,8 @@ def evaluate(
     asked = asked_values(subject.generated, dataset.spec)
     if CAS in metrics:
         _require_labels_of_classes(subject.generated, labels, dataset)
+    if AGREEMENT in metrics:
+        require_asked(asked, dataset)
     nets = [load_extractor(name) for name in extractors or default_extractors(dataset.spec.name)]
     count = min(len(images), num_rows(dataset.train))
     stored = _stored_references(references, nets, dataset, count)
@@ -124,7 +128,7 @@ def evaluate(
 def _require_labels_of_classes(generated: GeneratedSet, labels: np.ndarray | None, dataset: Dataset) -> None:
     """Raises UserError if the images have labels that are not classes of the data: CAS would have to guess them."""
     if generated.labels is not None and labels is None and dataset.spec.num_classes > 1:
-        theirs = generated.class_names or [str(label) for label in np.unique(generated.labels)]
+        theirs = generated.class_names or [str(label) for label in np.unique(classes_of(generated.labels))]
         raise UserError(
             f"cas needs labels that are classes of {dataset.spec.name}: those of the images are {some_of(theirs)}, the "
             f"classes are {some_of(dataset.spec.class_names)}; call them alike, or number them from 0"

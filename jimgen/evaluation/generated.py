@@ -180,13 +180,13 @@ def read_generated(path: Path, *, reading: Reading = PLAIN) -> GeneratedSet:
                 f"{shown(path)}: pictures of several sizes, {images[0].shape} of {files[0].where} and {image.shape} of "
                 f"{file.where}: bring them to one"
             )
-    if found.attributes:
-        rows = np.asarray([found.label(file.name) for file in files], np.int32)
-        return GeneratedSet(np.stack(images), rows, found.class_names, found.attributes)
-    if found.class_names == UNLABELLED:
+    if found.class_names == UNLABELLED and not found.attributes:
         return GeneratedSet(np.stack(images), None)
-    numbers = np.asarray(label_numbers(found.class_names), np.int32)
-    return GeneratedSet(np.stack(images), numbers[[found.of[file.name] for file in files]], found.class_names)
+    labels = np.asarray([found.label(file.name) for file in files], np.int32)
+    classes = np.asarray(label_numbers(found.class_names), np.int32)[classes_of(labels)]
+    if found.attributes:
+        labels[:, 0] = classes
+    return GeneratedSet(np.stack(images), labels if found.attributes else classes, found.class_names, found.attributes)
 
 
 def labels_for(generated: GeneratedSet, class_names: Sequence[str]) -> np.ndarray | None:

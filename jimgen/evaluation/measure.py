@@ -138,8 +138,6 @@ def measure(
             score = _cas(images, classes, dataset, seed, cas_steps)
             found[name], per_class = 100 * score["accuracy"], score["per_class"]
         if AGREEMENT in metrics:
-            if labels is None or labels.ndim == 1:
-                raise UserError("agreement needs images with labels of attributes: those of a run with --conditional")
             found |= agreement(images, labels, dataset)
     except ValueError as error:  # from a metric: too few samples, NaN, ...
         raise UserError(f"cannot evaluate {len(images)} images: {error}") from error
@@ -167,6 +165,7 @@ def compared_with(
     Returns: {"real": metrics, "gaussian": metrics}. CAS of "real" is that of `count` training images.
     """
     wanted = [FORMAT, dataset.spec.hash, [identity(e) for e in extractors], sorted(metrics), count, seed]
+    wanted += [dataset.spec.columns] if AGREEMENT in metrics else []  # whose names stand in those of the metrics
     path = cache_dir() / "baselines" / f"{_hash_of(wanted)}.json"
     with contextlib.suppress(UserError):  # damaged: measure again
         remembered = read_json(path, fix="remove it")

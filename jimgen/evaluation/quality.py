@@ -7,9 +7,10 @@ from typing import Any
 from jax import Array
 
 from jimgen.alpha import BLACK, Colour
+from jimgen.conditions import is_conditional
 from jimgen.data.dataset import Dataset, num_rows
 from jimgen.errors import UserError
-from jimgen.evaluation.asked import balanced_labels
+from jimgen.evaluation.asked import balanced_labels, frequent_labels
 from jimgen.evaluation.extractors import load_extractor
 from jimgen.evaluation.generated import generate
 from jimgen.evaluation.measure import METRICS, is_better, measure
@@ -46,15 +47,17 @@ def measure_quality(
     extractor: str,
     background: Colour = BLACK,
 ) -> tuple[float, dict[str, float]]:
-    """Draws `num` images, the classes in turn, and measures them against as many training images.
+    """Draws `num` images and measures them against as many training images.
 
+    Classes come in turn. With attributes labels are as in training, since each value in turn would be another mixture.
     Transparent images are measured over the background; `dataset` is that of `opaque_dataset`.
 
     Returns: The deciding metric; and all metrics, with the duration as "seconds".
     """
     assert DECIDING[metric] in METRICS
     began = time.perf_counter()
-    labels = balanced_labels(dataset.spec, num)
+    as_in_training = dataset.spec.attributes and is_conditional(method.num_classes)
+    labels = frequent_labels(dataset, num, seed=0) if as_in_training else balanced_labels(dataset.spec, num)
     images = generate(method, variables, key, labels).images
     images = opaque_images(images, background)
     net = load_extractor(extractor_name(extractor, dataset.spec.name))

@@ -21,6 +21,7 @@ from jimgen.objectives import (
     wgan_gp,
     zero_centred_penalty,
 )
+from jimgen.sampling.guidance import check_guidance
 from jimgen.train_step import Aux, Batch, Objective, Phase, Variables
 
 
@@ -56,10 +57,11 @@ def gan(
         discriminator_steps: updates of the discriminator before each update of the generator, on the same real images
             and new fake ones.
     Raises:
-        ValueError: for fewer than one discriminator step.
+        ValueError: for fewer than one discriminator step, or a label_drop outside [0, 1] or, with attributes, of 0.
     """
     if discriminator_steps < 1:
         raise ValueError(f"discriminator_steps must be at least 1, got {discriminator_steps}")
+    check_guidance(1.0, num_classes, label_drop)
 
     def init(key: Array, batch: Batch) -> Variables:
         generator_key, discriminator_key = jax.random.split(key)

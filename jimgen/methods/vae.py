@@ -25,6 +25,7 @@ from jimgen.objectives import (
     negative_elbo,
     soft_lower_bound,
 )
+from jimgen.sampling.guidance import check_guidance
 from jimgen.train_step import Aux, Batch, Phase, Variables
 
 
@@ -162,10 +163,11 @@ def vae(
         The method. If x is discrete, the names of its metrics contain data and bound: nats[binarised,ELBO],
         bits_per_dim[binarised,IWAE-64]; with "_given_label" before the bracket for conditional nets.
     Raises:
-        ValueError: if importance_samples is negative.
+        ValueError: if importance_samples is negative, or label_drop outside [0, 1] or, with attributes, 0.
     """
     if importance_samples < 0:
         raise ValueError(f"importance_samples {importance_samples}: must not be negative")
+    check_guidance(1.0, num_classes, label_drop)
     nets = _Nets(encoder, decoder, likelihood, latent_dim)
     trained = ("encoder", "decoder", *(["likelihood"] if likelihood.params else []))
 

@@ -20,8 +20,9 @@ def with_labels(x: Array, labels: Array, num_classes: NumClasses) -> Array:
     """
     if not num_classes:
         return x
-    columns = zip(columns_of(labels), column_sizes(num_classes), strict=True)
-    return jnp.concatenate([x, *(nn.one_hot(column, size, dtype=x.dtype) for column, size in columns)], axis=-1)
+    columns = columns_of(labels) if isinstance(num_classes, tuple) else columns_of(labels)[:1]
+    pairs = zip(columns, column_sizes(num_classes), strict=True)
+    return jnp.concatenate([x, *(nn.one_hot(column, size, dtype=x.dtype) for column, size in pairs)], axis=-1)
 
 
 class LabelEmbedding(nn.Module):
@@ -39,11 +40,11 @@ class LabelEmbedding(nn.Module):
         sizes = column_sizes(self.num_classes) or (0,)
         rows = [size + self.has_any for size in sizes]
         table = self.param("embedding", normal_02, (sum(rows), self.width))  # the columns' one after another
-        if not isinstance(self.num_classes, tuple):
-            labels = labels.reshape(labels.shape[0], -1)[:, 0]
-            found = jnp.take(table, labels, axis=0, mode="clip")
-        else:
+        if isinstance(self.num_classes, tuple):
             found = jnp.take(table, labels + np.cumsum([0, *rows[:-1]])[None], axis=0, mode="clip")
+        else:
+            labels = columns_of(labels)[0]
+            found = jnp.take(table, labels, axis=0, mode="clip")
         if not self.has_any:
             found = jnp.where((labels < open_labels(labels, self.num_classes))[..., None], found, 0)
         return found if found.ndim == 2 else found.sum(axis=1)

@@ -27,6 +27,7 @@ HOW = {"free": True, "compared": False}  # how a run is carried out, not what it
 LENGTH = {"free": True}  # may change on resume, but `jimgen compare` tells runs apart by it
 CHOOSES_BEST = {"free": True, "compared": "best"}  # likewise, where their best checkpoints are compared
 REPETITION = {"compared": False}  # `jimgen compare` averages over it
+IN_DATA = {"compared": False}  # what it changes are the data, and `jimgen compare` tells these apart by their hash
 DRAWING = {"drawing": True}  # sampling may use another value than training did: --change may change it
 CONTAINED_RUN = {"contained_run": True}  # names a run; this run keeps a copy of it in its own folder
 
@@ -49,25 +50,25 @@ class RunConfig:
     data: str = "digits"
     """data set: digits, fashion_mnist, tfds:NAME, folder:PATH (or a .zip of pictures), npz:PATH, or another that
     `jimgen data` lists"""
-    size: Size = None
+    size: Size = field(default=None, metadata=IN_DATA)
     """height and width to bring images to, 64 or 64x96; default: as stored"""
-    fit: Literal["crop", "resize", "pad"] = "crop"
+    fit: Literal["crop", "resize", "pad"] = field(default="crop", metadata=IN_DATA)
     """way to bring images to --size: the largest centred window of its shape, stretching, or background around"""
-    channels: Literal[1, 3, 4] | None = None
+    channels: Literal[1, 3, 4] | None = field(default=None, metadata=IN_DATA)
     """number of channels: 1 for grey, 3 for colour, 4 with transparency; default: grey or colour, as stored"""
-    background: str = "black"
+    background: str = field(default="black", metadata={"compared": "best"})  # that of transparent images decides then
     """colour under transparent pixels and around padded images: black, white or #rrggbb"""
-    resample: Literal["bicubic", "nearest"] = "bicubic"
+    resample: Literal["bicubic", "nearest"] = field(default="bicubic", metadata=IN_DATA)
     """way to compute pixels of resized images; nearest for pixel art"""
     flip: bool = False
     """mirror training images left to right, each with probability 1/2"""
-    crop: Literal["centre", "random"] = "centre"
+    crop: Literal["centre", "random"] = field(default="centre", metadata=IN_DATA)
     """part of an image that training sees: the centre, or another part at each step; test images are centred"""
-    crop_scale: float = 1.0
+    crop_scale: float = field(default=1.0, metadata=IN_DATA)
     """least size of random parts, as a fraction of the largest one"""
-    bits: int | None = None
+    bits: int | None = field(default=None, metadata=IN_DATA)
     """bits used in 16-bit grey pictures, such as 12; default: as their files say, else 16"""
-    without: tuple[str, ...] = ()
+    without: tuple[str, ...] = field(default=(), metadata=IN_DATA)
     """combinations of attributes to leave out of training, as hair=red+glasses!=none; values of one by commas"""
     data_dir: str | None = field(default=None, metadata=HOW)
     """folder of prepared TFDS data sets"""

@@ -31,6 +31,7 @@ class Saved(NamedTuple):
     config: dict[str, Any]  # every field of its Config
     data: DataSpec
     uncompared: tuple[str, ...]  # fields that `jimgen compare` ignores
+    changed: tuple[str, ...] = ()  # fields that differ from their defaults
 
 
 def read_saved(folder: Path, fix: str = FIX) -> Saved | None:
@@ -52,7 +53,10 @@ def read_saved(folder: Path, fix: str = FIX) -> Saved | None:
     uncompared = content.get("uncompared", [])
     if not (isinstance(uncompared, list) and all(isinstance(name, str) for name in uncompared)):
         raise UserError(f"{path} is damaged (uncompared is {uncompared!r:.60}): {fix}")
-    return Saved(experiment, config, spec, tuple(uncompared))
+    changed = content.get("changed", config)  # said by no early version
+    if not isinstance(changed, dict):
+        raise UserError(f"{path} is damaged (changed is {changed!r:.60}): {fix}")
+    return Saved(experiment, config, spec, tuple(uncompared), tuple(changed))
 
 
 def saved_values(experiment: str, config: RunConfig, spec: DataSpec) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """A run as the subject of sampling, evaluation and comparison."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from jimgen import data
 from jimgen.curves import read_metrics
 from jimgen.data.attributes import values_by_name
-from jimgen.data.dataset import Dataset
+from jimgen.data.dataset import Dataset, DataSpec
 from jimgen.data.fitting import fitting_of
 from jimgen.data.images import PLAIN, Reading
 from jimgen.errors import UserError
@@ -20,7 +20,7 @@ from jimgen.evaluation.results import RESULTS, read_evaluation
 from jimgen.noise import key_of
 from jimgen.runs import compatibility
 from jimgen.runs.config import RunConfig, uncompared_fields
-from jimgen.runs.folder import CONFIG, EVALUATION, METRICS_FILE, read_saved
+from jimgen.runs.folder import CONFIG, EVALUATION, METRICS_FILE, Saved, read_saved
 from jimgen.runs.load import Run, load_run
 from jimgen.train_step import eval_variables
 
@@ -45,14 +45,16 @@ def draw_images(
         classes: "balanced": the classes in turn, and attributes left open; "frequency": labels as often as in the
             training images. Ignored by runs without labels.
         given: values by column of the labels, from `given_labels`.
-        turn: the column whose values a balanced set shows in turn, from `column_by_name`; default: the class or, if
-            there are no classes, the first attribute.
+        turn: the column whose values a balanced set shows in turn, from `column_by_name`; default: that of
+            `column_in_turn`.
         data_name: data set whose frequencies are meant; default: the run's own.
     Raises:
-        UserError: the run's data are needed for their frequencies and are not there.
+        UserError: the run's data are needed for their frequencies and are not there; or see `require_same_labels`.
     """
     if classes == "frequency" and run.conditional:
-        labels = frequent_labels(load_data(run.config, name=data_name), num, seed, given)
+        dataset = load_data(run.config, name=data_name)
+        require_same_labels(run, dataset.spec)
+        labels = frequent_labels(dataset, num, seed, given)
     else:
         labels = balanced_labels(run.spec, num, given, turn)
     drawn = generate(run.method, eval_variables(run.state), key_of(seed), labels)
@@ -85,6 +87,17 @@ def given_labels(run: Run, label: int | None, settings: Sequence[str]) -> dict[i
             raise UserError(f"--label {label} and --set ask for two classes: give one of them")
         given[0] = label
     return given
+
+
+def require_same_labels(run: Run, spec: DataSpec) -> None:
+    """Raises UserError where labels of these data are not what the run was trained with, if it knows labels."""
+    same = (spec.num_classes, spec.attributes) == (run.spec.num_classes, run.spec.attributes)
+    if run.conditional and not same:
+        there, here = (
+            ", ".join(f"{column.name} ({len(column.values)} values)" for column in each.columns)
+            for each in (spec, run.spec)
+        )
+        raise UserError(f"--data {spec.name} has other labels than the run: {there}; the run takes {here}")
 
 
 def load_data(
@@ -162,7 +175,7 @@ def compare_runs(runs: Sequence[Path]) -> tuple[list[Group], dict[str, dict[str,
         UserError: one has no evaluation, or a damaged one; or see `compare`.
     """
     evaluations = {run: evaluation_of(run) for run in runs}
-    return compare({run: identity(run, found) for run, found in evaluations.items()}, evaluations)
+    return compare(identities(evaluations), evaluations)
 
 
 def evaluation_of(run: Path) -> dict[str, Any]:
@@ -177,19 +190,29 @@ def evaluation_of(run: Path) -> dict[str, Any]:
     raise UserError(f"{run} has no evaluation yet: run `jimgen evaluate {run}`")
 
 
-def identity(run: Path, evaluation: dict[str, Any]) -> str:
-    """What tells a run apart from others, and how images were drawn from it, but for the seeds.
+def identities(evaluations: Mapping[Path, dict[str, Any]]) -> dict[Path, str]:
+    """What tells each run apart from the others, and how images were drawn from it, but for the seeds.
 
-    Fields that say how a run is carried out do not count. Data count by their content. A set of images that is no run
-    is identified by its path.
+    Fields that say how a run is carried out do not count. Data count by their content. A field that some run of the
+    experiment lacks, as it was written before the field existed, counts only where it is not at its default. A set of
+    images that is no run is identified by its path.
 
+    Args:
+        evaluations: run -> content of its evaluation.json.
     Raises:
-        UserError: its config.json is damaged.
+        UserError: a config.json is damaged.
     """
-    saved = read_saved(run, fix="restore it from a copy, or compare without this run")
-    if saved is None:
-        return str(run)
-    drawn = {name: evaluation.get("subject", {}).get(name) for name in ("best", "classes", "changes")}
-    ignored = {*saved.uncompared, *uncompared_fields(RunConfig, best=bool(drawn["best"]))}
-    config = {name: value for name, value in compatibility.renamed(saved.config).items() if name not in ignored}
-    return json.dumps([saved.experiment, config | {"data": saved.data.hash}, drawn], sort_keys=True)
+    saved = {run: read_saved(run, fix="restore it from a copy, or compare without this run") for run in evaluations}
+    configs = {run: compatibility.renamed(found.config) for run, found in saved.items() if found is not None}
+    found = {run: str(run) for run in evaluations}
+    for run, config in configs.items():
+        experiment, _, data, uncompared, different = cast(Saved, saved[run])
+        subject = evaluations[run].get("subject", {})
+        drawn = {name: subject.get(name) for name in ("best", "classes", "changes")}
+        ignored = {*uncompared, *uncompared_fields(RunConfig, best=bool(drawn["best"]))}
+        alike = [configs[other] for other in configs if cast(Saved, saved[other]).experiment == experiment]
+        changed = compatibility.renamed(dict.fromkeys(different))
+        ignored |= {name for name in config if name not in changed and not all(name in other for other in alike)}
+        counted = {name: value for name, value in config.items() if name not in ignored}
+        found[run] = json.dumps([experiment, counted | {"data": data.hash}, drawn], sort_keys=True)
+    return found

@@ -88,8 +88,14 @@ def with_and_without(labels: Array, num_classes: NumClasses) -> Array:
 
 
 def check_guidance(weight: float, num_classes: NumClasses, label_drop: float) -> None:
-    """Raises ValueError for a label_drop outside [0, 1], and for guidance if the net never trains without labels."""
+    """Checks that a net trains with open labels where sampling will use them.
+
+    Raises:
+        ValueError: a label_drop outside [0, 1]; guidance, or attributes, without labels that are dropped.
+    """
     if not 0 <= label_drop <= 1:
         raise ValueError(f"label_drop is a probability, got {label_drop}")
     if weight != 1 and not (num_classes and label_drop):
         raise ValueError("guidance needs num_classes > 0 and label_drop > 0")
+    if isinstance(num_classes, tuple) and not label_drop:
+        raise ValueError("label_drop is 0: with attributes it must be above 0, as sampling leaves some of them open")

@@ -14,11 +14,12 @@ from tiny import SHAPE, state_of, tiny_batch, tiny_gan, tiny_vae
 from jimgen import data
 from jimgen.alpha import composite
 from jimgen.data.batches import scale_images
+from jimgen.data.dataset import Attribute, DataSpec
 from jimgen.data.images import Reading
 from jimgen.errors import UserError
 from jimgen.evaluation.asked import class_labels
 from jimgen.evaluation.evaluate import Subject, evaluate
-from jimgen.evaluation.generated import GeneratedSet, generate, labels_for, read_generated, save
+from jimgen.evaluation.generated import GeneratedSet, asked_values, generate, labels_for, read_generated, save
 from jimgen.pictures import to_uint8
 
 
@@ -77,6 +78,20 @@ def test_sets_come_back_as_they_were(tmp_path, images, channels, labelled, name)
     assert (read.labels is None) == (not labelled)
     if labelled:
         np.testing.assert_array_equal(read.labels, labels)
+
+
+@pytest.mark.parametrize("name", ["set.npz", "set"])
+def test_sets_with_attributes_keep_their_class_numbers(tmp_path, images, name):
+    """Also where several classes are missing: 1 and 3 of the data's 5."""
+    labels = np.array([[0, 1], [2, 0], [4, 2]] * 4, np.int32)  # the last value is "any"
+    attributes = (Attribute("hair", ("black", "red")),)
+    read = read_generated(save(tmp_path / name, GeneratedSet(images, labels, attributes=attributes)))
+    classes = tuple("abcde")
+    spec = DataSpec("faces", (5, 4, 3), 5, classes, 1, 1, "", attributes)
+    order = np.argsort(read.images.sum(axis=(1, 2, 3)))
+    wanted = labels[np.argsort(images.sum(axis=(1, 2, 3)))]
+    np.testing.assert_array_equal(labels_for(read, classes)[order], wanted[:, 0])
+    np.testing.assert_array_equal(asked_values(read, spec)[order], wanted)
 
 
 def test_a_folder_of_named_classes(tmp_path, images):

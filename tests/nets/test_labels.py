@@ -52,3 +52,12 @@ def test_without_classes_all_labels_have_one_embedding():
     labels = jnp.asarray([[0, 3], [2, 1]])
     found = np.asarray(net.apply(net.init(KEY, labels), labels))
     np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_nets_of_classes_alone_read_the_first_column():
+    labels = jnp.asarray([[2, 5], [0, 1]])
+    np.testing.assert_array_equal(with_labels(jnp.zeros((2, 0)), labels, 3), [[0, 0, 1], [1, 0, 0]])
+    for has_any in (True, False):
+        net = LabelEmbedding(3, 4, has_any=has_any)
+        variables = net.init(KEY, labels)
+        np.testing.assert_array_equal(net.apply(variables, labels), net.apply(variables, labels[:, 0]))

@@ -90,9 +90,10 @@ def test_a_run_remembers_its_attributes_and_draws_them_in_a_grid(run):
 
 
 def test_labels_in_turn_with_some_given(run):
-    assert column_in_turn(run.spec) == 1 and column_in_turn(run.spec, {1: 0}) == 2
+    """Where values are given, the other attributes are left open, unless one is to be shown in turn."""
+    assert column_in_turn(run.spec) == 1 and column_in_turn(run.spec, {1: 0}) == 0
     assert balanced_labels(run.spec, 3).tolist() == [[0, 0, 3], [0, 1, 3], [0, 0, 3]]
-    assert balanced_labels(run.spec, 3, {1: 1}).tolist() == [[0, 1, 0], [0, 1, 1], [0, 1, 2]]
+    assert balanced_labels(run.spec, 3, {1: 1}).tolist() == [[0, 1, 3]] * 3
     assert balanced_labels(run.spec, 2, {1: 1}, turn=2).tolist() == [[0, 1, 0], [0, 1, 1]]
 
 
@@ -134,6 +135,44 @@ def test_what_is_not_there_is_not_drawn(run, tmp_path, options, message):
         sample(run.folder, num=2, out=tmp_path / "drawn.png", **options)
 
 
+def test_inpainting_leaves_the_class_open_where_there_are_attributes(run, tmp_path, monkeypatch):
+    from jimgen.commands import images
+
+    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / "picture.png")
+    of_classes = run._replace(spec=run.spec._replace(num_classes=2, class_names=("a", "b")))
+    drawn = []
+    monkeypatch.setattr(images, "load_run", lambda *_, **__: of_classes)
+    monkeypatch.setattr(images, "_fillings", lambda *args: drawn.append(args[-1]) or np.zeros((2, 8, 8, 1), np.uint8))
+    for label in (None, 1):
+        options = {"mask": tmp_path / "picture.png", "num": 2, "set": ("hair=red",), "label": label}
+        images.inpaint(run.folder, tmp_path / "picture.png", out=tmp_path / "filled.png", **options)
+    assert [labels.tolist() for labels in drawn] == [[[2, 1, 3]] * 2, [[1, 1, 3]] * 2]
+
+
+def test_other_data_must_have_the_labels_of_the_run(run):
+    with pytest.raises(UserError, match=r"--data digits has other labels .*class \(10 .*glasses \(3 values"):
+        draw_images(run, 4, 0, "frequency", data_name="digits")
+
+
+def test_quality_is_measured_on_labels_as_in_training(run, monkeypatch):
+    from jimgen.evaluation import quality
+    from jimgen.evaluation.asked import frequent_labels
+    from jimgen.runs.subject import load_data
+
+    class Drawn(Exception):
+        pass
+
+    def generate(method, variables, key, labels):
+        raise Drawn(labels.tolist())
+
+    monkeypatch.setattr(quality, "generate", generate)
+    dataset = load_data(run.config)
+    options = {"metric": "fd", "num": 20, "extractor": "digits_classifier"}
+    with pytest.raises(Drawn) as drawn:
+        quality.measure_quality(run.method, {}, jax.random.key(0), dataset, **options)
+    assert drawn.value.args[0] == frequent_labels(dataset, 20, 0).tolist()
+
+
 def test_labels_as_in_training(run):
     drawn = draw_images(run, 60, 1, "frequency", given_labels(run, None, ["glasses=round"]))
     assert (drawn.labels[:, 2] == 1).all() and 15 < drawn.labels[:, 1].sum() < 45
@@ -159,6 +198,19 @@ def test_agreement_of_real_pictures_and_of_wrong_ones(run, tmp_path, monkeypatch
     assert found == {"agreement[hair]": 0.0, "agreement[glasses]": 100.0, "agreement[all]": 0.0}
     with pytest.raises(UserError, match="drawn for values"):
         agreement.agreement(images, np.full_like(labels, 3), dataset)
+    with pytest.raises(UserError, match="a run with --conditional"):
+        agreement.agreement(images, None, dataset)
+
+
+def test_agreement_that_cannot_be_told_is_refused_before_anything_is_measured(run, tmp_path, monkeypatch):
+    from jimgen.evaluation.evaluate import evaluate
+    from jimgen.runs.subject import load_data
+
+    monkeypatch.setattr("jimgen.evaluation.evaluate.measure", None)
+    subject, _ = subject_of(run.folder, 40, 0, None, tmp_path / "evaluation")
+    drawn = subject.generated._replace(labels=None)
+    with pytest.raises(UserError, match="agreement needs images with labels of the attributes"):
+        evaluate(subject._replace(generated=drawn), load_data(run.config), metrics=["fd", "agreement"])
 
 
 def test_evaluation_draws_labels_as_in_training_and_measures_agreement(run, tmp_path, monkeypatch):

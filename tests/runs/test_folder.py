@@ -39,7 +39,7 @@ def write_run(folder: Path, config: str | None = None) -> Path:
 
 def test_what_was_saved_comes_back(tmp_path):
     saved = read_saved(write_run(tmp_path / "run"))
-    assert saved == ("vae", {"steps": 3}, SPEC, ())
+    assert saved == ("vae", {"steps": 3}, SPEC, (), ("steps",))
     assert read_saved(tmp_path) is None
 
 

@@ -72,6 +72,28 @@ def test_seeds_are_one_group_where_the_same_data_lie_elsewhere(tmp_path):
     assert [len(group.runs) for group in compare_runs(runs)[0]] == [2, 1]
 
 
+def changes(run, config, **more):
+    """Changes a run's config.json: fields of its config, and its other parts."""
+    saved = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**saved, **more, "config": saved["config"] | config}))
+
+
+def test_how_pictures_were_fitted_does_not_count_where_the_data_came_out_alike(tmp_path):
+    """As square pictures do, fitted by --fit resize, once the default, or by --fit crop."""
+    old, new = (write(tmp_path / str(seed), 1.0, seed=seed) for seed in range(2))
+    changes(old, {"fit": "resize", "size": 16})
+    changes(new, {"fit": "crop", "size": [16, 16], "background": "white"}, changed={"size": [16, 16], "background": ""})
+    assert len(compare_runs([old, new])[0]) == 1
+
+
+def test_fields_that_came_later_count_only_where_they_were_changed(tmp_path):
+    old, new, other = (write(tmp_path / str(seed), 1.0, seed=seed) for seed in range(3))
+    changes(new, {"flip": False, "label_drop": 0.1}, changed={})
+    changes(other, {"flip": True, "label_drop": 0.1}, changed={"flip": True})
+    assert [len(group.runs) for group in compare_runs([old, new, other])[0]] == [2, 1]
+    assert [len(group.runs) for group in compare_runs([new, other])[0]] == [1, 1]
+
+
 @pytest.mark.parametrize("other", [{"best": True}, {"classes": "frequency"}, {"changes": ["guidance=3"]}])
 def test_runs_that_were_drawn_from_in_another_way_are_groups_of_their_own(tmp_path, other):
     usual = {"best": False, "classes": "balanced", "changes": []}

@@ -56,7 +56,9 @@ def test_a_guided_prediction_is_one_call_with_labels_and_without():
     assert calls == [4, 2, 2]
 
 
-@pytest.mark.parametrize(("weight", "num_classes", "label_drop"), [(2.0, 0, 0.1), (2.0, 3, 0.0), (1.0, 3, 1.5)])
-def test_guidance_that_nothing_was_trained_for_is_refused(weight, num_classes, label_drop):
+@pytest.mark.parametrize(
+    ("weight", "num_classes", "label_drop"), [(2.0, 0, 0.1), (2.0, 3, 0.0), (1.0, 3, 1.5), (1.0, (2, 3), 0.0)]
+)
+def test_open_labels_that_nothing_was_trained_for_are_refused(weight, num_classes, label_drop):
     with pytest.raises(ValueError, match="label_drop"):
         check_guidance(weight, num_classes, label_drop)
