@@ -13,7 +13,7 @@ from jimgen.errors import UserError
 from jimgen.evaluation.classifier import load_weights, pad_to_strides, predict, save_weights, train_classifier
 from jimgen.evaluation.reference import chosen_rows
 
-STEPS = 1500  # train steps of the classifier
+STEPS = 600  # train steps of the classifier
 MOST_IMAGES = 50_000  # training images that it sees
 
 
