@@ -14,6 +14,7 @@ from small_runs import EXPERIMENTS, load_experiment, tiny_config
 from jimgen.data.dataset import Attribute, DataSpec
 from jimgen.errors import UserError
 from jimgen.evaluation.asked import balanced_labels, column_in_turn
+from jimgen.evaluation.classifier import train_classifier
 from jimgen.evaluation.generated import asked_values, read_generated
 from jimgen.methods.tokenizer import NETS
 from jimgen.runs import train
@@ -186,6 +187,7 @@ def test_agreement_of_real_pictures_and_of_wrong_ones(run, tmp_path, monkeypatch
     from jimgen.runs.subject import load_data
 
     monkeypatch.setattr(agreement, "STEPS", 40)
+    monkeypatch.setattr(agreement, "train_classifier", partial(train_classifier, batch_size=24))
     monkeypatch.setenv("JIMGEN_CACHE", str(tmp_path))
     dataset = load_data(run.config)
     images, labels = dataset.test
@@ -217,7 +219,7 @@ def test_evaluation_draws_labels_as_in_training_and_measures_agreement(run, tmp_
     from jimgen.evaluation.evaluate import default_metrics, evaluate
     from jimgen.runs.subject import load_data
 
-    monkeypatch.setattr("jimgen.evaluation.agreement.STEPS", 10)
+    monkeypatch.setattr("jimgen.evaluation.agreement.STEPS", 3)
     monkeypatch.setenv("JIMGEN_CACHE", str(tmp_path))
     subject, _ = subject_of(run.folder, 40, 0, None, tmp_path / "evaluation")
     assert subject.about["classes"] == "frequency"
