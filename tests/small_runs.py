@@ -94,7 +94,8 @@ def figures_of(folder: Path) -> dict[int, dict]:
     """What a run measured by step; without what the clock says."""
     found: dict[int, dict] = {}
     for row in rows_of(folder):
-        kept = {name: value for name, value in row.items() if name not in ("step", "seconds", "images_per_s")}
+        clock = ("step", "seconds", "cpu_seconds", "images_per_s")
+        kept = {name: value for name, value in row.items() if name not in clock}
         found.setdefault(row["step"], {}).update(kept)
     return found
 

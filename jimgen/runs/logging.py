@@ -30,8 +30,9 @@ def metrics_log(path: Path, start: int, steps: int, batch_size: int, output: Out
         batch_size: images a step.
         output: where progress is shown.
     """
-    seconds = _forget_after(path, start)
+    seconds, cpu_seconds = _forget_after(path, start)
     began = last_time = time.perf_counter()
+    cpu_began = time.process_time()
     last_step = start
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     values = TextColumn("{task.fields[values]}", markup=False)  # names hold brackets
@@ -43,7 +44,11 @@ def metrics_log(path: Path, start: int, steps: int, batch_size: int, output: Out
         def log(step: int, metrics: dict[str, float]) -> None:
             nonlocal last_time, last_step, compiled
             now = time.perf_counter()
-            row: dict[str, float] = {"step": step, "seconds": round(seconds + now - began, 3)}
+            row: dict[str, float] = {
+                "step": step,
+                "seconds": round(seconds + now - began, 3),
+                "cpu_seconds": round(cpu_seconds + time.process_time() - cpu_began, 3),
+            }
             if compiled and step > last_step:
                 row["images_per_s"] = round((step - last_step) * batch_size / (now - last_time), 2)
             compiled = compiled or (step, now)
@@ -69,8 +74,9 @@ def _headline(metrics: dict[str, float]) -> dict[str, float]:
     }
 
 
-def _forget_after(path: Path, step: int) -> float:
-    """Drops the rows after a step. Returns the seconds trained until then."""
+def _forget_after(path: Path, step: int) -> tuple[float, float]:
+    """Drops the rows after a step. Returns the seconds trained until then, and those of all processors."""
     rows = [row for row in read_metrics(path) if row["step"] <= step] if path.exists() else []
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-    return rows[-1].get("seconds", 0.0) if rows else 0.0
+    last = rows[-1] if rows else {}
+    return last.get("seconds", 0.0), last.get("cpu_seconds", 0.0)
