@@ -193,4 +193,4 @@ def _dense(x: Array, features: int, name: str) -> Array:
 def _embedding(labels: Array, num_classes: NumClasses, width: int, gain: float) -> Array:
     """Embedded labels [b, width]; like a linear map of one-hot vectors, N(0, gain^2 / number of values)."""
     init = nn.initializers.normal(gain * sum(column_sizes(num_classes)) ** -0.5)
-    return LabelEmbedding(num_classes, width, init=init, name="embedding")(labels)
+    return LabelEmbedding(num_classes, width, embedding_init=init, name="embedding")(labels)
