@@ -9,9 +9,9 @@ is linear in each argument, and its partial gradients form a family closed under
 convolution, W = dS/dk the gradient of the kernel, and dS/dx is C again, with the kernel flipped and transposed within
 each group. `jax.custom_vjp` says so; forward mode (`jax.jvp`) is not supported.
 
-Accelerators use the native convolution. XLA on CPU has no fast path for its gradients (100 times slower than dense);
-there, each group is a dense convolution by itself. Small or many groups are merged into larger ones, with zeros between
-the groups: they cost less than more convolutions do. docs/benchmarks.md compares other forms.
+Accelerators use the native convolution. XLA on CPU has no fast path for its gradients, which take 30 to 90 times as
+long as here, where each group is a dense convolution by itself. Groups that are small or many are merged, with zeros
+between them: they cost less than more convolutions do. docs/benchmarks.md compares other forms.
 """
 
 from functools import partial

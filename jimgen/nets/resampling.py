@@ -2,7 +2,10 @@
 
 Both are a few shifted sums that XLA fuses into one pass. Doubling is four times the transpose of halving, also on
 circular images, so the gradient of each is the other: derivatives of every order stay as fast. `jax.custom_vjp` says
-so, and forward mode (`jax.jvp`) is therefore not supported. docs/benchmarks.md compares other forms.
+so, and forward mode (`jax.jvp`) is therefore not supported.
+
+A depthwise convolution takes 20 to 300 times as long forward and 100 to 180 times with its gradient, in CPU time (two
+cores of an AMD EPYC, jax 0.10.2, 2026-11-26). docs/benchmarks.md compares more forms.
 """
 
 from functools import partial
