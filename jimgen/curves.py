@@ -86,12 +86,9 @@ def draw_curves(metrics: Metrics, folder: Path) -> list[Path]:
     """
     groups: dict[str, dict[str, dict[str, Series]]] = {"losses": {}, "other": {}, "test": {}}  # by file, panel, label
     for name, series in series_of(metrics).items():
-        if (
-            name in ("seconds", "cpu_seconds")
-            or name.startswith("rollback/")
-            or len(series.values) < 2
-            or not series.values.any()
-        ):
+        if name in ("seconds", "cpu_seconds") or name.startswith("rollback/"):
+            continue
+        if len(series.values) < 2 or not series.values.any():
             continue
         phase, _, rest = name.rpartition("/")
         if rest == "loss" and phase != "test":

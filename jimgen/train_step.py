@@ -130,7 +130,7 @@ def make_train_step(
         prepare: runs first, inside the compiled step; for example scales uint8 images to [-1, 1].
         ema_half_life: half-life of the averages in images, beta = .5^(batch / half-life); 0 copies the nets. A function
             of the images seen is a schedule.
-        ema_ramp: limits the half-life to this times the images seen, so that the averages forget the random start
+        ema_ramp: limits a fixed half-life to this times the images seen, so that the averages forget the random start
             (Karras et al., arXiv:2006.06676, official settings); 0 for no limit.
         accumulate: number of microbatches, a divisor of the batch size. Their gradients and `Aux.updates`, all computed
             from the same variables, are averaged before one update, so that running statistics decay once per step.
@@ -138,8 +138,8 @@ def make_train_step(
             over one microbatch; `Phase.follow` gets the whole batch.
     Returns:
         The step (state, batch, key, due); `due_at` says what is due. Metrics are float32 scalars named `phase/metric`;
-        each phase adds loss, grad_norm, skipped (total) and skipped_in_a_row. Updates with a loss or gradient that is not
-        finite are skipped and counted.
+        each phase adds loss, grad_norm, skipped (total) and skipped_in_a_row. Updates with a loss or gradient that is
+        not finite are skipped and counted.
     """
     names = [phase.name for phase in phases]
     rounds = [names[:i].count(name) for i, name in enumerate(names)]
@@ -249,7 +249,7 @@ def _ema_beta(half_life: HalfLife, ramp: float, num_images: int, step: Array) ->
     """.5^(images per step / half-life in images), with a half-life of at most ramp times the images seen so far."""
     seen = (step + 1.0) * num_images
     at = half_life(seen) if callable(half_life) else half_life
-    images = jnp.minimum(at, ramp * seen if ramp else jnp.inf)
+    images = at if callable(half_life) else jnp.minimum(at, ramp * seen if ramp else jnp.inf)
     return 0.5 ** (num_images / jnp.maximum(images, 1e-8))
 
 
