@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 
 from jimgen.conditions import NumClasses, column_sizes, columns_of, open_labels
-from jimgen.nets.layers import normal_02
+from jimgen.nets.layers import Initializer, normal_02
 
 
 def with_labels(x: Array, labels: Array, num_classes: NumClasses) -> Array:
@@ -34,12 +34,13 @@ class LabelEmbedding(nn.Module):
     num_classes: NumClasses  # 0: one embedding, of label 0
     width: int
     has_any: bool = True
+    embedding_init: Initializer = normal_02
 
     @nn.compact
     def __call__(self, labels: Array) -> Array:
         sizes = column_sizes(self.num_classes) or (0,)
         rows = [size + self.has_any for size in sizes]
-        table = self.param("embedding", normal_02, (sum(rows), self.width))  # the columns' one after another
+        table = self.param("embedding", self.embedding_init, (sum(rows), self.width))  # the columns' one after another
         if isinstance(self.num_classes, tuple):
             found = jnp.take(table, labels + np.cumsum([0, *rows[:-1]])[None], axis=0, mode="clip")
         else:
