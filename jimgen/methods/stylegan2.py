@@ -9,8 +9,7 @@ from jimgen import noise
 from jimgen.methods.gan import GeneratorPenalty
 from jimgen.methods.latents import draw_latents, noise_keys
 from jimgen.methods.method import LatentSpace
-from jimgen.objectives import path_length, path_lengths
-from jimgen.parallel import mean_over_devices
+from jimgen.objectives import path_length, path_lengths, running_mean
 from jimgen.train_step import Aux, Batch, Variables
 
 PATHS = "path_length"  # the entry of the variables: the running mean of path lengths
@@ -53,9 +52,8 @@ def path_length_penalty(
         w = generator.apply(net, z, labels, method="to_w")
         keys = noise_keys(key, index)
         pixels = noise.normal(jax.random.fold_in(key, PIXEL_NOISE), index, batch["image"].shape[1:])
-        lengths = path_lengths(lambda w: generator.apply(net, w, keys, method="from_w"), w, pixels)
-        before = variables[PATHS]["state"]["mean"]
-        mean = before + (1 - DECAY) * (mean_over_devices(jax.lax.stop_gradient(lengths).mean()) - before)
+        _, lengths = path_lengths(lambda w: generator.apply(net, w, keys, method="from_w"), w, pixels)
+        mean = running_mean(variables[PATHS]["state"]["mean"], lengths, DECAY)
         updates = {PATHS: {"state": {"mean": mean}}}
         return path_length(lengths, mean, weight).mean(), Aux({"path_length": lengths.mean()}, updates)
 
