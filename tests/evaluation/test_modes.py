@@ -42,7 +42,7 @@ def _all(dataset: Dataset) -> np.ndarray:
 
 def test_real_images_are_the_ceiling_and_a_collapse_is_seen(stacked: Dataset) -> None:
     real = modes(fresh_images(stacked, 1000), stacked)
-    # 1,000 draws cover 1 - 1/e of 1,000 equal modes, and a little less of unequal ones; the divergence is that of two small samples.
+    # 1,000 draws cover 1 - 1/e of equal modes, and a little less of unequal ones. The divergence is of two small sets.
     assert real["modes"] == pytest.approx(1000 * (1 - np.exp(-1)), abs=45)
     assert real["modes_kl"] < 1.2
     assert real["modes_error"] < 2
