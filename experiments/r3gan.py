@@ -46,7 +46,7 @@ class Config(AdversarialConfig):
     """channels inside a block, as a multiple of those outside"""
     group_size: int = 0
     """channels in a group of the 3x3 convolutions; 0: dense convolutions"""
-    low_precision_stages: int = 3
+    low_precision_stages: int = 2
     """stages, the largest images first, that compute in --dtype bfloat16; the others stay float32"""
     circular: bool = False
     """make images that tile without seams, as textures do"""
@@ -83,6 +83,7 @@ PRESETS = {
         blocks=2,
         expansion=2,
         group_size=16,
+        low_precision_stages=3,
         stem_stride=1,
         batch_size=512,
         steps=9766,

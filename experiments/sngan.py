@@ -1,7 +1,7 @@
 """SNGAN: residual nets, and a discriminator whose kernels have a spectral norm of one.
 
-Miyato et al., Spectral Normalization for Generative Adversarial Networks, arXiv:1802.05957; labels by projection, Miyato
-and Koyama, arXiv:1802.05637.
+Miyato et al., Spectral Normalization for Generative Adversarial Networks, arXiv:1802.05957; labels by projection,
+Miyato and Koyama, arXiv:1802.05637.
 
     python experiments/sngan.py --data fashion_mnist --size 32 --fit pad --steps 4000
 

@@ -5,11 +5,9 @@ Networks with Limited Data, arXiv:2006.06676.
 
     python experiments/stylegan2.py --data fashion_mnist --size 32 --fit pad --steps 4000
 
-The defaults are small nets that train on a CPU. On an accelerator, the settings of StyleGAN2-ADA for CIFAR-10, and of its
-automatic configuration for 256x256 images:
+The defaults are small nets that train on a CPU. On an accelerator, the settings of StyleGAN2-ADA for CIFAR-10:
 
     python experiments/stylegan2.py --preset cifar10 --data folder:pictures/ --size 32
-    python experiments/stylegan2.py --preset paper256 --data folder:pictures/ --size 256
 """
 
 from jimgen.experiment import COUNT, AdversarialConfig, main  # first, so that Ctrl-C works while JAX loads
