@@ -24,6 +24,7 @@ from jimgen.data.dataset import DataSpec
 from jimgen.methods.augmented import AS_IS, Augmented
 from jimgen.methods.gan import gan
 from jimgen.methods.method import Method
+from jimgen.nets.layers import num_halvings, stage_widths
 from jimgen.nets.r3gan import Discriminator, Generator
 from jimgen.objectives import RELATIVISTIC
 from jimgen.schedules import cosine
@@ -36,8 +37,10 @@ AUGMENTATION = Augmentation(blit=1.0, geometry=1.0, colour=0.5, cutout=1.0)
 class Config(AdversarialConfig):
     latent_dim: int = field(default=64, metadata=COUNT)
     """dimensions of z ~ N(0, I)"""
-    widths: tuple[int, ...] = (192, 128, 64)
-    """channels of the stages, the smallest images first; each further stage doubles both sides"""
+    width: int = field(default=64, metadata=COUNT)
+    """channels of the largest feature maps; they double at every halving"""
+    most_width: int = field(default=192, metadata=COUNT)
+    """most channels of any feature maps"""
     stem_stride: Literal[1, 2] = 2
     """stride of the convolutions from and to images; 2 saves the stage of the largest images"""
     blocks: int = field(default=1, metadata=COUNT)
@@ -79,7 +82,8 @@ class Config(AdversarialConfig):
 
 PRESETS = {
     "cifar10": Config(
-        widths=(768, 768, 768, 768),
+        width=768,
+        most_width=768,
         blocks=2,
         expansion=2,
         group_size=16,
@@ -101,15 +105,17 @@ PRESETS = {
 
 
 def build(config: Config, data: DataSpec) -> Method:
+    height, width, _ = data.shape
+    num_stages = max(1, num_halvings(height, width) + 1 - (config.stem_stride == 2))
     stages = {
-        "widths": config.widths,
+        "widths": stage_widths(config.width, config.most_width, num_stages),
         "blocks": config.blocks,
         "expansion": config.expansion,
         "group_size": config.group_size,
         "stem_stride": config.stem_stride,
         "num_classes": config.num_classes(data),
         "dtype": config.dtype,
-        "low_precision_stages": config.low_precision_stages,
+        "low_precision_stages": min(config.low_precision_stages, num_stages - 1),
     }
     steps = config.length()
     adam = optax.inject_hyperparams(optax.adam)(

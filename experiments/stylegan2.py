@@ -25,6 +25,7 @@ from jimgen.methods.augmented import AS_IS, Augmented
 from jimgen.methods.gan import gan
 from jimgen.methods.method import Method
 from jimgen.methods.stylegan2 import path_length_penalty, w_space
+from jimgen.nets.layers import num_halvings, stage_widths
 from jimgen.nets.stylegan2 import Discriminator, Generator
 
 
@@ -36,8 +37,10 @@ class Config(AdversarialConfig):
     """dimensions of w"""
     mapping_layers: int = field(default=2, metadata=COUNT)
     """layers from z to w"""
-    widths: tuple[int, ...] = (128, 96, 64, 32)
-    """channels of the stages, the smallest images first; each further stage doubles both sides"""
+    width: int = field(default=32, metadata=COUNT)
+    """channels of the largest feature maps; they double at every halving"""
+    most_width: int = field(default=128, metadata=COUNT)
+    """most channels of any feature maps"""
     low_precision_stages: int = 4
     """stages, the largest images first, that compute in --dtype bfloat16; the others stay float32"""
     generator_architecture: Literal["skip", "resnet"] = "skip"
@@ -75,7 +78,8 @@ PRESETS = {
     "cifar10": Config(
         latent_dim=512,
         w_dim=512,
-        widths=(512, 512, 512, 512),
+        width=512,
+        most_width=512,
         batch_size=64,
         group=32,
         steps=1_562_500,
@@ -88,9 +92,11 @@ PRESETS = {
 
 def build(config: Config, data: DataSpec) -> Method:
     num_classes = config.num_classes(data)
+    height, width, _ = data.shape
+    widths = stage_widths(config.width, config.most_width, num_halvings(height, width) + 1)
     generator = Generator(
         data.shape,
-        config.widths,
+        widths,
         config.w_dim,
         config.mapping_layers,
         num_classes,
@@ -101,7 +107,7 @@ def build(config: Config, data: DataSpec) -> Method:
         config.low_precision_stages,
     )
     discriminator = Discriminator(
-        config.widths[::-1],
+        widths[::-1],
         config.discriminator_architecture,
         config.group if config.group > 1 else 0,
         num_classes,
