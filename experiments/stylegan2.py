@@ -84,7 +84,6 @@ PRESETS = {
         group=32,
         steps=1_562_500,
         ema_half_life=500_000,
-        flip=True,
         dtype="bfloat16",
     ),
 }
