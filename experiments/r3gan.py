@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
+import jax.numpy as jnp
 import optax
 
 from jimgen.augment import Augmentation, augment
@@ -73,7 +74,8 @@ class Config(AdversarialConfig):
     """step at which learning rate, beta2, gamma, augmentation and half-life reach their last values; 0 for the last"""
 
     def ema_schedule(self) -> HalfLife:
-        return lambda images: cosine(0.0, self.ema_half_life, self.length() * self.batch_size)(images)
+        rising = cosine(0.0, self.ema_half_life, self.length() * self.batch_size)
+        return lambda images: jnp.asarray(rising(images))
 
     def length(self) -> int:
         """Steps of the schedules."""
