@@ -14,7 +14,7 @@ Conventions that every function here follows:
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -213,7 +213,9 @@ RELATIVISTIC_AVERAGE = AdversarialLoss(relativistic_average_discriminator, relat
 # Gradient penalties on the discriminator.
 
 
-def squared_gradient_norm(discriminator: Callable[[Array], Array], images: Array) -> tuple[Array, Array]:
+def squared_gradient_norm(
+    discriminator: Callable[[Array], Any], images: Array, has_aux: bool = False
+) -> tuple[Any, ...]:
     """D(x) and ||grad_x D(x)||^2, summed over pixels, by one forward and one backward pass.
 
     The result is differentiable with respect to everything the discriminator closes over. If it augments its input, the
@@ -221,17 +223,18 @@ def squared_gradient_norm(discriminator: Callable[[Array], Array], images: Array
     deviation), the gradient is that of the sum of the logits.
 
     Args:
-        discriminator: maps images [b, ...] to logits [b].
+        discriminator: maps images [b, ...] to logits [b] or, with `has_aux`, to logits and anything else.
         images: float [b, ...].
-    Returns: The logits [b], and the squared norms [b], >= 0, in (logit / pixel unit)^2.
+        has_aux: whether it returns a pair.
+    Returns: The logits [b], and the squared norms [b], >= 0, in (logit / pixel unit)^2; with `has_aux` the rest, too.
     Raises:
         ValueError: if the logits are not [b].
     """
-    logits, pull_back = jax.vjp(discriminator, images)
+    logits, pull_back, *aux = jax.vjp(discriminator, images, has_aux=has_aux)
     if logits.shape != images.shape[:1]:
         raise ValueError(f"expected logits {list(images.shape[:1])}, one per image, got {list(logits.shape)}")
     (gradient,) = pull_back(jnp.ones_like(logits))
-    return logits, _sum_per_example(jnp.square(gradient))
+    return logits, _sum_per_example(jnp.square(gradient)), *aux
 
 
 def zero_centred_penalty(squared_norm: Array, gamma: Scalar) -> Array:

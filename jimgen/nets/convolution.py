@@ -44,7 +44,9 @@ class _Geometry(NamedTuple):
     padding: tuple[Pair, Pair]  # (before, after) of each spatial axis of x
 
 
-def conv(x: Array, kernel: Array, *, stride: int | Pair = 1, padding: Padding = "SAME") -> Array:
+def conv(
+    x: Array, kernel: Array, *, stride: int | Pair = 1, padding: Padding = "SAME", circular: bool = False
+) -> Array:
     """Strided convolution (cross-correlation), C above; equal to `lax.conv_general_dilated` in NHWC, HWIO.
 
     Args:
@@ -52,14 +54,19 @@ def conv(x: Array, kernel: Array, *, stride: int | Pair = 1, padding: Padding = 
         kernel: float [i, j, c, o], same dtype.
         stride: one for both axes, or one for each.
         padding: "SAME" (h = ceil(H / stride)), "VALID", one number for all sides, or ((top, bottom), (left, right)).
+        circular: the padding continues the image by its opposite side; by default, by zeros.
     Returns: [b, h, w, o] with h = (H + top + bottom - i) // stride + 1.
     Raises:
         ValueError: for wrong ranks or channels, or a kernel larger than the padded image.
     """
     if x.ndim != 4 or kernel.ndim != 4 or x.shape[3] != kernel.shape[2]:
         raise ValueError(f"conv takes x [b, H, W, c] and kernel [i, j, c, o], not {x.shape} and {kernel.shape}")
-    picture, size, strides = x.shape[1:3], kernel.shape[:2], _pair(stride)
-    geometry = _Geometry(picture, size, strides, _pads(padding, picture, size, strides))
+    size, strides = kernel.shape[:2], _pair(stride)
+    pads = resolve_padding(padding, x.shape[1:3], size, strides)
+    if circular:
+        x, pads = wrap(x, pads), ((0, 0), (0, 0))
+    picture = x.shape[1:3]
+    geometry = _Geometry(picture, size, strides, pads)
     if min(_output(geometry)) < 1:
         raise ValueError(f"conv: a kernel of {size} does not fit into {picture} padded by {geometry.padding}")
     return _c(geometry, x, kernel)
@@ -91,7 +98,7 @@ def conv_transpose(
     size, strides = kernel.shape[:2], _pair(stride)
     if output_size is None:
         output_size = _default_size(y.shape[1:3], size, strides, padding)
-    geometry = _Geometry(output_size, size, strides, _pads(padding, output_size, size, strides))
+    geometry = _Geometry(output_size, size, strides, resolve_padding(padding, output_size, size, strides))
     if min(output_size) < 1 or _output(geometry) != y.shape[1:3]:
         raise ValueError(
             f"conv_transpose: conv maps {output_size} to {_output(geometry)}, not to {y.shape[1:3]}, of {geometry}"
@@ -103,7 +110,13 @@ def _pair(n: int | Pair) -> Pair:
     return (n, n) if isinstance(n, int) else n
 
 
-def _pads(padding: Padding, picture: Size, kernel: Size, stride: Pair) -> tuple[Pair, Pair]:
+def wrap(x: Array, pads: tuple[Pair, Pair]) -> Array:
+    """Continues images [b, H, W, c] by their opposite sides: by (top, bottom) rows and (left, right) columns."""
+    return jnp.pad(x, ((0, 0), *pads, (0, 0)), mode="wrap")
+
+
+def resolve_padding(padding: Padding, picture: Size, kernel: Size, stride: Pair) -> tuple[Pair, Pair]:
+    """Padding in any of its forms as ((top, bottom), (left, right)), for a picture of this size."""
     if isinstance(padding, str):
         rows, columns = lax.padtype_to_pads(picture, kernel, stride, padding)
         return (int(rows[0]), int(rows[1])), (int(columns[0]), int(columns[1]))
@@ -120,7 +133,7 @@ def _default_size(y: Size, kernel: Size, stride: Pair, padding: Padding) -> Pair
     if isinstance(padding, str):
         over = [max(kernel[d] - stride[d], 0) if padding.upper() == "VALID" else 0 for d in (0, 1)]
         return y[0] * stride[0] + over[0], y[1] * stride[1] + over[1]
-    crop = [sum(p) for p in _pads(padding, y, kernel, stride)]
+    crop = [sum(p) for p in resolve_padding(padding, y, kernel, stride)]
     return (y[0] - 1) * stride[0] + kernel[0] - crop[0], (y[1] - 1) * stride[1] + kernel[1] - crop[1]
 
 
@@ -167,6 +180,8 @@ def _w_native(g: _Geometry, x: Array, y: Array) -> Array:
 
 
 def _c_cpu(g: _Geometry, x: Array, k: Array) -> Array:
+    if _is_matrix_product(g):
+        return jnp.tensordot(x, k[0, 0], 1)
     if _suits_winograd(g, x, k.shape[2:]):
         return winograd.convolution(x, k, stride=g.stride, before=_before(g), size=_output(g))
     few_terms = g.kernel[0] * g.kernel[1] * x.shape[3] <= 32  # a library spends more time on gathering than multiplying
@@ -174,6 +189,8 @@ def _c_cpu(g: _Geometry, x: Array, k: Array) -> Array:
 
 
 def _w_cpu(g: _Geometry, x: Array, y: Array) -> Array:
+    if _is_matrix_product(g):
+        return jnp.tensordot(x, y, ((0, 1, 2), (0, 1, 2)))[None, None]
     if _suits_winograd(g, x, (x.shape[3], y.shape[3])):
         return winograd.kernel_gradient(x, y, stride=g.stride, before=_before(g))
     return _w_native(g, x, y)
@@ -181,12 +198,19 @@ def _w_cpu(g: _Geometry, x: Array, y: Array) -> Array:
 
 def _t_cpu(g: _Geometry, y: Array, k: Array) -> Array:
     """T on all cores, without the multiplications by zeros of a dilated y."""
+    if _is_matrix_product(g):
+        return jnp.tensordot(y, k[0, 0], ((3,), (1,)))
     if g.stride == (1, 1):
         return _t_native(g, y, k)
     if _suits_winograd(g, y, k.shape[2:]):
         return winograd.transposed(y, k, stride=g.stride, before=_before(g), size=g.picture)
     # With few channels a library's convolution is inefficient, and the sums are cheap.
     return _t_phases(g, y, k) if k.shape[2] >= 8 else _t_matmul(g, y, k)
+
+
+def _is_matrix_product(g: _Geometry) -> bool:
+    """Whether every pixel is multiplied by one matrix; a product of matrices is faster than a 1x1 convolution."""
+    return g.kernel == g.stride == (1, 1) and g.padding == ((0, 0), (0, 0))
 
 
 def _suits_winograd(g: _Geometry, x: Array, channels: Size) -> bool:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jimgen.nets.convolution import conv, conv_transpose
+from jimgen.nets.grouped import grouped_conv
 from jimgen.parallel import mean_over_devices
 from jimgen.precision import at_least_float32
 
@@ -20,7 +21,10 @@ normal_02 = nn.initializers.normal(0.02)
 
 
 class Conv(nn.Module):
-    """Convolution of NHWC images, [b, h, w, c] -> [b, (h + 2 padding - kernel) // stride + 1, ..., features]."""
+    """Convolution of NHWC images, [b, h, w, c] -> [b, (h + 2 padding - kernel) // stride + 1, ..., features].
+
+    More than one group requires stride 1. With `circular`, the padding continues the image by its opposite side.
+    """
 
     features: int
     kernel_size: int = 4
@@ -29,12 +33,20 @@ class Conv(nn.Module):
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.lecun_normal()
     dtype: Dtype = jnp.float32
+    groups: int = 1
+    circular: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        y = conv(x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, padding=self.padding)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.groups == 1:
+            y = conv(x, kernel, stride=self.stride, padding=self.padding, circular=self.circular)
+        elif self.stride == 1:
+            y = grouped_conv(x, kernel, self.groups, padding=self.padding, circular=self.circular)
+        else:
+            raise ValueError(f"a convolution of {self.groups} groups requires stride 1, not {self.stride}")
         return _add_bias(self, y)
 
 
@@ -153,6 +165,17 @@ def num_halvings(height: int, width: int, smallest: int = 4) -> int:
     while not (height % 2 or width % 2 or min(height, width) // 2 < smallest):
         height, width, halvings = height // 2, width // 2, halvings + 1
     return halvings
+
+
+def stage_widths(width: int, most: int, num_stages: int) -> tuple[int, ...]:
+    """Channels of the stages of a net, the smallest images first: `width` in the last, doubled before, at most `most`.
+
+    Raises:
+        ValueError: if width is larger than most.
+    """
+    if width > most:
+        raise ValueError(f"the largest feature maps have {width} channels, more than the most, {most}")
+    return tuple(min(width * 2**i, most) for i in reversed(range(num_stages)))
 
 
 def base_size(image_shape: Sequence[int], num_stages: int, net: str) -> tuple[int, int]:
