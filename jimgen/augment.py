@@ -168,14 +168,18 @@ def _augment_one(image: Array, key: Array, p: Array, augmentation: Augmentation)
         jax.random.normal(of_normals, (len(_NORMALS),)).astype(image.dtype),
         p,
     )
-    if augmentation.flip:
-        image = _mirrored(image, draws.chosen("flip", augmentation.flip) & (draws.uniform("flip") < 0.5))
+    mirrored = draws.chosen("flip", augmentation.flip) & (draws.uniform("flip") < 0.5)
     if augmentation.blit or augmentation.geometry:
         height, width, _ = image.shape
-        inverse = _blit(draws, augmentation.blit, height, width)
-        inverse = _times(inverse, _geometry(draws, augmentation.geometry, height, width))
-        inverse = jax.lax.optimization_barrier(inverse)  # or XLA on CPU computes it anew for every pixel
+        inverse = _times(
+            _scaled(jnp.where(mirrored, -1.0, 1.0), jnp.asarray(1.0)),
+            _blit(draws, augmentation.blit, height, width),
+            _geometry(draws, augmentation.geometry, height, width),
+        )
+        # The flip is part of the map: XLA on CPU would mirror the image anew for every pixel that it gathers.
         image = jnp.where((inverse == jnp.eye(3)).all(), image, _warped(image, inverse))
+    elif augmentation.flip:
+        image = _mirrored(image, mirrored)
     if augmentation.colour:
         image = _coloured(image, draws, augmentation.colour)
     if augmentation.cutout:
@@ -247,7 +251,8 @@ def _geometry(draws: _Draws, strength: float, height: int, width: int) -> Array:
 def _warped(image: Array, inverse: Array) -> Array:
     """The image [h, w, c] at the places that a matrix [3, 3] names, between pixels bilinear, reflected at the edges.
 
-    Pixels are gathered. On a CPU products with matrices of weights take 10 times as long at 32x32, 200 times at 64x64.
+    Pixels are gathered. On a CPU, products with matrices of weights take 7 times as long for 64 grey images of 32x32,
+    and 290 times (with the gradient 30 times) for 64 RGBA images of 64x64.
     """
     height, width, channels = image.shape
     x = jnp.arange(width, dtype=image.dtype)[None, :] - (width - 1) / 2
