@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from jimgen.augment import adapt
 from jimgen.schedules import Scheduled, at_step
 from jimgen.train_step import Batch, Variables
 
@@ -44,15 +45,8 @@ def scheduled(augmented: Augmented, batch: Batch) -> dict[str, Any]:
 
 
 def adapted(augmented: Augmented, variables: Variables, signal: Array, num_images: int) -> dict[str, Any]:
-    """The update of the variables after a step that showed a signal of overfitting: p moves towards the target.
-
-    Args:
-        signal: [] in [-1, 1], the mean of sign(D(x)) or, for relativistic losses, of sign(D(x) - D(G(z))).
-        num_images: images of the step.
-    References: Karras et al., Training GANs with Limited Data, arXiv:2006.06676, section 3.1.
-    """
+    """The update of the variables after a step of `num_images` images that showed a signal of overfitting, []."""
     if augmented.augment is None or augmented.target is None:
         return {}
     p = variables[NET]["state"]["p"]
-    moved = p + jnp.sign(signal - augmented.target) * num_images / augmented.images
-    return {NET: {"state": {"p": jnp.clip(moved, 0, 1).astype(p.dtype)}}}
+    return {NET: {"state": {"p": adapt(p, signal, augmented.target, num_images, augmented.images).astype(p.dtype)}}}

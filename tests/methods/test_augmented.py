@@ -32,7 +32,8 @@ def test_an_adaptive_probability_moves_towards_its_target_within_bounds():
         np.testing.assert_allclose(moved["augmentation"]["state"]["p"], expected, rtol=1e-5)
     for start, signal in ((0.0, -1.0), (1.0, 1.0)):
         variables = augmented.first_variables(found._replace(probability=start))
-        assert float(augmented.adapted(found, variables, jnp.float32(signal), 64)["augmentation"]["state"]["p"]) == start
+        moved = augmented.adapted(found, variables, jnp.float32(signal), 64)
+        assert float(moved["augmentation"]["state"]["p"]) == start
 
 
 def test_a_scheduled_probability_is_that_of_the_next_step():
