@@ -9,6 +9,8 @@
 
 Workloads (all on 32x32 grey images, Fashion-MNIST padded with background if it is available):
   dcgan  DCGAN, 100 latent dimensions, BatchNorm, Adam(2e-4, .5, .999), non-saturating: one update of each net
+  sngan  residual SNGAN, 128 latent dimensions, 64 channels in both nets, BatchNorm in the generator, spectral norm in
+         the discriminator, Adam(2e-4, 0, .9), hinge loss: one update of each net. Biases before BatchNorm are left out
   vae    convolutional VAE, 64 latent dimensions, cross-entropy + 4 KL, Adam(1e-3)
   r1     as dcgan, but without BatchNorm in the discriminator, R1 with gamma 10 at every step, Adam(2e-4, 0, .99)
   gpt    GPT over 256 tokens of 512 codes and a start token, drawn uniformly: 6 blocks of width 256, 8 heads, MLP 4x
@@ -29,8 +31,8 @@ FLOPs are those that XLA counts in the program before optimisation, as no other 
 compiled for a GPU, products in library calls count as nothing. In all programs custom kernels count as nothing, and a
 loop counts as one iteration. So the counted program, which is not run, is lowered for the CPU, with einsum attention
 and without scanned blocks, and a sampler's count is multiplied by its iterations. For vae, gpt and dit the count is
-within a hundredth of the work that is done; for dcgan and r1 XLA saves a twelfth, since both phases share a pass of the
-generator. MFU is FLOP/s as a share of the dense bfloat16 peak.
+within a hundredth of the work that is done; for dcgan, sngan and r1 XLA saves a twelfth, since both phases share a
+pass of the generator. MFU is FLOP/s as a share of the dense bfloat16 peak.
 """
 
 import dataclasses
@@ -73,7 +75,7 @@ OF_DIT = ("size", "patch")
 
 @dataclasses.dataclass(frozen=True)
 class Args:
-    workload: Literal["dcgan", "vae", "r1", "gpt", "dit"] = "dcgan"
+    workload: Literal["dcgan", "sngan", "vae", "r1", "gpt", "dit"] = "dcgan"
     """model and data, as listed above"""
     task: Literal["train", "sample"] = "train"
     """work to time: a train step; or sampling of a batch (gpt, dit), at most 5 times"""

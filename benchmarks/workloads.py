@@ -12,6 +12,7 @@ from jimgen.methods.flow import flow
 from jimgen.methods.gan import gan
 from jimgen.methods.method import Method
 from jimgen.methods.vae import bernoulli, vae
+from jimgen.nets import sngan
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.nets.diffusion_transformer import DiffusionTransformer
 from jimgen.nets.layers import Dtype, at_least_float32, normal_02
@@ -25,7 +26,7 @@ from jimgen.nets.transformer import (
     xla_attention,
 )
 from jimgen.nets.vae import ConvDecoder, ConvEncoder
-from jimgen.objectives import cross_entropy
+from jimgen.objectives import HINGE, cross_entropy
 from jimgen.sampling import solvers as samplers
 from jimgen.sampling.logits import PLAIN
 from jimgen.sampling.tokens import decode_one_by_one
@@ -41,7 +42,7 @@ class Workload(NamedTuple):
 
 
 def build(
-    name: Literal["dcgan", "vae", "r1", "gpt", "dit"],
+    name: Literal["dcgan", "sngan", "vae", "r1", "gpt", "dit"],
     dtype: Dtype = jnp.float32,
     *,
     size: int = 32,
@@ -62,6 +63,12 @@ def build(
         likelihood = bernoulli(binarise=False)
         tx = optax.adam(1e-3)
         return Workload(vae(encoder, decoder, latent_dim=64, tx=tx, likelihood=likelihood, kl_weight=4.0))
+    if name == "sngan":
+        tx = optax.adam(2e-4, 0.0, 0.9)
+        generator = sngan.Generator(shape, (64, 64, 64, 64), dtype=dtype)
+        discriminator = sngan.Discriminator((64, 64, 64, 64), dtype=dtype)
+        options = {"latent_dim": 128, "generator_tx": tx, "discriminator_tx": tx, "loss": HINGE}
+        return Workload(gan(generator, discriminator, **options))
     r1 = name == "r1"
     tx = optax.adam(2e-4, 0.0, 0.99) if r1 else optax.adam(2e-4, 0.5, 0.999)
     method = gan(

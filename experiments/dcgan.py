@@ -15,11 +15,10 @@ also had other work (AMD EPYC, 2026-11-23). Without other work they trained on 6
 images/s. The third command has not run yet.
 """
 
-from jimgen.experiment import COUNT, DRAWING, RunConfig, main, one_of  # first, so that Ctrl-C works while JAX loads
+from jimgen.experiment import COUNT, AdversarialConfig, main, one_of  # first, so that Ctrl-C works while JAX loads
 
 # isort: split
 from dataclasses import dataclass, field
-from typing import Literal
 
 import optax
 
@@ -42,15 +41,9 @@ LOSSES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(RunConfig):
-    latent_dim: int = field(default=100, metadata=COUNT)
-    """dimensions of z ~ N(0, I)"""
+class Config(AdversarialConfig):
     width: int = field(default=64, metadata=COUNT)
     """channels of the largest feature maps; they double at every halving of the image"""
-    conditional: bool = False
-    """give class and attributes to both nets"""
-    label_drop: float = 0.1
-    """probability with which training hides the labels, where there are attributes, so that they may be left open"""
     loss: one_of(LOSSES) = "non_saturating"  # pyright: ignore[reportInvalidTypeForm]
     """adversarial loss"""
     r1: float = 0.0
@@ -69,23 +62,17 @@ class Config(RunConfig):
     """decay rate of Adam's first moment, for both nets"""
     beta2: float = 0.999
     """decay rate of Adam's second moment, for both nets"""
-    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
-    """precision of the computation; parameters and statistics stay float32"""
 
 
 def build(config: Config, data: DataSpec) -> Method:
     height, width, _ = data.shape
     widths = [config.width * 2**i for i in range(max(1, num_halvings(height, width)))]
-    num_classes = data.conditions if config.conditional else 0
-    if config.conditional and not num_classes:
-        raise ValueError(f"--conditional needs classes or attributes, and {data.name} has none")
+    num_classes = config.num_classes(data)
     penalised = config.r1 or config.r2 or config.gradient_penalty
     return gan(
         Generator(data.shape, tuple(reversed(widths)), num_classes, config.dtype),
         Discriminator(tuple(widths), not penalised, num_classes, config.dtype),
-        latent_dim=config.latent_dim,
-        num_classes=num_classes,
-        label_drop=config.label_drop if data.attributes else 0.0,
+        **config.common(data),
         generator_tx=optax.adam(config.generator_learning_rate, config.beta1, config.beta2),
         discriminator_tx=optax.adam(config.discriminator_learning_rate, config.beta1, config.beta2),
         loss=LOSSES[config.loss],

@@ -74,7 +74,8 @@ def draw_curves(metrics: Metrics, folder: Path) -> list[Path]:
 
     losses.png holds the losses of all phases in one panel; other.png a panel for each metric of no phase, such as
     images_per_s; test.png one for each metric of test data; PHASE.png one for each further metric of a phase. Metrics
-    that tell nothing as a curve are left out: those of fewer than two points, those that are always zero, and the time.
+    that tell nothing as a curve are left out: those of fewer than two points, those that are always zero, the time, and
+    rollbacks.
     A panel is logarithmic where all values are positive and span more than a factor of 100. Values that are not finite
     leave gaps, and the panel's title counts them.
 
@@ -85,7 +86,9 @@ def draw_curves(metrics: Metrics, folder: Path) -> list[Path]:
     """
     groups: dict[str, dict[str, dict[str, Series]]] = {"losses": {}, "other": {}, "test": {}}  # by file, panel, label
     for name, series in series_of(metrics).items():
-        if name in ("seconds", "cpu_seconds") or len(series.values) < 2 or not series.values.any():
+        if name in ("seconds", "cpu_seconds") or name.startswith("rollback/"):
+            continue
+        if len(series.values) < 2 or not series.values.any():
             continue
         phase, _, rest = name.rpartition("/")
         if rest == "loss" and phase != "test":

@@ -3,7 +3,28 @@
 import jimgen.libraries  # noqa: F401
 
 # isort: split
-from jimgen.runs.config import CONTAINED_RUN, COUNT, DRAWING, HOW, LENGTH, RunConfig, ScheduledConfig, one_of
+from jimgen.runs.config import (
+    CONTAINED_RUN,
+    COUNT,
+    DRAWING,
+    HOW,
+    LENGTH,
+    AdversarialConfig,
+    RunConfig,
+    ScheduledConfig,
+    one_of,
+)
 from jimgen.runs.train import main
 
-__all__ = ["CONTAINED_RUN", "COUNT", "DRAWING", "HOW", "LENGTH", "RunConfig", "ScheduledConfig", "main", "one_of"]
+__all__ = [
+    "CONTAINED_RUN",
+    "COUNT",
+    "DRAWING",
+    "HOW",
+    "LENGTH",
+    "AdversarialConfig",
+    "RunConfig",
+    "ScheduledConfig",
+    "main",
+    "one_of",
+]

@@ -14,7 +14,7 @@ Conventions that every function here follows:
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jax import Array, lax
 from jax.nn import log_sigmoid, relu, sigmoid, softplus
 from jax.scipy.special import entr
 
-from jimgen.parallel import mean_over_devices
+from jimgen.parallel import device_axis, mean_over_devices
 from jimgen.precision import at_least_float32
 
 Scalar = Array | float
@@ -213,7 +213,9 @@ RELATIVISTIC_AVERAGE = AdversarialLoss(relativistic_average_discriminator, relat
 # Gradient penalties on the discriminator.
 
 
-def squared_gradient_norm(discriminator: Callable[[Array], Array], images: Array) -> tuple[Array, Array]:
+def squared_gradient_norm(
+    discriminator: Callable[[Array], Any], images: Array, has_aux: bool = False
+) -> tuple[Any, ...]:
     """D(x) and ||grad_x D(x)||^2, summed over pixels, by one forward and one backward pass.
 
     The result is differentiable with respect to everything the discriminator closes over. If it augments its input, the
@@ -221,17 +223,18 @@ def squared_gradient_norm(discriminator: Callable[[Array], Array], images: Array
     deviation), the gradient is that of the sum of the logits.
 
     Args:
-        discriminator: maps images [b, ...] to logits [b].
+        discriminator: maps images [b, ...] to logits [b] or, with `has_aux`, to logits and anything else.
         images: float [b, ...].
-    Returns: The logits [b], and the squared norms [b], >= 0, in (logit / pixel unit)^2.
+        has_aux: whether it returns a pair.
+    Returns: The logits [b], and the squared norms [b], >= 0, in (logit / pixel unit)^2; with `has_aux` the rest, too.
     Raises:
         ValueError: if the logits are not [b].
     """
-    logits, pull_back = jax.vjp(discriminator, images)
+    logits, pull_back, *aux = jax.vjp(discriminator, images, has_aux=has_aux)
     if logits.shape != images.shape[:1]:
         raise ValueError(f"expected logits {list(images.shape[:1])}, one per image, got {list(logits.shape)}")
     (gradient,) = pull_back(jnp.ones_like(logits))
-    return logits, _sum_per_example(jnp.square(gradient))
+    return logits, _sum_per_example(jnp.square(gradient)), *aux
 
 
 def zero_centred_penalty(squared_norm: Array, gamma: Scalar) -> Array:
@@ -283,10 +286,174 @@ def wgan_gp(squared_norm: Array, weight: Scalar = 10.0) -> Array:
     """
     (squared_norm,) = _one_an_example(squared_norm=squared_norm)
     _require_scalar(weight=weight)
+    return weight * jnp.square(_norm(squared_norm) - 1)
+
+
+def _norm(squared_norm: Array) -> Array:
+    """The square root, with derivative zero at zero."""
     # sqrt must not be given zeros, even in the branch that where() discards: inf * 0 is NaN in the backward pass.
     positive = squared_norm > jnp.finfo(squared_norm.dtype).tiny
-    norm = jnp.where(positive, jnp.sqrt(jnp.where(positive, squared_norm, 1)), 0)
-    return weight * jnp.square(norm - 1)
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared_norm, 1)), 0)
+
+
+def finite_difference_penalty(logits: Array, moved_logits: Array, step: Scalar = 0.01) -> Array:
+    """[(D(x + s e) - D(x)) / s]^2 ~ (e . grad_x D(x))^2, e ~ N(0, I): an estimate of ||grad_x D||^2 without gradients.
+
+    Its mean over e is the squared norm, as s goes to 0; pass it to `zero_centred_penalty` for approximate R1 or R2.
+    A small s costs digits: in float32, differences of logits of size L are exact to 1e-7 L.
+
+    Args:
+        logits, moved_logits: float [b], D(x) and D(x + s e).
+        step: scalar, s > 0.
+    Returns: [b], >= 0, in (logit / pixel unit)^2.
+    Raises:
+        ValueError: if the logits are not both [b], or step is not a scalar.
+    References:
+        Lin et al., Diffusion Adversarial Post-Training for One-Step Video Generation, arXiv:2501.08316.
+    """
+    logits, moved_logits = _one_an_example(logits=logits, moved_logits=moved_logits)
+    _require_scalar(step=step)
+    return jnp.square((moved_logits - logits) / step)
+
+
+# Regularisers of both nets.
+
+
+def running_mean(mean: Scalar, values: Array, decay: Scalar = 0.99) -> Array:
+    """decay mean + (1 - decay) E[values]: [], without gradient; E is over the global batch in every mode.
+
+    It follows the lengths of `path_length` and the logits of `lecam`. The caller keeps it in the state.
+
+    Args:
+        mean, decay: scalars.
+        values: float [b].
+    Raises:
+        ValueError: if values is not [b], or mean or decay is not a scalar.
+    """
+    (values,) = _one_an_example(values=values)
+    _require_scalar(mean=mean, decay=decay)
+    return lax.stop_gradient(decay * mean + (1 - decay) * mean_over_devices(jnp.mean(values)))
+
+
+def path_lengths(generate: Callable[[Array], Array], w: Array, noise: Array) -> tuple[Array, Array]:
+    """The images G(w), and the lengths ||J^T y|| of `path_length`, by one forward and one backward pass.
+
+    Args:
+        generate: maps w to images [b, h, w, c], each example by itself.
+        w: float [b, d], or [b, layers, d] if each layer has its own: the squared lengths are averaged over layers.
+        noise: float [b, h, w, c], standard normal; y = noise / sqrt(h w), so that lengths do not grow with the size.
+    Returns: The images, and the lengths float [b], >= 0; the derivative of a length of zero is taken as zero.
+    Raises:
+        ValueError: if the noise has another shape than the images.
+    References:
+        Karras et al., Analyzing and Improving the Image Quality of StyleGAN, arXiv:1912.04958, section 3.2.
+    """
+    images, pull_back = jax.vjp(generate, w)
+    if jnp.shape(noise) != images.shape:
+        raise ValueError(f"expected noise {list(images.shape)}, as the images, got {list(jnp.shape(noise))}")
+    (gradient,) = pull_back((noise / math.sqrt(images.shape[1] * images.shape[2])).astype(images.dtype))
+    squared = jnp.sum(jnp.square(at_least_float32(gradient)), axis=-1)
+    return images, _norm(squared.reshape(squared.shape[0], -1).mean(axis=1))
+
+
+def path_length(lengths: Array, mean: Scalar, weight: Scalar = 2.0) -> Array:
+    """weight (length - mean)^2: a step in w should change the image by the same amount everywhere: [b], >= 0.
+
+    Args:
+        lengths: float [b], from `path_lengths`.
+        mean: scalar, their `running_mean`, updated by these lengths.
+        weight: scalar, >= 0.
+    Raises:
+        ValueError: if lengths is not [b], or mean or weight is not a scalar.
+    References:
+        Karras et al., arXiv:1912.04958, equation 4.
+    """
+    (lengths,) = _one_an_example(lengths=lengths)
+    _require_scalar(mean=mean, weight=weight)
+    return weight * jnp.square(lengths - mean)
+
+
+def lecam(real_logits: Array, fake_logits: Array, real_mean: Scalar, fake_mean: Scalar, weight: Scalar = 0.3) -> Array:
+    """weight [relu(D(x) - a_F)^2 + relu(a_R - D(G(z)))^2], with a_R, a_F means of earlier logits: [b], >= 0.
+
+    It keeps the logits of real and of fake images close, for few training images. A relativistic discriminator may
+    drift by a constant, so that means of logits say nothing there.
+
+    Args:
+        real_logits, fake_logits: float [b].
+        real_mean, fake_mean: scalars a_R and a_F, each the `running_mean` of such logits.
+        weight: scalar, >= 0.
+    Raises:
+        ValueError: if the logits are not both [b], or another argument is not a scalar.
+    References:
+        Tseng et al., Regularizing Generative Adversarial Networks under Limited Data, arXiv:2104.03310.
+    """
+    real_logits, fake_logits = _one_an_example(real_logits=real_logits, fake_logits=fake_logits)
+    _require_scalar(real_mean=real_mean, fake_mean=fake_mean, weight=weight)
+    return weight * (jnp.square(relu(real_logits - fake_mean)) + jnp.square(relu(real_mean - fake_logits)))
+
+
+def consistency(outputs: Array, moved_outputs: Array, weight: Scalar = 10.0) -> Array:
+    """weight (f(x) - f(T x))^2, averaged over the axes of an example: [b], in squared units of f.
+
+    CR: D at real images x and at augmented ones, weight 10. bCR: the same at generated images as well, 10 and 10. zCR:
+    D at G(z) and at G(z + dz), weight 20, and G itself at z and z + dz, weight -.5, so that images differ; dz is normal
+    with standard deviation .05.
+
+    Args:
+        outputs, moved_outputs: float [b, ...]: logits, or images.
+        weight: scalar.
+    Raises:
+        ValueError: if the shapes differ, or weight is not a scalar.
+    References:
+        Zhang et al., Consistency Regularization for GANs, arXiv:1910.12027; Zhao et al., Improved Consistency
+        Regularization for GANs, arXiv:2002.04724.
+    """
+    outputs, moved_outputs = _of_one_shape(outputs=outputs, moved_outputs=moved_outputs)
+    _require_scalar(weight=weight)
+    return weight * jnp.square(outputs - moved_outputs).mean(tuple(range(1, outputs.ndim)))
+
+
+def feature_matching(real_features: Array, fake_features: Array) -> Array:
+    """mean_k |E phi_k(G(z)) - E phi_k(x)|: [], >= 0, between the means of the discriminator's features phi.
+
+    The means are over the global batch in every mode, or over a microbatch when gradients are accumulated.
+
+    Args:
+        real_features, fake_features: float [b, ...].
+    Raises:
+        ValueError: if the shapes differ.
+    References:
+        Salimans et al., Improved Techniques for Training GANs, arXiv:1606.03498, section 3.1. They square the
+        difference.
+    """
+    real_features, fake_features = _of_one_shape(real_features=real_features, fake_features=fake_features)
+    return jnp.abs(mean_over_devices(jnp.mean(fake_features - real_features, axis=0))).mean()
+
+
+def top_k_weights(fake_logits: Array, k: Scalar) -> Array:
+    """b / k for the k largest logits of the batch, 0 for others: [b], without gradient.
+
+    Their product with the generator's losses has the mean of the losses of the k best images. b and k count the global
+    batch in every mode, or a microbatch when gradients are accumulated. Of equal logits, the first come first.
+
+    Args:
+        fake_logits: float [b].
+        k: scalar, 1 to b; it may fall during training.
+    Raises:
+        ValueError: if fake_logits is not [b], or k is not a scalar.
+    References:
+        Sinha et al., Top-k Training of GANs, arXiv:2002.06224. k falls from b to between b / 2 and 3/4 b there.
+    """
+    (fake_logits,) = _one_an_example(fake_logits=fake_logits)
+    _require_scalar(k=k)
+    logits = lax.stop_gradient(fake_logits)
+    axis, own = device_axis(), jnp.arange(len(logits))
+    everywhere = lax.all_gather(logits, axis, tiled=True) if axis else logits
+    place = (own + lax.axis_index(axis) * len(logits) if axis else own)[:, None]
+    others, indices = everywhere[None, :], jnp.arange(len(everywhere))[None, :]
+    is_better = (others > logits[:, None]) | ((others == logits[:, None]) & (indices < place))
+    return jnp.where(is_better.sum(axis=1) < k, len(everywhere) / k, 0.0).astype(logits.dtype)
 
 
 # Likelihoods of an image x under a decoder's output.

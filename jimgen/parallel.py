@@ -29,3 +29,18 @@ def mean_over_devices(tree: Tree) -> Tree:
     """The mean of each leaf over the devices of a pmap; outside of pmap the tree itself."""
     axis = device_axis()
     return jax.lax.pmean(tree, axis) if axis else tree
+
+
+def gather_over_devices(x: jax.Array) -> jax.Array:
+    """The examples [b, ...] of the whole batch, in its order, on each device of a pmap; outside of pmap x itself."""
+    axis = device_axis()
+    return jax.lax.all_gather(x, axis, tiled=True) if axis else x
+
+
+def own_examples(x: jax.Array) -> jax.Array:
+    """This device's share of the examples of `gather_over_devices`; outside of pmap x itself."""
+    axis = device_axis()
+    if not axis:
+        return x
+    size = x.shape[0] // num_shards()
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis) * size, size)

@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+Scheduled = float | optax.Schedule  # a number, or a function of the steps done
+
 
 def warmup_cosine(peak: float, warmup_steps: int, steps: int) -> optax.Schedule:
     """Linear warmup from 0 to the peak, followed by cosine decay to 0.
@@ -26,3 +28,19 @@ def linear_ramp(images: Array, start: int, length: int) -> Array:
     For weights of loss terms: pass `batch["images_seen"]` as `images`.
     """
     return jnp.clip((images - start) / max(length, 1), 0.0, 1.0)
+
+
+def cosine(start: float, end: float, steps: int) -> optax.Schedule:
+    """From start to end along half a cosine, then end: end + (start - end) (1 + cos(pi t)) / 2, t = step / steps <= 1.
+
+    Args:
+        start, end: values at step 0 and from `steps` on.
+        steps: length, >= 1.
+    References: R3GAN, arXiv:2501.05441, changes its hyperparameters like this.
+    """
+    return lambda step: end + (start - end) * (1 + jnp.cos(jnp.pi * jnp.clip(step / max(steps, 1), 0, 1))) / 2
+
+
+def at_step(value: Scheduled, step: Array) -> Array:
+    """A scheduled number at a step: float []."""
+    return jnp.asarray(value(step) if callable(value) else value)

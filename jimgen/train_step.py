@@ -25,8 +25,12 @@ Variables = dict[str, Any]  # net name -> argument of net.apply: {"generator": {
 # int32 [], the number of steps done, and "images_seen" float32 [], the images in them, for schedules in objectives.
 Batch = dict[str, Array]
 Metrics = dict[str, Array]  # scalars by name
-Step = Callable[["TrainState", Batch, Array], tuple["TrainState", Metrics]]  # (state, batch, run's key)
+Due = frozenset[str]  # names of the phases whose periodic objective a step uses, from `due_at`
+Step = Callable[..., tuple["TrainState", Metrics]]  # (state, batch, run's key, due=NOTHING_DUE)
+HalfLife = float | Callable[[Array], Array]  # in images; a function of the images seen, float32 []
 Mode = Literal["auto", "jit", "pmap", "sharded"]
+
+NOTHING_DUE: Due = frozenset()
 
 
 class Aux(NamedTuple):
@@ -47,6 +51,11 @@ class Phase(NamedTuple):
 
     `follow` updates state that is not an average over microbatches, such as a codebook with its counts. It runs once
     per step, on the variables from before the step and on `Aux.observed` of the whole batch.
+
+    `periodic` takes the place of `objective` in every `period`-th step, the first one included, for terms that are too
+    expensive for every step (lazy regularisation, Karras et al., arXiv:1912.04958, appendix B). Which of the two a step
+    uses is decided before it runs, so each combination is a program of its own: XLA on CPU computes convolutions inside
+    `lax.cond` at half the speed.
     """
 
     name: str
@@ -54,6 +63,14 @@ class Phase(NamedTuple):
     objective: Objective
     tx: optax.GradientTransformation
     follow: Follow | None = None
+    period: int = 1
+    periodic: Objective | None = None
+    rate: Callable[[Variables], Array] | None = None  # variables -> factor on the updates of tx, []
+
+
+def due_at(phases: Sequence[Phase], steps_done: int) -> Due:
+    """The phases whose periodic objective is due in the step after `steps_done` steps."""
+    return frozenset(phase.name for phase in phases if phase.periodic and steps_done % phase.period == 0)
 
 
 class TrainState(struct.PyTreeNode):
@@ -98,7 +115,7 @@ def make_train_step(
     phases: Sequence[Phase],
     *,
     prepare: Callable[[Batch], Batch] = lambda batch: batch,
-    ema_half_life: float = 0.0,
+    ema_half_life: HalfLife = 0.0,
     ema_ramp: float = 0.05,
     accumulate: int = 1,
 ) -> Step:
@@ -111,21 +128,23 @@ def make_train_step(
     Args:
         phases: in the order in which they run. A later phase uses the parameters that an earlier one has updated.
         prepare: runs first, inside the compiled step; for example scales uint8 images to [-1, 1].
-        ema_half_life: half-life of the averages in images, beta = .5^(batch / half-life); 0 copies the nets.
-        ema_ramp: limits the half-life to this times the images seen, so that the averages forget the random start
+        ema_half_life: half-life of the averages in images, beta = .5^(batch / half-life); 0 copies the nets. A function
+            of the images seen is a schedule.
+        ema_ramp: limits a fixed half-life to this times the images seen, so that the averages forget the random start
             (Karras et al., arXiv:2006.06676, official settings); 0 for no limit.
         accumulate: number of microbatches, a divisor of the batch size. Their gradients and `Aux.updates`, all computed
             from the same variables, are averaged before one update, so that running statistics decay once per step.
             Statistics of the batch (BatchNorm, relativistic average losses, free bits, the entropy of codes) are taken
             over one microbatch; `Phase.follow` gets the whole batch.
     Returns:
-        The step. Metrics are float32 scalars named `phase/metric`; each phase adds loss, grad_norm, skipped (total) and
-        skipped_in_a_row. Updates with a loss or gradient that is not finite are skipped and counted.
+        The step (state, batch, key, due); `due_at` says what is due. Metrics are float32 scalars named `phase/metric`;
+        each phase adds loss, grad_norm, skipped (total) and skipped_in_a_row. Updates with a loss or gradient that is
+        not finite are skipped and counted.
     """
     names = [phase.name for phase in phases]
     rounds = [names[:i].count(name) for i, name in enumerate(names)]
 
-    def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState, batch: Batch, key: Array, due: Due = NOTHING_DUE) -> tuple[TrainState, Metrics]:
         batch = prepare(batch)
         step_key = jax.random.fold_in(key, state.step)
         num_images = jax.tree.leaves(batch)[0].shape[0] * num_shards()
@@ -133,6 +152,8 @@ def make_train_step(
         parts = [{**part, **progress} for part in _microbatches(batch, accumulate)]
         metrics: Metrics = {}
         for phase, round_ in zip(phases, rounds, strict=True):
+            if phase.periodic and phase.name in due:
+                phase = phase._replace(objective=phase.periodic)
             state, found = _run_phase(phase, state, parts, jax.random.fold_in(step_key, round_))
             metrics |= {f"{phase.name}/{name}": value for name, value in found.items()}
         beta = _ema_beta(ema_half_life, ema_ramp, num_images, state.step)
@@ -151,6 +172,9 @@ def _run_phase(phase: Phase, state: TrainState, parts: Sequence[Batch], key: Arr
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
     updates, opt_state = phase.tx.update(grads, state.opt_state[phase.name], params)
+    if phase.rate:
+        rate = phase.rate(state.variables)
+        updates = jax.tree.map(lambda x: rate.astype(x.dtype) * x, updates)
     moved: Any = optax.apply_updates(params, updates)
     learned = _merge(_merge(state.variables, {net: {"params": moved[net]} for net in phase.trains}), aux.updates)
     followed = Aux({})
@@ -221,9 +245,11 @@ def _merge(variables: Variables, changes: Mapping[str, Mapping[str, Any]]) -> Va
     return {**variables, **{net: {**variables[net], **collections} for net, collections in changes.items()}}
 
 
-def _ema_beta(half_life: float, ramp: float, num_images: int, step: Array) -> Array:
+def _ema_beta(half_life: HalfLife, ramp: float, num_images: int, step: Array) -> Array:
     """.5^(images per step / half-life in images), with a half-life of at most ramp times the images seen so far."""
-    images = jnp.minimum(half_life, ramp * (step + 1.0) * num_images if ramp else jnp.inf)
+    seen = (step + 1.0) * num_images
+    at = half_life(seen) if callable(half_life) else half_life
+    images = at if callable(half_life) else jnp.minimum(at, ramp * seen if ramp else jnp.inf)
     return 0.5 ** (num_images / jnp.maximum(images, 1e-8))
 
 
@@ -264,11 +290,18 @@ def compile_step(
             raise UserError("mode pmap runs in one process only: use --mode sharded")
         if state_sharding is not None:
             raise UserError("mode pmap replicates the state: use --mode sharded to shard it")
-        in_axes, out_axes = (None, 0, None), (None, None)
-        parallel = jax.pmap(step, DEVICE_AXIS, in_axes=in_axes, out_axes=out_axes, devices=devices, donate_argnums=0)
+        parallel = jax.pmap(
+            step,
+            DEVICE_AXIS,
+            in_axes=(None, 0, None, None),
+            out_axes=(None, None),
+            static_broadcasted_argnums=3,
+            devices=devices,
+            donate_argnums=0,
+        )
 
-        def run_parallel(state: TrainState, batch: Batch, key: Array):
-            return parallel(state, jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch), key)
+        def run_parallel(state: TrainState, batch: Batch, key: Array, due: Due = NOTHING_DUE):
+            return parallel(state, jax.tree.map(lambda x: x.reshape(len(devices), -1, *x.shape[1:]), batch), key, due)
 
         return CompiledStep(run_parallel, everywhere, split, everywhere)
     if mode not in ("jit", "sharded"):
@@ -278,6 +311,7 @@ def compile_step(
         step,
         in_shardings=(placed, split, everywhere),
         out_shardings=(placed, everywhere),
+        static_argnums=3,
         donate_argnums=0,
         compiler_options=compiler_options(devices[0].platform),
     )

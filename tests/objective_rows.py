@@ -108,6 +108,57 @@ PER_EXAMPLE = {
         (IMAGES, IMAGES, COLUMN),
         r"alpha \[4\], one per pair, got \[4, 1\]",
     ),
+    "finite_difference_penalty": Row(
+        objectives.finite_difference_penalty,
+        (jnp.array([1.0, 2.0]), jnp.array([1.5, 2.25]), 0.5),
+        [1.0, 0.25],
+        (EXTREME[0], -EXTREME[0]),
+        (FLAT, COLUMN),
+        r"logits \[4\], moved_logits \[4, 1\]",
+    ),
+    "path_length": Row(  # lengths of w0 + 2 w1, after the first update of their running mean
+        objectives.path_length,
+        (jnp.full(2, math.sqrt(5)), 0.01 * math.sqrt(5)),
+        [9.801, 9.801],
+        (EXTREME[0], 1.0),
+    ),
+    "running_mean": Row(
+        objectives.running_mean, (jnp.array(0.0), jnp.full(2, math.sqrt(5))), 0.0223607, (FLAT[0], EXTREME[0])
+    ),
+    "lecam": Row(
+        objectives.lecam,
+        (jnp.array([1.0, -1.0]), jnp.array([0.0, 2.0]), 0.5, -0.5, 1.0),
+        [2.5, 0.0],  # mean 1.25
+        (EXTREME[0], -EXTREME[0], 0.5, -0.5),
+        (FLAT, COLUMN, 0.5, -0.5),
+        r"real_logits \[4\], fake_logits \[4, 1\]",
+    ),
+    "consistency": Row(
+        objectives.consistency,
+        (jnp.array([1.0, -1.0]), jnp.array([0.5, -1.5])),
+        [2.5, 2.5],
+        (EXTREME, -EXTREME),
+        (IMAGES, IMAGES[..., 0]),
+        r"outputs \[4, 2, 2, 1\], moved_outputs \[4, 2, 2\]",
+    ),
+    "consistency of images": Row(  # of zCR for the generator, a mean over pixels
+        objectives.consistency,
+        (jnp.array([[1.0, 2.0], [0.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 4.0]]), -0.5),
+        [-1.0, -4.0],
+        (EXTREME, -EXTREME, -0.5),
+    ),
+    "feature_matching": Row(
+        objectives.feature_matching,
+        (jnp.ones((2, 2)), jnp.array([[0.0, 2.0], [2.0, 4.0]])),
+        1.0,
+        (EXTREME, -EXTREME),
+        (FLAT, COLUMN),
+        r"real_features \[4\], fake_features \[4, 1\]",
+    ),
+    "top_k_weights": Row(objectives.top_k_weights, (jnp.array([0.0, 2.0]), 1), [0.0, 2.0], (EXTREME[0], 3)),
+    "top_k_weights, of equal logits": Row(
+        objectives.top_k_weights, (jnp.array([1.0, 3.0, 1.0, 1.0]), 2), [2.0, 2.0, 0.0, 0.0], (FLAT, 4)
+    ),
     "squared_error": Row(
         objectives.squared_error,
         (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]])),

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from tiny import SHAPE
 
+from jimgen.data.dataset import Arrays, Dataset, DataSpec
 from jimgen.runs import loop, train
+from jimgen.runs.config import RunConfig
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -21,6 +24,10 @@ SMALLEST = {  # flags that make an experiment tiny, given where its config has t
     "steps": 2,
     "batch_size": 8,
     "width": 4,
+    "most_width": 8,
+    "generator_width": 4,
+    "discriminator_width": 4,
+    "w_dim": 4,
     "head_dim": 4,
     "depth": 2,
     "num_steps": 2,
@@ -30,6 +37,24 @@ SMALLEST = {  # flags that make an experiment tiny, given where its config has t
     "sample_every": 100,
     "mode": "jit",
 }
+
+
+NUM_TRAIN, NUM_TEST = 30, 13  # of `random_dataset`; neither is a multiple of the batch
+
+
+def random_dataset() -> Dataset:
+    """Random pictures of three classes."""
+    rng = np.random.default_rng(0)
+    train, test = (
+        Arrays(rng.integers(0, 256, (n, *SHAPE), np.uint8), rng.integers(0, 3, n).astype(np.int32))
+        for n in (NUM_TRAIN, NUM_TEST)
+    )
+    return Dataset(DataSpec("random", SHAPE, 3, ("a", "b", "c"), NUM_TRAIN, NUM_TEST, "0" * 64), train, test)
+
+
+def loop_config(**options) -> RunConfig:
+    """The config of a loop on `random_dataset`."""
+    return RunConfig(**{"steps": 12, "batch_size": 8, "mode": "jit", "log_every": 1, "sample_every": 100} | options)
 
 
 def load_experiment(name: str):

@@ -37,6 +37,7 @@ def workloads(throughput):
     ("name", "nets"),
     [
         ("dcgan", {"generator": 1_066_880, "discriminator": 661_248}),
+        ("sngan", {"generator": 367_041, "discriminator": 263_489}),
         ("vae", {"encoder": 722_016, "decoder": 707_425}),
         ("r1", {"generator": 1_066_880, "discriminator": 660_929}),
         ("gpt", {"net": 5_053_184}),

@@ -12,7 +12,7 @@ FLOORS = (  # from the top; a name is a file or a folder of jimgen/
     {"evaluation", "curves"},
     {"methods"},
     {"nets", "sampling", "data", "train_step"},
-    {"objectives", "metrics", "noise", "schedules", "arcs", "conditions"},
+    {"objectives", "metrics", "noise", "schedules", "arcs", "conditions", "augment"},
     {
         "parallel",
         "cpu",

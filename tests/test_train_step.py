@@ -9,15 +9,29 @@ from tiny import largest_difference, state_of, tiny_batch, tiny_gan, tiny_vae
 
 from jimgen import noise, objectives
 from jimgen.errors import UserError
-from jimgen.train_step import Aux, Phase, TrainState, compile_step, init_state, make_train_step
+from jimgen.methods.augmented import Augmented
+from jimgen.train_step import Aux, Phase, TrainState, compile_step, due_at, init_state, make_train_step
 
 KEY = 7
 METHODS = {
     "gan": tiny_gan,
     "gan_r1_r2": lambda dtype: tiny_gan(dtype, r1=1.0, r2=0.5, loss=objectives.RELATIVISTIC),
     "wgan_gp": lambda dtype: tiny_gan(dtype, gradient_penalty=10.0, loss=objectives.WASSERSTEIN, discriminator_steps=2),
+    "gan_health": lambda dtype: tiny_gan(dtype, r1=1.0, penalty_period=3, rollbacks=1, augmented=adaptive()),
     "vae": tiny_vae,
 }
+
+
+def adaptive():
+    """An adaptive augmentation that brightens images with probability p."""
+
+    def brighten(images, keys, p):
+        chosen = jax.vmap(jax.random.uniform)(keys) < p
+        return images + 0.5 * chosen[:, None, None, None]
+
+    return Augmented(brighten, probability=0.5, target=0.6, images=400)
+
+
 MODES = {
     "gan": [("pmap", 8), ("pmap", 4), ("sharded", 8), ("sharded", 4)],
     "vae": [("pmap", 8), ("sharded", 4)],
@@ -32,8 +46,8 @@ def run(method, steps, mode="jit", num_devices=1, dtype=jnp.float32, batch_size=
     batch = jax.device_put(batch, compiled.batch_sharding)
     key = jax.device_put(jax.random.key(KEY), compiled.replicated)
     metrics = {}
-    for _ in range(steps):
-        state, metrics = compiled.run(state, batch, key)
+    for step in range(steps):
+        state, metrics = compiled.run(state, batch, key, due_at(method.phases, step))
     return jax.device_get((state, metrics))
 
 
@@ -254,6 +268,43 @@ def test_moving_average_forgets_the_start_while_it_is_young():
     step = make_train_step(phases, ema_half_life=1e9, ema_ramp=0.05)
     state, _ = step(quadratic_state(phases, ema=("net",)), image_batch(1, 3), jax.random.key(0))
     np.testing.assert_allclose(state.ema["net"]["params"]["w"], [1 - 0.5**20], rtol=1e-6)
+
+
+def test_the_half_life_may_be_a_schedule_over_images():
+    """After the first batch of 2 the half-life is 2 images, so beta = 1/2; after the second it is 1, so beta = 1/4."""
+    phases = (quadratic(),)
+    state = quadratic_state(phases, ema=("net",))
+    step = make_train_step(phases, ema_half_life=lambda images: 4 / images)
+    for expected in (0.5, 0.25 * 0.5 + 0.75 * 1.5):
+        state, _ = step(state, image_batch(1, 3), jax.random.key(0))
+        np.testing.assert_allclose(state.ema["net"]["params"]["w"], [expected], rtol=1e-6)
+
+
+def test_a_periodic_objective_takes_its_turn():
+    """Every third step, the first included, has another loss; two programs are compiled."""
+
+    def constant(variables, batch, key):
+        return 7.0 + 0 * variables["net"]["params"]["w"].sum(), Aux({})
+
+    phases = (quadratic()._replace(period=3, periodic=constant),)
+    assert [bool(due_at(phases, step)) for step in range(5)] == [True, False, False, True, False]
+    step, state, losses = jax.jit(make_train_step(phases), static_argnums=3), quadratic_state(phases), []
+    for number in range(5):
+        state, metrics = step(state, image_batch(1, 3), jax.random.key(0), due_at(phases, number))
+        losses.append(float(metrics["phase/loss"]))
+    assert [loss == 7.0 for loss in losses] == [True, False, False, True, False]
+    assert step._cache_size() == 2
+
+
+def test_a_rate_scales_updates_by_the_variables():
+    phases = (quadratic()._replace(rate=lambda variables: 0.5 ** variables["net"]["state"]["halvings"]),)
+    start = quadratic_state(phases)
+    moved = []
+    for halvings in (0.0, 2.0):
+        net = {**start.variables["net"], "state": {"halvings": jnp.float32(halvings)}}
+        state, _ = make_train_step(phases)(start.replace(variables={"net": net}), image_batch(1, 3), jax.random.key(0))
+        moved.append(float(state.variables["net"]["params"]["w"][0] - start.variables["net"]["params"]["w"][0]))
+    assert moved[1] == moved[0] / 4 != 0
 
 
 def test_no_half_life_copies_the_net():

@@ -70,9 +70,7 @@ def applied(net, variables, *inputs, **flags):
 def compiled(method):
     """The method with its functions and objectives compiled likewise."""
     functions = {
-        name: jax.jit(getattr(method, name), static_argnums=3 if name == "interpolate" else ())
-        for name in ("sample", "reconstruct", "interpolate", "evaluate")
-        if getattr(method, name)
+        name: jax.jit(getattr(method, name)) for name in ("sample", "reconstruct", "evaluate") if getattr(method, name)
     }
     phases = tuple(phase._replace(objective=jax.jit(phase.objective)) for phase in method.phases)
     return method._replace(phases=phases, **functions)

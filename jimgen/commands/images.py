@@ -1,5 +1,6 @@
 """Images from a run: sample, reconstruct, interpolate, inpaint."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -155,6 +156,7 @@ def interpolate(
     import numpy as np
 
     from jimgen.evaluation.asked import balanced_labels
+    from jimgen.methods import latents
     from jimgen.noise import key_of
     from jimgen.runs.subject import given_labels
     from jimgen.train_step import eval_variables
@@ -164,12 +166,12 @@ def interpolate(
     path = output_file(out or run / "interpolate.png", *ENDINGS)
     with start_jax() as jax:
         loaded = load_run(run)
-        if loaded.method.interpolate is None:
+        if loaded.method.space is None:
             raise UserError(f"{run} cannot interpolate: its method has no continuous latent space")
         given = given_labels(loaded, label, set)
         rows = _fitting(path, num, loaded.spec.shape, tiles_each=steps)
         labels = balanced_labels(loaded.spec, rows, given)
-        walk = jax.jit(loaded.method.interpolate, static_argnums=3)
+        walk = jax.jit(partial(latents.interpolate, loaded.method.space), static_argnums=3)
         images = np.asarray(walk(eval_variables(loaded.state), key, jax.numpy.asarray(labels), steps))
     images = images.reshape(-1, *images.shape[2:])
     _write(path, _with_labels(loaded, images, np.repeat(labels, steps, axis=0)), columns=steps)

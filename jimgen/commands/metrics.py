@@ -45,8 +45,9 @@ def evaluate(
         source: folder of a run, .npz with `images` (uint8 [n, h, w, c]), or folder or .zip of pictures.
         data: name of the data set of real images, as in training; by default the run's own.
         num: number of images to draw, or to take from the beginning of a set.
-        metrics: names separated by commas, out of fd, fd_infinity, kid, is, prdc, cmmd, copying, fls, cas and
-            agreement. Default: fd,kid,prdc,copying, and agreement where labels are known that have attributes.
+        metrics: names separated by commas, out of fd, fd_infinity, kid, is, prdc, cmmd, copying, fls, cas,
+            agreement and modes. Default: fd,kid,prdc,copying; agreement where labels are known that have attributes;
+            modes for stacked_digits.
         extractors: names separated by commas: the data's own classifier (where there is one), efficientnet_lite0@64
             (both are the default), inception, or PATH.py:FUNCTION for your own.
         seed: random seed for the latents and for random choices in the metrics.

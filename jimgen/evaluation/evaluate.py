@@ -16,7 +16,8 @@ from jimgen.evaluation.agreement import require_asked
 from jimgen.evaluation.asked import class_frequencies
 from jimgen.evaluation.extractors import Extractor, identity, load_extractor
 from jimgen.evaluation.generated import GeneratedSet, asked_values, labels_for
-from jimgen.evaluation.measure import AGREEMENT, CAS, Measured, check_metrics, compared_with, measure, title
+from jimgen.evaluation.measure import AGREEMENT, CAS, MODES, Measured, check_metrics, compared_with, measure, title
+from jimgen.evaluation.modes import are_stacked_digits, require_stacked_digits
 from jimgen.evaluation.opaque import opaque_dataset, opaque_images
 from jimgen.evaluation.quality import OF_DATA
 from jimgen.evaluation.reference import (
@@ -51,9 +52,10 @@ def default_extractors(name: str) -> list[str]:
 
 
 def default_metrics(generated: GeneratedSet, dataset: Dataset) -> list[str]:
-    """The metrics that need nothing but images, and the agreement with labels of attributes, where there are any."""
-    knows_attributes = asked_values(generated, dataset.spec) is not None
-    return ["fd", "kid", "prdc", "copying", *([AGREEMENT] if knows_attributes else [])]
+    """The metrics that need nothing but images; agreement with labels of attributes, and modes of stacked_digits."""
+    found = ["fd", "kid", "prdc", "copying"]
+    found += [AGREEMENT] if asked_values(generated, dataset.spec) is not None else []
+    return found + ([MODES] if are_stacked_digits(dataset) else [])
 
 
 def evaluate(
@@ -95,6 +97,8 @@ def evaluate(
         _require_labels_of_classes(subject.generated, labels, dataset)
     if AGREEMENT in metrics:
         require_asked(asked, dataset)
+    if MODES in metrics:
+        require_stacked_digits(dataset)
     nets = [load_extractor(name) for name in extractors or default_extractors(dataset.spec.name)]
     count = min(len(images), num_rows(dataset.train))
     stored = _stored_references(references, nets, dataset, count)

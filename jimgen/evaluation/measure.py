@@ -19,7 +19,8 @@ from jimgen.data.labels import classes_of
 from jimgen.errors import UserError
 from jimgen.evaluation.agreement import agreement
 from jimgen.evaluation.classifier import classification_accuracy_score, pad_to_strides
-from jimgen.evaluation.extractors import Extractor, Outputs, extract, identity
+from jimgen.evaluation.extractors import Extractor, Outputs, extract, identity, load_extractor
+from jimgen.evaluation.modes import CLASSIFIER, doubts, fresh_images, modes
 from jimgen.evaluation.reference import Reference, cached_reference, chosen_rows
 from jimgen.files import is_number, read_json, write_atomically, write_npz
 from jimgen.metrics import copying, frechet, inception_score, mmd
@@ -30,6 +31,7 @@ CAS = "cas"  # classification accuracy score: trains a classifier on the images,
 MOST_COPIED = 60_000  # training images that the copying tests search
 FLS_ROWS = 2000  # rows of each set for the feature likelihood score, whose cost grows with their product
 AGREEMENT = "agreement"  # share of images that show the attributes asked for: likewise
+MODES = "modes"  # combinations of digits in stacked_digits: likewise
 CAS_STEPS = 400  # train steps of the classifier of CAS
 FORMAT = 2  # version of the cached metrics and cells
 
@@ -104,7 +106,7 @@ def measure(
         images: uint8 [n, h, w, c], of the data's shape.
         labels: int [n], or [n, columns] of the data's columns, or None.
         dataset: real images, both splits.
-        extractors: at least one, unless there is no metric but `cas` and `agreement`.
+        extractors: at least one, unless there is no metric but `cas`, `agreement` and `modes`.
         metrics: names out of NAMES.
         seed: random seed for subsets, shuffles, cells and the classifier.
         references: statistics of the training split, one for each extractor; by default made from the data, and cached.
@@ -139,6 +141,9 @@ def measure(
             found[name], per_class = 100 * score["accuracy"], score["per_class"]
         if AGREEMENT in metrics:
             found |= agreement(images, labels, dataset)
+        if MODES in metrics:
+            found |= modes(images, dataset)
+            warnings += doubts(found)
     except ValueError as error:  # from a metric: too few samples, NaN, ...
         raise UserError(f"cannot evaluate {len(images)} images: {error}") from error
     return Measured(found, outputs, per_class, tuple(warnings))
@@ -162,16 +167,19 @@ def compared_with(
 ) -> dict[str, dict[str, float]]:
     """Measures `count` real test images (or all) and samples of one Gaussian per class; the metrics are cached.
 
-    Returns: {"real": metrics, "gaussian": metrics}. CAS of "real" is that of `count` training images.
+    Returns:
+        {"real": metrics, "gaussian": metrics}. CAS of "real" is that of `count` training images, modes of "real" are
+        those of `count` new combinations of test digits.
     """
     wanted = [FORMAT, dataset.spec.hash, [identity(e) for e in extractors], sorted(metrics), count, seed]
     wanted += [dataset.spec.columns] if AGREEMENT in metrics else []  # whose names stand in those of the metrics
+    wanted += [identity(load_extractor(CLASSIFIER))] if MODES in metrics else []
     path = cache_dir() / "baselines" / f"{_hash_of(wanted)}.json"
     with contextlib.suppress(UserError):  # damaged: measure again
         remembered = read_json(path, fix="remove it")
         if remembered is not None and _are_metrics(remembered):
             return remembered
-    others = [metric for metric in metrics if metric != CAS]
+    others = [metric for metric in metrics if metric not in (CAS, MODES)]
     train = read_rows(dataset.train, chosen_rows(num_rows(dataset.train), min(count, num_rows(dataset.train))))
     test = read_rows(dataset.test, chosen_rows(num_rows(dataset.test), min(count, num_rows(dataset.test))))
     wanted_labels = train[1][np.arange(count) % len(train[1])]
@@ -180,8 +188,10 @@ def compared_with(
     except ValueError as error:  # too few images of a class
         raise UserError(f"{count} images are too few to compare with: {error}. Give a larger --num.") from error
     real = measure(*test, dataset, extractors, others, seed=seed).metrics if others else {}
-    if "cas" in metrics:
+    if CAS in metrics:
         real["cas"] = 100 * _cas(*train, dataset, seed, CAS_STEPS)["accuracy"]
+    if MODES in metrics:
+        real |= modes(fresh_images(dataset, count), dataset)
     found = {
         "real": real,
         "gaussian": measure(gaussian, wanted_labels, dataset, extractors, metrics, seed=seed).metrics,
@@ -257,8 +267,8 @@ METRICS = {
     "copying": Metric(_copying, ("authenticity",), needs_features=False, first_extractor_only=True),
     "fls": Metric(_feature_likelihood_score, needs_features=False, first_extractor_only=True),
 }
-NAMES = (*METRICS, CAS, AGREEMENT)
-HIGHER_IS_BETTER = {CAS, AGREEMENT, "cas_pseudo_labels"} | {
+NAMES = (*METRICS, CAS, AGREEMENT, MODES)
+HIGHER_IS_BETTER = {CAS, AGREEMENT, MODES, "cas_pseudo_labels"} | {
     name for metric in METRICS.values() for name in metric.higher_is_better
 }
 

@@ -1,6 +1,6 @@
 """The interface of generative methods."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from jax import Array
@@ -10,6 +10,30 @@ from jimgen.data.dataset import DataSpec
 from jimgen.train_step import Batch, Phase, Variables
 
 
+class LatentSpace(NamedTuple):
+    """The codes [n, d] from which a method draws images, one a row: z or, where a net maps z first, w.
+
+    `keys` are PRNG keys [n], for noise that a net adds to the image of each code.
+    """
+
+    latent_dim: int  # of z ~ N(0, I)
+    from_z: Callable[[Variables, Array, Array], Array]  # (variables, z [n, latent_dim], labels) -> codes
+    decode: Callable[[Variables, Array, Array, Array], Array]  # (variables, codes, labels, keys) -> images
+    centre: Callable[[Variables, Array], Array]  # (variables, labels) -> codes: the mean code
+    is_straight: bool = False  # whether straight lines between codes are natural, as in w; for z, arcs are
+    encode: Callable[[Variables, Array, Array], Array] | None = None  # (variables, images, labels) -> codes
+
+
+class Recovery(NamedTuple):
+    """How a collapse of the training is noticed, and what changes after a rollback to a healthy checkpoint."""
+
+    diagnose: Callable[[Mapping[str, float]], str | None]  # metrics of a step -> the reason to go back, or None
+    is_healthy: Callable[[Variables], bool]  # whether a training may go back to these variables
+    rollbacks: Callable[[Variables], int]  # how often training has gone back before
+    retry: Callable[[Variables, int], Variables]  # (healthy variables, rollbacks) -> variables to go on with
+    most: int  # rollbacks in a run
+
+
 class Method(NamedTuple):
     """A generative method over given nets: pure functions, no state.
 
@@ -17,11 +41,12 @@ class Method(NamedTuple):
     keys, `variables` the nets' by name. Every method trains and samples. Capabilities that a method lacks are None:
 
     reconstruct: encodes and decodes images (VAEs, tokenizers).
-    interpolate: interpolates between random latents (GANs, VAEs).
+    space: the latent space, to interpolate in it and to find the code of a picture (GANs, VAEs).
     inpaint: draws the unknown part of an image (flows, masked and autoregressive transformers).
     evaluate: computes metrics of held-out examples; training reports their means over the test split.
     aggregate: computes scalar metrics from dataset means, such as the usage of a codebook, which a single example does
         not have. It takes the means [k] of the vector-valued metrics of `evaluate`.
+    recovery: notices a collapse in training, and begins again (GANs).
     """
 
     init: Callable[[Array, Batch], Variables]  # (key, example batch) -> variables of all nets
@@ -30,12 +55,12 @@ class Method(NamedTuple):
     sample: Callable[[Variables, Array, Array], Array]  # (variables, key, labels) -> images
     num_classes: NumClasses = 0  # of the labels that the nets know; 0: samples do not depend on labels
     reconstruct: Callable[[Variables, Array, Array], Array] | None = None  # (variables, images, labels) -> images
-    interpolate: Callable[[Variables, Array, Array, int], Array] | None = None
-    # (variables, key, labels, steps) -> images [n, steps, h, w, c]
+    space: LatentSpace | None = None
     inpaint: Callable[[Variables, Array, Array, Array, Array], Array] | None = None
     # (variables, key, images, mask, labels) -> images; mask bool [n, h, w], True = known
     evaluate: Callable[[Variables, Batch, Array], dict[str, Array]] | None = None  # -> metrics, [n] or [n, k] each
     aggregate: Callable[[dict[str, Array]], dict[str, Array]] | None = None  # means [k] -> metrics, [] each
+    recovery: Recovery | None = None
 
 
 class HasMethod(Protocol):

@@ -12,7 +12,7 @@ from jax import Array
 
 from jimgen import noise
 from jimgen.conditions import NumClasses, drop_labels
-from jimgen.methods.latents import draw_latents, interpolation
+from jimgen.methods.latents import draw_latents, sampler, z_space
 from jimgen.methods.method import Method
 from jimgen.metrics.likelihood import LikelihoodProtocol, importance_weighted_bound
 from jimgen.objectives import (
@@ -184,20 +184,21 @@ def vae(
         loss = beta_vae_loss(reconstruction, kl, kl_weight)
         return loss.mean(), Aux({name: part.mean() for name, part in parts.items()})
 
-    def sample(variables: Variables, key: Array, labels: Array) -> Array:
-        return nets.decode(variables, draw_latents(key, jnp.arange(labels.shape[0]), latent_dim), labels)
+    def mean_code(variables: Variables, images: Array, labels: Array) -> Array:
+        return nets.encode(variables, images, labels)[0]
 
     def reconstruct(variables: Variables, images: Array, labels: Array) -> Array:
-        return nets.decode(variables, nets.encode(variables, images, labels)[0], labels)
+        return nets.decode(variables, mean_code(variables, images, labels), labels)
 
+    space = z_space(latent_dim, nets.decode, mean_code)
     return Method(
         init=nets.init,
         phases=(Phase("vae", trained, objective, tx),),
         ema=trained,
-        sample=sample,
+        sample=sampler(space),
         num_classes=num_classes,
         reconstruct=reconstruct,
-        interpolate=interpolation(nets.decode, latent_dim),
+        space=space,
         evaluate=_evaluation(nets, bool(num_classes), importance_samples),
     )
 

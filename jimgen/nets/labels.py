@@ -38,14 +38,31 @@ class LabelEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, labels: Array) -> Array:
-        sizes = column_sizes(self.num_classes) or (0,)
-        rows = [size + self.has_any for size in sizes]
-        table = self.param("embedding", self.embedding_init, (sum(rows), self.width))  # the columns' one after another
-        if isinstance(self.num_classes, tuple):
-            found = jnp.take(table, labels + np.cumsum([0, *rows[:-1]])[None], axis=0, mode="clip")
-        else:
-            labels = columns_of(labels)[0]
-            found = jnp.take(table, labels, axis=0, mode="clip")
-        if not self.has_any:
-            found = jnp.where((labels < open_labels(labels, self.num_classes))[..., None], found, 0)
-        return found if found.ndim == 2 else found.sum(axis=1)
+        shape = num_rows(self.num_classes, self.has_any), self.width
+        return embed(self.param("embedding", self.embedding_init, shape), labels, self.num_classes, self.has_any)
+
+
+def num_rows(num_classes: NumClasses, has_any: bool = True) -> int:
+    """The number of rows of a table of embeddings, those of the columns one after another."""
+    return sum(size + has_any for size in column_sizes(num_classes) or (0,))
+
+
+def embed(table: Array, labels: Array, num_classes: NumClasses, has_any: bool = True) -> Array:
+    """The sum over the columns of labels of the rows of their values.
+
+    Args:
+        table: float [num_rows(num_classes, has_any), width].
+        labels: int32 [b] or [b, columns].
+        num_classes: as of `LabelEmbedding`.
+        has_any: whether the value "any" has a row; else it adds nothing.
+    Returns: [b, width].
+    """
+    if isinstance(num_classes, tuple):
+        rows = [size + has_any for size in num_classes]
+        found = jnp.take(table, labels + np.cumsum([0, *rows[:-1]])[None], axis=0, mode="clip")
+    else:
+        labels = columns_of(labels)[0]
+        found = jnp.take(table, labels, axis=0, mode="clip")
+    if not has_any:
+        found = jnp.where((labels < open_labels(labels, num_classes))[..., None], found, 0)
+    return found if found.ndim == 2 else found.sum(axis=1)

@@ -167,6 +167,17 @@ def num_halvings(height: int, width: int, smallest: int = 4) -> int:
     return halvings
 
 
+def stage_widths(width: int, most: int, num_stages: int) -> tuple[int, ...]:
+    """Channels of the stages of a net, the smallest images first: `width` in the last, doubled before, at most `most`.
+
+    Raises:
+        ValueError: if width is larger than most.
+    """
+    if width > most:
+        raise ValueError(f"the largest feature maps have {width} channels, more than the most, {most}")
+    return tuple(min(width * 2**i, most) for i in reversed(range(num_stages)))
+
+
 def base_size(image_shape: Sequence[int], num_stages: int, net: str) -> tuple[int, int]:
     """Height and width after `num_stages` halvings.
 

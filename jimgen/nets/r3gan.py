@@ -6,19 +6,22 @@ arXiv:1901.09321), so that a net starts as a chain of identities. Biases stand b
 [1, 3, 3, 1]; a 1x1 convolution changes the width on the smaller side of it, where widths differ.
 
 Both nets take the same `widths`, `blocks`, `expansion` and `group_size`: the paper's CIFAR-10 nets are the defaults.
+`stem_stride` 2 is ours: convolutions 4x4 of stride 2 lead from and to images, in place of the stage of full resolution,
+which costs as much as all others together.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
 from jimgen.conditions import NumClasses, column_sizes
+from jimgen.nets.convolution import wrap
 from jimgen.nets.labels import LabelEmbedding
-from jimgen.nets.layers import Conv, Dtype, Initializer, at_least_float32, base_size
+from jimgen.nets.layers import Conv, ConvTranspose, Dtype, Initializer, at_least_float32, base_size
 from jimgen.nets.resampling import downsample, upsample
 
 
@@ -71,6 +74,7 @@ class Generator(nn.Module):
     blocks: int | Sequence[int] = 2  # of each stage
     expansion: int = 2  # channels inside a block, as a multiple of those outside
     group_size: int = 16  # channels of each group of the 3x3 convolutions; 0: dense convolutions
+    stem_stride: Literal[1, 2] = 1  # of the convolution that makes images
     num_classes: NumClasses = 0
     embedding_width: int = 64  # of labels
     circular: bool = False  # seamless images, as of textures: they continue at their opposite sides
@@ -80,7 +84,7 @@ class Generator(nn.Module):
     @nn.compact
     def __call__(self, z: Array, labels: Array, *, train: bool) -> Array:
         stages = _stages(self)
-        height, width = base_size(self.image_shape, len(stages) - 1, "R3GAN's generator")
+        height, width = base_size(self.image_shape, _num_halvings(self), "R3GAN's generator")
         z = at_least_float32(z)
         if self.num_classes:
             embedding = _embedding(labels, self.num_classes, self.embedding_width, gain=1.0)
@@ -94,7 +98,16 @@ class Generator(nn.Module):
                 x = x if x.shape[-1] == stage.width else _linear(x, stage.width, f"change{i}")
                 x = upsample(x, circular=self.circular)
             x = _blocks(x, stages, i, self.circular)
-        return at_least_float32(_linear(x, self.image_shape[-1], "to_image"))
+        return at_least_float32(self._images(x))
+
+    def _images(self, x: Array) -> Array:
+        if self.stem_stride == 1:
+            return _linear(x, self.image_shape[-1], "to_image")
+        init = nn.initializers.variance_scaling(4.0, "fan_in", "normal", in_axis=-1, out_axis=-2)  # 4 taps of 16 meet
+        if self.circular:
+            x = wrap(x, ((1, 1), (1, 1)))
+        x = ConvTranspose(self.image_shape[-1], 4, 2, 1, False, init, x.dtype, name="to_image")(x)
+        return x[:, 2:-2, 2:-2] if self.circular else x
 
 
 class Discriminator(nn.Module):
@@ -114,6 +127,7 @@ class Discriminator(nn.Module):
     blocks: int | Sequence[int] = 2
     expansion: int = 2
     group_size: int = 16
+    stem_stride: Literal[1, 2] = 1
     num_classes: NumClasses = 0
     embedding_width: int = 64
     dtype: Dtype = jnp.float32
@@ -122,8 +136,12 @@ class Discriminator(nn.Module):
     @nn.compact
     def __call__(self, images: Array, labels: Array, *, train: bool) -> Array:
         stages = _stages(self)
-        height, width = base_size(images.shape[1:], len(stages) - 1, "R3GAN's discriminator")
-        x = _linear(images.astype(stages[-1].dtype), stages[-1].width, "from_image")
+        height, width = base_size(images.shape[1:], _num_halvings(self), "R3GAN's discriminator")
+        x, first = images.astype(stages[-1].dtype), stages[-1].width
+        if self.stem_stride == 1:
+            x = _linear(x, first, "from_image")
+        else:
+            x = Conv(first, 4, 2, 1, False, scaled_normal(), x.dtype, name="from_image")(x)
         for i, stage in reversed(list(enumerate(stages))):
             x = _blocks(x.astype(stage.dtype), stages, i)
             if i > 0:
@@ -169,6 +187,11 @@ def _stages(net: Generator | Discriminator) -> list[_Stage]:
         dtype = net.dtype if i >= number - low else jnp.promote_types(net.dtype, jnp.float32)
         stages.append(_Stage(width, blocks[i], expanded, groups, dtype))
     return stages
+
+
+def _num_halvings(net: Generator | Discriminator) -> int:
+    """How often the sides of images are halved in all."""
+    return len(net.widths) - 1 + (net.stem_stride == 2)
 
 
 def _blocks(x: Array, stages: list[_Stage], i: int, circular: bool = False) -> Array:

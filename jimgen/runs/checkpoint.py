@@ -94,6 +94,34 @@ def restore(manager: ocp.CheckpointManager, target: TrainState) -> tuple[TrainSt
     return _newest_good(manager, target, set_aside)
 
 
+def go_back(
+    manager: ocp.CheckpointManager, target: TrainState, is_good: Callable[[TrainState], bool]
+) -> TrainState | None:
+    """The newest good state of which `is_good` is true, or None where there is none. Newer ones are deleted.
+
+    Raises: as `restore`.
+    """
+    finish(manager)
+    while True:
+        state, _ = restore(manager, target)
+        if state is None or is_good(state):
+            return state
+        with _disk_errors(Path(manager.directory)):
+            manager.delete(int(state.step))
+
+
+def replace(manager: ocp.CheckpointManager, state: TrainState) -> None:
+    """Saves a state in place of the one that was saved at its step, and waits until it is on the disk.
+
+    Raises: as `save`.
+    """
+    with _disk_errors(Path(manager.directory)):
+        if int(state.step) in manager.all_steps():
+            manager.delete(int(state.step))
+    save(manager, state)
+    finish(manager)
+
+
 def read(folder: Path, target: TrainState) -> tuple[TrainState | None, list[str]]:
     """The newest good state in a folder, or None where there is none. Changes nothing on the disk.
 

@@ -21,6 +21,10 @@ from jimgen.sizes import Size
 if TYPE_CHECKING:  # the commands that only read folders start without JAX
     import optax
 
+    from jimgen.conditions import NumClasses
+    from jimgen.data.dataset import DataSpec
+    from jimgen.train_step import HalfLife
+
 COUNT = {"at_least": 1}  # there must be at least one
 SEED = {"at_most": 2**63 - 1}
 HOW = {"free": True, "compared": False}  # how a run is carried out, not what it computes: may change on resume
@@ -138,6 +142,10 @@ class RunConfig:
                 f"--batch-size {self.batch_size} cannot be cut into {self.accumulate} equal microbatches: use {fits}"
             )
 
+    def ema_schedule(self) -> "HalfLife":
+        """The half-life of the moving average, in images; a function of the images seen where it is scheduled."""
+        return self.ema_half_life
+
     def fitting(self) -> Fitting:
         """The form that images are brought to."""
         return fitting_of(**{name: getattr(self, name) for name in Fitting._fields})
@@ -163,6 +171,42 @@ class ScheduledConfig(RunConfig):
     def schedule_length(self) -> int:
         """Steps after which the learning rate is 0."""
         return self.schedule_steps or self.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialConfig(RunConfig):
+    """A config of a generator and a discriminator."""
+
+    latent_dim: int = field(default=100, metadata=COUNT)
+    """dimensions of z ~ N(0, I)"""
+    conditional: bool = False
+    """give class and attributes to both nets"""
+    label_drop: float = 0.1
+    """probability with which training hides the labels, where there are attributes, so that they may be left open"""
+    rollbacks: int = 3
+    """times that training may go back to its last healthy checkpoint after a collapse; 0 for never"""
+    truncation: float = field(default=1.0, metadata=DRAWING)
+    """factor on the distance from the mean code, for samples; less is less varied"""
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
+    """precision of the computation; parameters and statistics stay float32"""
+
+    def num_classes(self, data: "DataSpec") -> "NumClasses":
+        """The labels that the nets know. Raises ValueError where there are none to know."""
+        if not self.conditional:
+            return 0
+        if not data.conditions:
+            raise ValueError(f"--conditional needs classes or attributes, and {data.name} has none")
+        return data.conditions
+
+    def common(self, data: "DataSpec") -> dict[str, Any]:
+        """The arguments of `methods.gan.gan` that follow from these fields alone."""
+        return {
+            "latent_dim": self.latent_dim,
+            "num_classes": self.num_classes(data),
+            "label_drop": self.label_drop if data.attributes else 0.0,
+            "truncation": self.truncation,
+            "rollbacks": self.rollbacks,
+        }
 
 
 def _check_number(name: str, value: Any, meaning: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """The training loop: iterate, log, draw, evaluate, save, resume. The maths is in the train step."""
 
 import contextlib
-import math
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -14,9 +13,8 @@ import numpy as np
 from jax import Array
 
 from jimgen.curves import read_metrics
-from jimgen.data.batches import batches, eval_batches, scale_batch
-from jimgen.data.dataset import Dataset, DataSpec
-from jimgen.errors import UserError
+from jimgen.data.batches import ENDLESS, batches, eval_batches, scale_batch
+from jimgen.data.dataset import Dataset
 from jimgen.evaluation.measure import is_better
 from jimgen.evaluation.opaque import opaque_dataset
 from jimgen.evaluation.quality import best_so_far, measure_quality
@@ -30,8 +28,9 @@ from jimgen.runs.folder import BEST, CHECKPOINTS, METRICS_FILE, PROFILE, REAL, S
 from jimgen.runs.logging import Log, metrics_log, silent
 from jimgen.runs.previews import real_grid, write_previews
 from jimgen.runs.profiling import profiled_steps
+from jimgen.runs.recovery import collapse, require_finite, roll_back
 from jimgen.runs.setup import abstract_state, compiled_step, initialise, run_keys
-from jimgen.train_step import CompiledStep, TrainState, Variables, eval_variables
+from jimgen.train_step import CompiledStep, TrainState, Variables, due_at, eval_variables
 
 
 class Interrupted(Exception):
@@ -56,7 +55,10 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, out
     keys, last = run_keys(config.seed), config.steps
     compiled = compiled_step(method, config)
     manager = checkpoint.open_checkpoints(folder / CHECKPOINTS, config.keep)
-    state = _first_state(method, dataset.spec, config, compiled, manager, output)
+    target = abstract_state(method, dataset.spec, config.seed, compiled.state_sharding)
+    first = jax.jit(partial(initialise, method, dataset.spec, config.seed), out_shardings=compiled.state_sharding)
+    state = _newest_state(config, manager, target, output) or first()
+    begin_again = partial(roll_back, method.recovery, manager=manager, target=target, first=first, output=output)
     start = int(state.step)
     train_key = jax.device_put(keys.train, compiled.replicated)
     is_first_process = jax.process_index() == 0
@@ -69,18 +71,25 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, out
         requests = stack.enter_context(stop_requests(output))
         keep_if_best = _best_keeper(method, dataset, config, folder, keys.samples, start, log)
         options = {"batch_size": config.batch_size, "sharding": compiled.batch_sharding, "flip": config.flip}
-        feed = batches(dataset.train, seed=config.seed, start_step=start, **options)
-        steps = range(start + 1, last + 1)
+        feed_from = partial(batches, dataset.train, seed=config.seed, **options)
+        feed, step, turns = feed_from(start_step=start), start, iter(range(ENDLESS))
         if config.profile and is_first_process:
             wait = lambda: jax.block_until_ready(state)  # noqa: E731
-            steps = profiled_steps(steps, folder / PROFILE, wait=wait, tell=output.print)
-            stack.enter_context(contextlib.closing(steps))  # a loop that stops early has its profile, too
-        for step in steps:
-            state, metrics = compiled.run(state, next(feed), train_key)
+            turns = profiled_steps(range(ENDLESS), folder / PROFILE, wait=wait, tell=output.print)
+            stack.enter_context(contextlib.closing(turns))  # a loop that stops early has its profile, too
+        while step < last:
+            next(turns)
+            state, metrics = compiled.run(state, next(feed), train_key, due_at(method.phases, step))
+            step += 1
             if step == start + 1 or _is_due(step, config.log_every, last):
                 row = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 log(step, row)
-                _stop_if_not_finite(row, config.max_skipped, step, manager)
+                if reason := collapse(method, state, row, config.max_skipped):
+                    state = begin_again(state, reason, log=log)
+                    step = int(state.step)
+                    feed = feed_from(start_step=step)
+                    continue
+                require_finite(row, config.max_skipped, step, manager)
             stop = requests[0] if requests else signal.SIGPIPE if output.lost else None
             if stop or _is_due(step, config.save_every, last):
                 checkpoint.save(manager, state)
@@ -104,17 +113,13 @@ def _is_due(step: int, every: int, last: int) -> bool:
     return step == last or every > 0 and step % every == 0
 
 
-def _first_state(
-    method: Method, spec: DataSpec, config: RunConfig, compiled: CompiledStep, manager: Any, output: Output
-) -> TrainState:
-    """The state of the newest good checkpoint, or a new one."""
-    target = abstract_state(method, spec, config.seed, compiled.state_sharding)
+def _newest_state(config: RunConfig, manager: Any, target: TrainState, output: Output) -> TrainState | None:
+    """The state of the newest good checkpoint; None without one."""
     state, warnings = checkpoint.restore(manager, target)
     for warning in warnings:
         output.print(warning, style="yellow")
-    if state is None:
-        return jax.jit(partial(initialise, method, spec, config.seed), out_shardings=compiled.state_sharding)()
-    output.print(f"resuming at step {int(state.step)} of {config.steps}")
+    if state is not None:
+        output.print(f"resuming at step {int(state.step)} of {config.steps}")
     return state
 
 
@@ -169,18 +174,3 @@ def evaluate(
         vectors = {name: jnp.asarray(mean) for name, mean in means.items() if mean.ndim}
         means = {name: mean for name, mean in means.items() if name not in vectors} | method.aggregate(vectors)
     return {name: float(mean) for name, mean in means.items()}
-
-
-def _stop_if_not_finite(row: dict[str, float], limit: int, step: int, manager: Any) -> None:
-    for name, count in row.items():
-        if name.endswith("/skipped_in_a_row") and count >= limit:
-            phase = name.removesuffix("/skipped_in_a_row")
-            bad = [n for n, v in row.items() if n.startswith(phase) and not math.isfinite(v)]
-            checkpoint.finish(manager)
-            good = [saved for saved in manager.all_steps() if saved <= step - count]
-            last = f"the last good checkpoint is step {max(good)}" if good else "no checkpoint was written yet"
-            raise UserError(
-                f"the loss of phase {phase!r} was not finite in {count:.0f} updates in a row up to step {step} "
-                f"({', '.join(bad) or phase + '/grad_norm'} is {row.get(bad[0] if bad else '', math.nan)}); {last}.\n"
-                "All those updates were skipped. Lower the learning rate or the penalties, in a new --workdir."
-            )

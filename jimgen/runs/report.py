@@ -21,6 +21,7 @@ from jimgen.evaluation.results import EXTREMES, NEAREST, RESULTS, read_evaluatio
 from jimgen.files import read_json, write_atomically
 from jimgen.pictures import GAP_COLOUR, Picture, encode_png
 from jimgen.runs.folder import CONFIG, ENVIRONMENT, EVALUATION, EXPERIMENT, METRICS_FILE, PLOTS, REAL, SAMPLES
+from jimgen.runs.recovery import FROM
 
 STRIP_FRAMES, STRIP_WIDTH = 6, 160  # samples over training: how many, and CSS pixels of one
 
@@ -136,6 +137,7 @@ def _section(run: ReportedRun, drawn: Sequence[tuple[str, Picture | None]], anch
 {_samples(run.folder / SAMPLES)}
 {_block("Test metrics", _test_metrics(run.series))}
 {_block("Training", _results(run.series))}
+{_block("Rollbacks", _rollbacks(run.metrics))}
 {_evaluation(run.folder / EVALUATION)}
 {_block("Curves", "".join(curves), "row")}
 <div class="pair">
@@ -196,6 +198,18 @@ def _figure(picture: Picture, alt: str, caption: str = "", room: int = 520, dens
     source = f"data:image/png;base64,{base64.b64encode(encode_png(picture)).decode()}"
     image = f'<img class="{kind}" src="{source}" width="{width}" height="{height}" alt="{escape(alt)}">'
     return f"<figure>{image}{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}</figure>"
+
+
+def _rollbacks(metrics: Iterable[Mapping[str, Any]]) -> str:
+    """A table of where training collapsed, and from where it went on."""
+    rows = [
+        [_number(count), name.removeprefix("rollback/").replace("_", " "), f"{row[FROM]:,.0f}", f"{row['step']:,.0f}"]
+        for row in metrics
+        if FROM in row
+        for name, count in row.items()
+        if name.startswith("rollback/") and name != FROM
+    ]
+    return _table(rows, ("Rollback", "Reason", "Noticed at step", "Went on from step"))
 
 
 def _evaluation(folder: Path) -> str:

@@ -86,7 +86,7 @@ def abstract_state(method: Method, spec: DataSpec, seed: int, sharding: Any) -> 
 def train_step(method: Method, config: RunConfig) -> Step:
     """The train step of a run, on batches of uint8 images."""
     return make_train_step(
-        method.phases, prepare=scale_batch, ema_half_life=config.ema_half_life, accumulate=config.accumulate
+        method.phases, prepare=scale_batch, ema_half_life=config.ema_schedule(), accumulate=config.accumulate
     )
 
 

@@ -1,5 +1,6 @@
 """From a file of experiments/ to a command that trains, and to a run's folder."""
 
+import argparse
 import hashlib
 import inspect
 import json
@@ -8,7 +9,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -42,24 +43,35 @@ from jimgen.train_step import TrainState
 LONGEST_NAME = 200  # bytes of a folder that is named for its data; systems allow 255
 
 
-def main(config_class: type[Config], build: Build, arguments: Sequence[str] | None = None) -> None:
+def main(
+    config_class: type[Config],
+    build: Build,
+    arguments: Sequence[str] | None = None,
+    *,
+    presets: Mapping[str, Config] | None = None,
+) -> None:
     """Runs an experiment from the command line; --help lists the fields of its config.
+
+    `presets` are configs by name: `--preset NAME` takes its values in place of the defaults, and other flags change it.
 
     Exits with status 2 and a line on stderr where the user can fix something, and with 128 + signal when interrupted.
     """
     source = Path(inspect.getfile(build))
-    description = (inspect.getmodule(build) or build).__doc__
+    description = inspect.getdoc(inspect.getmodule(build) or build) or ""
+    if presets:
+        description += f"\n\nPresets, for --preset NAME: {', '.join(presets)}."
     output = Output()
     try:
         with errors_in_a_line(), end_at_once():  # while the loop runs, Ctrl-C saves first
-            parse = partial(tyro.cli, config_class, args=arguments, prog=source.name, description=description)
-            if _asks_for_help(sys.argv[1:] if arguments is None else arguments):
-                parse()  # prints it and exits
-            folder = _folder_of_flags(config_class, source, arguments)
+            preset, rest = _preset(presets or {}, sys.argv[1:] if arguments is None else arguments)
+            parse = partial(tyro.cli, config_class, args=rest, prog=source.name, description=description)
+            if _asks_for_help(rest):
+                parse() if preset is None else parse(default=preset)  # prints it and exits
+            folder = _folder_of_flags(config_class, source, rest)
             saved = read_saved(folder)
             before = saved_config(config_class, saved, folder) if saved and saved.experiment == source.stem else None
-            config = parse() if before is None else parse(default=before)  # what is not said again stays as it was
-            run(config, build, output)
+            usual = preset or before  # what is not said again stays as it was
+            run(parse() if usual is None else parse(default=usual), build, output)
     except loop.Interrupted as stop:
         command = shlex.join(["python", *(sys.argv if arguments is None else [str(source)])])
         output.print(f"\nsaved at step {stop.step} after {signal.Signals(stop.signum).name}; to resume: {command}")
@@ -101,6 +113,19 @@ def run(config: RunConfig, build: Build, output: Output | None = None) -> TrainS
         f"`jimgen evaluate {folder}`."
     )
     return state
+
+
+def _preset(presets: Mapping[str, Config], arguments: Sequence[str]) -> tuple[Config | None, list[str]]:
+    """The preset that the arguments name, and the other arguments."""
+    if not presets:
+        return None, list(arguments)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--preset", choices=list(presets))
+    try:
+        found, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UserError(f"--preset: {error.message}; there are {', '.join(presets)}") from error
+    return presets.get(found.preset), rest
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:

@@ -6,11 +6,12 @@ import numpy as np
 import optax
 import pytest
 import tiny
-from tiny import SHAPE, applied, compiled, largest_difference, state_of, tiny_batch
+from tiny import SHAPE, applied, compiled, in_training, largest_difference, state_of, tiny_batch
 
 from jimgen import data
 from jimgen.data.batches import scale_batch
 from jimgen.methods.gan import gan
+from jimgen.methods.latents import interpolate
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.train_step import make_train_step
 
@@ -50,10 +51,13 @@ def test_samples_follow_their_labels(method, variables):
     np.testing.assert_array_equal(before[1:], after[1:])
 
 
+walks = jax.jit(interpolate, static_argnums=(0, 4))
+
+
 def test_walks_begin_and_end_where_two_steps_do(method, variables):
     """[n, steps, h, w, c]: the ends depend only on the key, and the images between them differ."""
     key, labels = jax.random.key(2), LABELS[:3]
-    walk, ends = (method.interpolate(variables, key, labels, steps) for steps in (5, 2))
+    walk, ends = (walks(method.space, variables, key, labels, steps) for steps in (5, 2))
     assert walk.shape == (3, 5, *SHAPE)
     np.testing.assert_allclose(walk[:, [0, -1]], ends, atol=1e-5)
     assert len(np.unique(np.asarray(walk).reshape(15, -1), axis=0)) == 15
@@ -61,7 +65,7 @@ def test_walks_begin_and_end_where_two_steps_do(method, variables):
 
 def test_penalties_enter_the_discriminator_s_loss_alone(variables):
     """Each penalty is reported, positive and proportional to its weight; the generator's loss does not contain it."""
-    batch, key = tiny_batch(), jax.random.key(0)
+    batch, key = in_training(tiny_batch()), jax.random.key(0)
     plain = tiny_gan(r1=1e-9)  # a discriminator without BatchNorm, and a negligible penalty
     start = state_of(plain, batch).variables
 

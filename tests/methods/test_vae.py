@@ -13,6 +13,7 @@ from tiny import SHAPE, compiled, state_of, tiny_batch
 
 from jimgen import data
 from jimgen.data.batches import scale_batch
+from jimgen.methods.latents import interpolate
 from jimgen.methods.vae import bernoulli, gaussian, vae
 from jimgen.nets.vae import MLPDecoder, MLPEncoder
 from jimgen.train_step import make_train_step
@@ -173,9 +174,12 @@ def test_samples_are_a_function_of_the_key_and_follow_their_labels(variables):
     np.testing.assert_allclose(first[1:], after[1:], atol=1e-6)
 
 
+walks = jax.jit(interpolate, static_argnums=(0, 4))
+
+
 def test_walks_begin_and_end_where_two_steps_do(variables):
     method, key = tiny_vae(), jax.random.key(2)
-    walk, ends = (method.interpolate(variables, key, LABELS[:3], steps) for steps in (5, 2))
+    walk, ends = (walks(method.space, variables, key, LABELS[:3], steps) for steps in (5, 2))
     assert walk.shape == (3, 5, *SHAPE)
     np.testing.assert_allclose(walk[:, [0, -1]], ends, atol=1e-5)
     assert len(np.unique(np.asarray(walk).reshape(15, -1), axis=0)) == 15

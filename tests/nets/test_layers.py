@@ -12,6 +12,7 @@ from jimgen.nets.layers import (
     at_least_float32,
     base_size,
     num_halvings,
+    stage_widths,
 )
 
 SAMPLES = 3.0 + 2.0 * np.random.default_rng(0).standard_normal((16, 4, 6, 3)).astype(np.float32)
@@ -153,3 +154,9 @@ def test_sizes_that_stages_do_not_divide_are_refused_with_sizes_that_fit():
         base_size((30, 28, 1), 3, "a net")
     with pytest.raises(ValueError, match="got 1x1. Use 4x4"):
         base_size((1, 1, 1), 2, "a net")
+
+
+def test_widths_double_at_every_halving_up_to_the_most():
+    assert stage_widths(64, 192, 4) == (192, 192, 128, 64) and stage_widths(8, 8, 1) == (8,)
+    with pytest.raises(ValueError, match="9 channels, more than the most, 8"):
+        stage_widths(9, 8, 2)

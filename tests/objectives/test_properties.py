@@ -18,7 +18,7 @@ from jimgen.objectives import AdversarialLoss
 from jimgen.parallel import DEVICE_AXIS, mean_over_devices
 
 # Their gradients hold a factor constant, so they differ from the slope: each has its own test.
-HELD_CONSTANT = {"adaptive_loss", "commitment_loss", "codebook_loss"}
+HELD_CONSTANT = {"adaptive_loss", "commitment_loss", "codebook_loss", "running_mean"}
 
 SMOOTH = [name for name in PER_EXAMPLE if name not in HELD_CONSTANT]
 
@@ -76,10 +76,11 @@ def test_refuses_shapes_that_would_broadcast(row: Row) -> None:
         row.function(*row.mismatched)
 
 
+OF_FUNCTIONS = {"squared_gradient_norm", "path_lengths"}  # tested in test_penalties.py
 PUBLIC = {
     name: function
     for name, function in inspect.getmembers(objectives, inspect.isfunction)
-    if function.__module__ == objectives.__name__ and not name.startswith("_") and name != "squared_gradient_norm"
+    if function.__module__ == objectives.__name__ and not name.startswith("_") and name not in OF_FUNCTIONS
 }
 OF_TOKENS = ("cross_entropy", "masked_cross_entropy")  # take integers; their rows have wrong shapes
 SHAPES = {"free_bits": (4, 3), "lfq_entropy": (4, 3)}  # of arrays, others are [4]
@@ -134,8 +135,8 @@ def test_integers_and_halves_are_taken_for_floats(name: str, dtype: str) -> None
 
 def test_every_objective_has_a_row() -> None:
     """A function without a row, or a pair of losses without a row, would be untested."""
-    tested = {row.function.__name__ for row in PER_EXAMPLE.values()} | set(PLAYERS) | {"squared_gradient_norm"}
-    assert {*PUBLIC, "squared_gradient_norm"} == tested
+    tested = {row.function.__name__ for row in PER_EXAMPLE.values()} | set(PLAYERS)
+    assert set(PUBLIC) == tested
     assert {row.loss for row in ADVERSARIAL.values()} == {
         value for value in vars(objectives).values() if isinstance(value, AdversarialLoss)
     }
@@ -157,6 +158,9 @@ COUPLED = {
     "relativistic_average_generator": (objectives.relativistic_average_generator, (8,)),
     "free_bits": (lambda a, b: objectives.free_bits(jnp.square(a * b), 0.5), (8, 3)),
     "optimal_log_sigma": (objectives.optimal_log_sigma, (8, 3)),
+    "running_mean": (lambda a, b: a * objectives.running_mean(0.5, b), (8,)),
+    "feature_matching": (objectives.feature_matching, (8, 3)),
+    "top_k_weights": (lambda a, b: b * objectives.top_k_weights(a, 3), (8,)),
 }
 
 

@@ -16,6 +16,7 @@ from jimgen.errors import UserError
 from jimgen.evaluation.asked import balanced_labels, column_in_turn
 from jimgen.evaluation.classifier import train_classifier
 from jimgen.evaluation.generated import asked_values, read_generated
+from jimgen.methods.latents import interpolate
 from jimgen.methods.tokenizer import NETS
 from jimgen.runs import train
 from jimgen.runs.load import load_run
@@ -58,8 +59,8 @@ def test_every_experiment_takes_attributes(name, tmp_path, monkeypatch):
     if method.inpaint is not None:
         mask = of((8, 8, 8), jnp.bool_)
         assert jax.eval_shape(method.inpaint, variables, key, images, mask, labels).shape == images.shape
-    if method.interpolate is not None:
-        walk = jax.eval_shape(partial(method.interpolate, steps=3), variables, key, labels)
+    if method.space is not None:
+        walk = jax.eval_shape(partial(interpolate, method.space, steps=3), variables, key, labels)
         assert walk.shape == (8, 3, *SPEC.shape)
     if method.evaluate is not None:
         jax.eval_shape(method.evaluate, variables, {**batch, "image": of((8, *SPEC.shape), jnp.float32)}, key)

@@ -13,7 +13,17 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
-from small_runs import assert_equal_trees, figures_of, rows_of, saved_steps, signal_before
+from small_runs import (
+    NUM_TEST,
+    NUM_TRAIN,
+    assert_equal_trees,
+    figures_of,
+    loop_config,
+    random_dataset,
+    rows_of,
+    saved_steps,
+    signal_before,
+)
 from tiny import SHAPE, largest_difference, tiny_gan, tiny_vae
 
 from jimgen.data.batches import batches, scale_batch
@@ -25,36 +35,20 @@ from jimgen.methods.vae import gaussian
 from jimgen.output import Output
 from jimgen.runs import loop
 from jimgen.runs.checkpoint import content_hash
-from jimgen.runs.config import RunConfig
 from jimgen.runs.dry_run import describe
 from jimgen.runs.loop import Interrupted
 from jimgen.runs.previews import ROWS, grid_labels, pairs_grid, real_grid, write_previews
 from jimgen.runs.setup import compiled_step, initialise, run_keys
 from jimgen.train_step import Aux, Phase
 
-NUM_TRAIN, NUM_TEST = 30, 13  # neither is a multiple of the batch
 METHODS = {"gan": tiny_gan, "vae": tiny_vae}
-
-
-def dataset() -> Dataset:
-    """Random pictures of three classes."""
-    rng = np.random.default_rng(0)
-    train, test = (
-        Arrays(rng.integers(0, 256, (n, *SHAPE), np.uint8), rng.integers(0, 3, n).astype(np.int32))
-        for n in (NUM_TRAIN, NUM_TEST)
-    )
-    return Dataset(DataSpec("random", SHAPE, 3, ("a", "b", "c"), NUM_TRAIN, NUM_TEST, "0" * 64), train, test)
-
-
-def config(**options) -> RunConfig:
-    return RunConfig(**{"steps": 12, "batch_size": 8, "mode": "jit", "log_every": 1, "sample_every": 100} | options)
 
 
 def train(method, folder: Path, console: Output | None = None, **options):
     """The last state of a run in a folder, on the host."""
     folder.mkdir(parents=True, exist_ok=True)
     console = console or Output(io.StringIO())
-    return jax.device_get(loop.train(method, dataset(), config(**options), folder, console))
+    return jax.device_get(loop.train(method, random_dataset(), loop_config(**options), folder, console))
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -124,8 +118,8 @@ def test_a_run_goes_on_in_every_other_mode(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("mode", ["jit", "sharded"])
 @pytest.mark.parametrize("name", METHODS)
 def test_after_the_first_step_only_row_numbers_travel_and_nothing_is_traced_again(name, mode):
-    method, data = METHODS[name](), dataset()
-    compiled = compiled_step(method, config(mode=mode))
+    method, data = METHODS[name](), random_dataset()
+    compiled = compiled_step(method, loop_config(mode=mode))
     state = jax.jit(lambda: initialise(method, data.spec, 0), out_shardings=compiled.state_sharding)()
     key = jax.device_put(jax.random.key(0), compiled.replicated)
     feed = batches(data.train, batch_size=8, seed=0, sharding=compiled.batch_sharding)
@@ -226,12 +220,12 @@ def test_pictures_are_a_function_of_the_state(whole, tmp_path):
     method, folder, state = whole
     key = run_keys(0).samples
     for name in ("first", "second"):
-        write_previews(method, dataset(), tmp_path / name, key, state)
+        write_previews(method, random_dataset(), tmp_path / name, key, state)
     name = "step_00000012.png"
     drawn = (tmp_path / "first" / name).read_bytes()
     assert drawn == (tmp_path / "second" / name).read_bytes() == (folder / "samples" / name).read_bytes()
     other = state.replace(ema=jax.tree.map(lambda x: x + 0.5, state.ema))
-    write_previews(method, dataset(), tmp_path / "other", key, other)
+    write_previews(method, random_dataset(), tmp_path / "other", key, other)
     assert drawn != (tmp_path / "other" / name).read_bytes()
 
 
@@ -239,9 +233,9 @@ def test_pictures_are_a_function_of_the_state(whole, tmp_path):
 @pytest.mark.parametrize("batch_size", [8, 16])
 def test_evaluate_is_the_plain_mean_over_the_test_split(mode, batch_size):
     """Each of the 13 rows counts once, whatever the batch, the mode and what fills the last batch up."""
-    method, data = tiny_vae(likelihood=gaussian(0.5)), dataset()
+    method, data = tiny_vae(likelihood=gaussian(0.5)), random_dataset()
     variables = jax.jit(lambda: initialise(method, data.spec, 0))().variables
-    compiled = compiled_step(method, config(mode=mode, batch_size=8))
+    compiled = compiled_step(method, loop_config(mode=mode, batch_size=8))
     key = jax.random.key(3)
     placed = jax.device_put(variables, compiled.replicated)
     figures = loop.evaluate(method, placed, data, key, compiled, batch_size)
@@ -258,7 +252,7 @@ def test_evaluate_is_the_plain_mean_over_the_test_split(mode, batch_size):
 
 def test_figures_of_a_whole_set_come_from_means_of_vectors():
     """Each of the 13 rows counts once in a histogram of labels; the method makes figures of it."""
-    method, data = tiny_vae(), dataset()
+    method, data = tiny_vae(), random_dataset()
     method = method._replace(
         evaluate=lambda variables, batch, key: {
             "label": 1.0 * batch["label"],
@@ -267,7 +261,7 @@ def test_figures_of_a_whole_set_come_from_means_of_vectors():
         aggregate=lambda means: {"most": means["share"].max(), "sum": means["share"].sum()},
     )
     variables = jax.jit(lambda: initialise(method, data.spec, 0))().variables
-    figures = loop.evaluate(method, variables, data, jax.random.key(3), compiled_step(method, config()), 8)
+    figures = loop.evaluate(method, variables, data, jax.random.key(3), compiled_step(method, loop_config()), 8)
     counts = np.bincount(data.test.labels, minlength=3)
     expected = {"label": data.test.labels.mean(), "most": counts.max() / NUM_TEST, "sum": 1.0}
     assert figures == pytest.approx(expected, rel=1e-6)
@@ -293,7 +287,7 @@ def test_evaluations_and_samples_come_when_asked_for(tmp_path):
 )
 def test_what_the_devices_cannot_share_is_refused(options, message):
     with pytest.raises(UserError, match=message):
-        compiled_step(tiny_vae(), config(**options))
+        compiled_step(tiny_vae(), loop_config(**options))
 
 
 def test_scaled_images_span_minus_one_to_one():
@@ -303,7 +297,7 @@ def test_scaled_images_span_minus_one_to_one():
 
 
 def test_grids_have_a_class_a_column():
-    spec = dataset().spec
+    spec = random_dataset().spec
     labels, columns = grid_labels(spec, rows=2)
     assert columns == 3 and labels.tolist() == [0, 1, 2, 0, 1, 2] and labels.dtype == np.int32
     labels, columns = grid_labels(spec._replace(num_classes=1, class_names=("all",)))
@@ -325,7 +319,7 @@ def test_the_real_grid_shows_each_class_in_its_column():
 
 
 def test_a_stream_reads_the_rows_that_arrays_read():
-    arrays = dataset().train
+    arrays = random_dataset().train
     stream = Stream(lambda row: (arrays.images[row], int(arrays.labels[row])), NUM_TRAIN, "x")
     for found, expected in zip(read_rows(stream, [5, 0]), read_rows(arrays, [5, 0]), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -340,9 +334,9 @@ def test_pairs_alternate_rows():
 
 def test_dry_run_counts_parameters_flops_and_memory():
     console, method = Output(io.StringIO()), tiny_vae()
-    describe(method, dataset().spec, config(), console)
+    describe(method, random_dataset().spec, loop_config(), console)
     said = console.file.getvalue()
-    variables = jax.eval_shape(lambda: initialise(method, dataset().spec, 0)).variables
+    variables = jax.eval_shape(lambda: initialise(method, random_dataset().spec, 0)).variables
     for net in ("encoder", "decoder"):
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables[net]["params"]))
         assert f"{net}: {count:,} parameters" in said
@@ -358,12 +352,12 @@ def test_samples_are_pictures_of_the_right_size(whole):
 def test_flips_and_random_crops_are_part_of_what_resumes(tmp_path, monkeypatch):
     """Stopped at step 2 of 4 and begun again, a run sees the same windows, mirrored alike."""
     fitting = fitting_of(SHAPE[:2], crop="random", crop_scale=0.5)
-    data, method = dataset(), tiny_vae()
+    data, method = random_dataset(), tiny_vae()
     data = data._replace(train=random_crops(data.train, fitting, SHAPE, 2**20))
 
     def trained(name: str):
         (tmp_path / name).mkdir(exist_ok=True)
-        arguments = (method, data, config(steps=4, flip=True), tmp_path / name, Output(io.StringIO()))
+        arguments = (method, data, loop_config(steps=4, flip=True), tmp_path / name, Output(io.StringIO()))
         return jax.device_get(loop.train(*arguments))
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):

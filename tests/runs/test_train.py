@@ -574,3 +574,17 @@ def test_a_run_whose_experiment_fails_to_build_is_named(vae_run, tmp_path):
     (run / "experiment.py").write_text(code + "\n\ndef build(config, data):\n    return None.method\n")
     with pytest.raises(UserError, match=r"experiment.py cannot build its method \(AttributeError"):
         load_run(run)
+
+
+def test_a_preset_takes_the_place_of_the_defaults_and_other_flags_change_it(tmp_path, capsys):
+    module = load_experiment("dcgan")
+    presets = {"wide": module.Config(width=8, batch_size=4, size=(8, 8)), "slow": module.Config(steps=9)}
+    flags = ["--preset", "wide", "--width", "6", "--steps", "2", "--mode", "jit", "--workdir", str(tmp_path / "run")]
+    train.main(module.Config, module.build, flags, presets=presets)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert (config["width"], config["batch_size"], config["steps"]) == (6, 4, 2)
+    train.main(module.Config, module.build, ["--workdir", str(tmp_path / "run"), "--steps", "3"], presets=presets)
+    assert saved_steps(tmp_path / "run") == [2, 3]
+    with pytest.raises(SystemExit) as stop:
+        train.main(module.Config, module.build, ["--preset", "huge"], presets=presets)
+    assert stop.value.code == 2 and "wide, slow" in capsys.readouterr().err
