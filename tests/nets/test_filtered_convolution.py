@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jimgen.nets.filtered_convolution import down_conv3, up_conv3
+from jimgen.nets.filtered_convolution import _by_products, _by_shifts, down_conv3, up_conv3
 from jimgen.nets.resampled_convolution import conv3
 from jimgen.nets.resampling import downsample, upsample
 
@@ -27,3 +27,12 @@ def test_halving_filters_before_it_drops_pixels(x64):
     found, expected = down_conv3(x, kernel), downsample(conv3(x, kernel))
     assert found.shape == (2, 4, 6, 5)
     np.testing.assert_allclose(found[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], atol=1e-12)
+
+
+def test_both_forms_of_the_filter_are_equal(x64):
+    (x,) = arrays((2, 5, 8, 3))
+    found = _by_products(x)
+    assert found.shape == (2, 2, 5, 3)
+    np.testing.assert_allclose(found, _by_shifts(x), atol=1e-12)
+    one = _by_shifts(jnp.zeros((1, 7, 7, 1)).at[0, 3, 3, 0].set(1.0))[0, :, :, 0]
+    np.testing.assert_allclose(one, np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64, atol=1e-12)
