@@ -6,7 +6,8 @@
 
 `cost` measures the CPU seconds of a train step of each model, in turns within one process: run it alone, pinned to one
 core (`taskset -c 0`). `train` trains a model to as many steps as the budgets of CPU time allow at that cost, and
-measures it after each leg. The distances depend on the steps alone, so other work on the machine does not change the result.
+measures it after each leg. The distances depend on the steps alone, so other work on the machine does not change
+the result.
 """
 
 import json
