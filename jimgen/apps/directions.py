@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -23,6 +24,7 @@ from jimgen.train_step import Variables
 CHUNK = 256  # codes that are decoded at a time
 HELD_OUT = 4  # every fourth code judges the fit to the others
 FEWEST = 20  # codes that must show an attribute, and that must not
+STRENGTHS = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # standard deviations of random codes along a direction
 PENALTIES = 10.0 ** np.arange(-6, 4)  # of the ridge regression, in units of the mean variance of codes
 NEARLY_PARALLEL = 0.05  # what is left of a unit vector where it is made orthogonal to others
 FIELDS = ("names", "vectors", "spreads", "qualities", "shares", "centre", "space")
@@ -132,6 +134,23 @@ def move(codes: np.ndarray, direction: Direction, strengths: Sequence[float]) ->
     return codes[:, None] + steps[None]
 
 
+def images_along(
+    space: LatentSpace, variables: Variables, draws: Draws, labels: np.ndarray, key: Array, direction: Direction
+) -> np.ndarray:
+    """Images of draws whose codes are moved by STRENGTHS: uint8 [n, k, h, w, c]. Noise that a net adds stays the same.
+
+    Args:
+        space, variables, labels, key: those of `draw`.
+        draws: n of its first draws.
+        direction: in the space of the codes.
+    """
+    moved = move(draws.codes, direction, STRENGTHS)
+    n, k = moved.shape[:2]
+    keys = jnp.repeat(noise_keys(key, jnp.arange(n)), k, axis=0)
+    images = jax.jit(space.decode)(variables, moved.reshape(n * k, -1), np.repeat(labels[:n], k, axis=0), keys)
+    return to_uint8(np.asarray(images)).reshape(n, k, *images.shape[1:])
+
+
 def save(path: Path, directions: Sequence[Direction], centre: np.ndarray, is_straight: bool) -> None:
     """Writes an .npz that `load` reads.
 
@@ -149,8 +168,8 @@ def save(path: Path, directions: Sequence[Direction], centre: np.ndarray, is_str
     write_npz(path, {"names": names, "vectors": vectors, **numbers, **about})
 
 
-def load(path: Path, space: LatentSpace, latent_dim: int) -> list[Direction]:
-    """Reads the directions that `save` wrote, for codes [n, latent_dim] of a space.
+def load(path: Path, space: LatentSpace, dimension: int) -> list[Direction]:
+    """Reads the directions that `save` wrote, for codes [n, dimension] of a space.
 
     Raises:
         UserError: the file is missing or damaged, has other fields, or is of another space.
@@ -158,14 +177,17 @@ def load(path: Path, space: LatentSpace, latent_dim: int) -> list[Direction]:
     arrays = read_arrays(path, FIELDS)
     if missing := sorted(set(FIELDS) - set(arrays)):
         raise UserError(f"{path} holds no directions (it lacks {', '.join(missing)}): make it by `jimgen directions`")
-    k, kind, vectors = len(arrays["names"]), "w" if space.is_straight else "z", arrays["vectors"]
-    if str(arrays["space"]) != kind or vectors.shape != (k, latent_dim):
+    kind, vectors = "w" if space.is_straight else "z", arrays["vectors"]
+    if str(arrays["space"]) != kind or vectors.shape[1:] != (dimension,):
         raise UserError(
             f"{path} has directions {list(vectors.shape)} in {arrays['space']}, and the codes of the run are "
-            f"{kind} [{latent_dim}]: make it from this run, by `jimgen directions`"
+            f"{kind} [{dimension}]: make it from this run, by `jimgen directions`"
         )
-    columns = (arrays[field].tolist() for field in ("spreads", "qualities", "shares"))
-    return [Direction(str(name), *rest) for name, *rest in zip(arrays["names"], vectors, *columns, strict=True)]
+    columns = [arrays[field] for field in ("names", "spreads", "qualities", "shares")]
+    if any(column.shape != vectors.shape[:1] for column in columns):
+        raise UserError(f"{path} is damaged: its fields differ in length. Make it again by `jimgen directions`")
+    names, *numbers = (column.tolist() for column in columns)
+    return [Direction(str(name), *rest) for name, *rest in zip(names, vectors, *numbers, strict=True)]
 
 
 def _ridge(codes: np.ndarray, scores: np.ndarray) -> np.ndarray:
