@@ -188,7 +188,7 @@ def excess_length(z: Array) -> Array:
 def _search(loss: Loss, starts: Array, given: _Given, search: Search, key: Array) -> Array:
     """The codes [n, d] of the least loss among starts [s, n, d] and what a search from each of them finds."""
     begin, step, best = _programs(loss)
-    numbers = Search(*(np.float32(x) for x in search))
+    numbers = jax.tree.map(np.float32, search)  # not Python's, so that other values compile nothing new
     units, state = begin(starts, given)
     for number in range(search.steps):
         units, state = step(units, state, given, key, number, numbers)
@@ -222,7 +222,8 @@ def _programs(loss: Loss) -> tuple[Callable[..., Any], ...]:
         near = units + search.noise * jax.nn.relu(1 - done / NOISE_ENDS) ** 2 * drawn[:, None]
         gradient = jax.grad(lambda units: losses_of(codes_of(units, given), given).sum())(near)
         direction, state = tx.update(gradient, state)
-        return units - search.learning_rate * (1 + jnp.cos(jnp.pi * done)) / 2 * direction, state
+        rate = search.learning_rate * (1 + jnp.cos(jnp.pi * done)) / 2
+        return units - rate * direction, state  # pyright: ignore[reportOperatorIssue]
 
     def best(starts: Array, units: Array, given: _Given) -> Array:
         codes = jnp.concatenate([starts, codes_of(units, given)])

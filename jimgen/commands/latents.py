@@ -51,11 +51,11 @@ def project(
         raise UserError("give at least one picture to project")
     with start_jax():
         loaded = load_run(run)
-        _require_space(loaded)
+        space = _require_space(loaded)
         given = given_labels(loaded, label, set)
         if loaded.conditional and not loaded.spec.attributes and not given:
             raise UserError(f"{run} draws images of a class: say which one the pictures show, for example --label 0")
-        _require_room(path, loaded, len(pictures) * (3 if loaded.method.space.is_straight else 2))
+        _require_room(path, loaded, len(pictures) * (3 if space.is_straight else 2))
         images = np.stack([_fitted_picture(loaded, picture) for picture in pictures])
         labels = _labels(loaded, len(pictures), given)
         found = _projections(loaded, images, labels, key, steps, starts)
@@ -192,11 +192,11 @@ def _projections(loaded: Any, images: Any, labels: Any, key: Any, steps: int, st
         rows = np.arange(start, start + at_a_time) % n
         batch = scale_images(jnp.asarray(images[rows])), jnp.asarray(labels[rows])
         parts.append(project(loaded.method.space, variables, *batch, key, Search(steps, starts)))
-    joined = [
-        None if places[0] is None else Found(*(np.concatenate(x)[:n] for x in zip(*places, strict=True)))
-        for places in zip(*parts, strict=True)
-    ]
-    return Projection(*joined)
+
+    def joined(places: tuple[Any, ...]) -> Any:
+        return None if places[0] is None else Found(*(np.concatenate(x)[:n] for x in zip(*places, strict=True)))
+
+    return Projection(*(joined(places) for places in zip(*parts, strict=True)))
 
 
 def _residuals(name: str, found: Any, i: int) -> str:
