@@ -177,17 +177,19 @@ def load(path: Path, space: LatentSpace, dimension: int) -> list[Direction]:
     arrays = read_arrays(path, FIELDS)
     if missing := sorted(set(FIELDS) - set(arrays)):
         raise UserError(f"{path} holds no directions (it lacks {', '.join(missing)}): make it by `jimgen directions`")
-    kind, vectors = "w" if space.is_straight else "z", arrays["vectors"]
-    if str(arrays["space"]) != kind or vectors.shape[1:] != (dimension,):
+    names, *numbers = columns = [arrays[field] for field in ("names", "spreads", "qualities", "shares")]
+    kind, stored, vectors = "w" if space.is_straight else "z", str(arrays["space"]), arrays["vectors"]
+    in_form = names.dtype.kind == "U" and all(x.dtype == np.float32 for x in (*numbers, vectors))
+    fit = vectors.ndim == 2 and all(x.shape == vectors.shape[:1] for x in columns)
+    if not (in_form and fit and stored in ("w", "z") and all(np.isfinite(x).all() for x in (*numbers, vectors))):
+        raise UserError(f"{path} is damaged: make it again, by `jimgen directions`")
+    if stored != kind or vectors.shape[1] != dimension:
         raise UserError(
-            f"{path} has directions {list(vectors.shape)} in {arrays['space']}, and the codes of the run are "
-            f"{kind} [{dimension}]: make it from this run, by `jimgen directions`"
+            f"{path} has directions in {stored} [{vectors.shape[1]}], and the codes of the run are {kind} "
+            f"[{dimension}]: make it from this run, by `jimgen directions`"
         )
-    columns = [arrays[field] for field in ("names", "spreads", "qualities", "shares")]
-    if any(column.shape != vectors.shape[:1] for column in columns):
-        raise UserError(f"{path} is damaged: its fields differ in length. Make it again by `jimgen directions`")
-    names, *numbers = (column.tolist() for column in columns)
-    return [Direction(str(name), *rest) for name, *rest in zip(names, vectors, *numbers, strict=True)]
+    rows = zip(names.tolist(), vectors, *(x.tolist() for x in numbers), strict=True)
+    return [Direction(name, *rest) for name, *rest in rows]
 
 
 def _ridge(codes: np.ndarray, scores: np.ndarray) -> np.ndarray:

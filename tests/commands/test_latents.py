@@ -7,6 +7,7 @@ from PIL import Image
 
 from jimgen import data
 from jimgen.apps.directions import load
+from jimgen.commands import latents
 from jimgen.evaluation import agreement
 from jimgen.runs.load import load_run
 
@@ -21,8 +22,8 @@ def pictures(folders, jimgen, tmp_path):
     return paths
 
 
-def test_project_prints_residuals_and_writes_rows_and_arrays(folders, jimgen, pictures, tmp_path):
-    """A picture alone has the result that it has among others; a line for each picture."""
+def test_project_prints_residuals_and_writes_rows_and_arrays(folders, jimgen, pictures, tmp_path, monkeypatch):
+    """A line for each picture, whose result does not depend on the others; also where not all are searched at once."""
     given = ["project", folders["dcgan"], *pictures, "--steps", 20, "--starts", 2]
     said = jimgen(*given, "--out", tmp_path / "x.npz").splitlines()
     assert len(said) == 3 and said[1].startswith(f"{pictures[1]}  z: PSNR ") and said[2] == str(tmp_path / "x.npz")
@@ -33,9 +34,10 @@ def test_project_prints_residuals_and_writes_rows_and_arrays(folders, jimgen, pi
     assert arrays["z"].shape == (2, 4) and arrays["z_images"].shape == arrays["images"].shape == (2, 16, 16, 1)
     np.testing.assert_allclose(arrays["z_psnr"], 10 * np.log10(4 / arrays["z_mse"]), rtol=1e-4)
     assert f"{arrays['z_psnr'][1]:.2f} dB" in said[1]
-    jimgen(*given[:2], pictures[1], *given[4:], "--out", tmp_path / "one.npz")
-    with np.load(tmp_path / "one.npz") as saved:
-        np.testing.assert_allclose(saved["z"], arrays["z"][1:], atol=1e-3)
+    monkeypatch.setattr(latents, "AT_A_TIME", 2)
+    jimgen(*given[:2], *pictures[::-1], pictures[1], *given[4:], "--out", tmp_path / "three.npz")
+    with np.load(tmp_path / "three.npz") as saved:
+        np.testing.assert_allclose(saved["z"], arrays["z"][[1, 0, 1]], atol=1e-3)
     jimgen(*given, "--out", tmp_path / "x.png")
     assert size_of(tmp_path / "x.png") == ((2 * 17 - 1) * 3, (2 * 17 - 1) * 3)
 
