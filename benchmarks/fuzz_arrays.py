@@ -1,4 +1,4 @@
-"""Damaged archives and weights: data sets as npz, generated sets, references, weights of jimgen and of PyTorch."""
+"""Damaged archives and weights: data sets as npz, generated sets, references, directions, weights."""
 
 import functools
 import io
@@ -14,12 +14,16 @@ from fuzz_mutations import damage, damage_json, damage_npy, damage_zip, npy_of, 
 from fuzz_trial import Trial, require
 from numpy.random import Generator
 
+from jimgen.apps.directions import Direction
+from jimgen.apps.directions import load as load_directions
+from jimgen.apps.directions import save as save_directions
 from jimgen.data import load
 from jimgen.data.dataset import Arrays
 from jimgen.evaluation.classifier import load_weights, save_weights
 from jimgen.evaluation.generated import GeneratedSet, read_generated
 from jimgen.evaluation.reference import Reference, Source, load_reference, save_reference
 from jimgen.evaluation.torch_weights import read_torch_weights
+from jimgen.methods.latents import z_space
 from jimgen.metrics.frechet import moments
 
 Tensors = dict[
@@ -208,6 +212,26 @@ def classifier_weights(folder: Path, rng: Generator) -> Trial:
             require(np.array_equal(variables["params"]["head"]["bias"], kernel[0].astype(np.float32)), "other weights")
 
     return Trial(lambda: load_weights(path), check, must_read=how == 0)
+
+
+def directions(folder: Path, rng: Generator) -> Trial:
+    """Directions of attributes, as `jimgen directions` writes them."""
+    path, space = folder / "directions.npz", z_space(3, lambda variables, z, labels: z)
+    vectors = rng.standard_normal((2, 3)).astype(np.float32)
+    kept = [Direction(name, vector, 1.0, 0.5, 0.25) for name, vector in zip("ab", vectors, strict=True)]
+    save_directions(path, kept, vectors[0], is_straight=False)
+    intact = rng.random() < 0.25
+    if not intact:
+        path.write_bytes((damage_zip if rng.random() < 0.5 else damage)(path.read_bytes(), rng))
+
+    def check(found: list[Direction]) -> None:
+        require([each.name for each in found] == ["a", "b"], "other names")
+        require(
+            all(np.array_equal(each.vector, vector) for each, vector in zip(found, vectors, strict=True)), "vectors"
+        )
+        require(all(each[2:] == (1.0, 0.5, 0.25) for each in found), "other numbers")
+
+    return Trial(lambda: load_directions(path, space, 3), check, must_read=intact)
 
 
 def _damage_npz(path: Path, rng: Generator) -> int:

@@ -32,6 +32,7 @@ KINDS = {
     "generated_npz": Kind(fuzz_arrays.generated_npz, 6),
     "reference": Kind(fuzz_arrays.reference, 6),
     "classifier_weights": Kind(fuzz_arrays.classifier_weights, 6),
+    "directions": Kind(fuzz_arrays.directions, 6),
     "torch_weights": Kind(fuzz_arrays.torch_weights, 12),
     "config": Kind(fuzz_runs.config, 8),
     "metrics": Kind(fuzz_runs.metrics, 12),

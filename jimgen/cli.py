@@ -13,6 +13,7 @@ import tyro
 from jimgen import __version__
 from jimgen.commands.data import data
 from jimgen.commands.images import inpaint, interpolate, reconstruct, sample
+from jimgen.commands.latents import directions, project
 from jimgen.commands.metrics import compare, evaluate, reference
 from jimgen.commands.pack import pack
 from jimgen.commands.shared import output_file, start_jax
@@ -28,6 +29,8 @@ def main() -> None:
         "reconstruct": reconstruct,
         "interpolate": interpolate,
         "inpaint": inpaint,
+        "project": project,
+        "directions": directions,
         "evaluate": evaluate,
         "compare": compare,
         "reference": reference,

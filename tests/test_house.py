@@ -8,6 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jimgen"
 FLOORS = (  # from the top; a name is a file or a folder of jimgen/
     {"cli", "commands", "experiment"},
+    {"apps"},
     {"runs"},
     {"evaluation", "curves"},
     {"methods"},

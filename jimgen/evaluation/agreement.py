@@ -81,6 +81,7 @@ def _classifier(dataset: Dataset, steps: int) -> dict[str, Any]:
         return load_weights(path)[0]
     total = num_rows(dataset.train)
     images, labels = read_rows(dataset.train, chosen_rows(total, min(total, MOST_IMAGES)))
+    labels = labels.reshape(len(labels), -1)  # a class alone is one column
     variables = train_classifier(pad_to_strides(images), labels, num_classes=_sizes(dataset.spec), steps=steps)
     save_weights(path, variables, {"data": dataset.spec.name, "steps": steps})
     return load_weights(path)[0]  # as rounded there, so that the first result is that of the next ones

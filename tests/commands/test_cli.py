@@ -13,13 +13,12 @@ from small_runs import EXPERIMENTS, contents
 from jimgen import __version__, cli, data
 from jimgen.errors import UserError
 
-DRAWING = ("sample", "reconstruct", "interpolate", "inpaint")
+DRAWING = ("sample", "reconstruct", "interpolate", "inpaint", "project", "directions")
+NEEDS = {"inpaint": ["x.png", "--mask", "x.png"], "project": ["x.png"], "directions": ["--by", "class=1"]}
 
 
 @pytest.mark.usefixtures("never_drawn")
-@pytest.mark.parametrize(
-    "command", ["sample", "reconstruct", "interpolate", "inpaint", "evaluate", "reference", "report"]
-)
+@pytest.mark.parametrize("command", [*DRAWING, "evaluate", "reference", "report"])
 def test_where_results_cannot_go_is_told_before_anything_is_computed(folders, refused, tmp_path, command):
     """Wrong endings, folders instead of files, files instead of folders, folders that are not empty."""
     (tmp_path / "full").mkdir()
@@ -27,7 +26,7 @@ def test_where_results_cannot_go_is_told_before_anything_is_computed(folders, re
     (tmp_path / "x.png").mkdir()
     (tmp_path / "x.npz").mkdir()
     source = "digits" if command == "reference" else folders["vae"]
-    given = [command, source, *(["x.png", "--mask", "x.png"] if command == "inpaint" else []), "--out"]
+    given = [command, source, *NEEDS.get(command, []), "--out"]
     wrong = {"full/file/x.npz": "cannot write to"}
     if command in DRAWING:
         wrong |= {"x.jpg": "ends in .png", "x.tar.gz": "ends in .png", "x.png": "is a folder", "x.npz": "is a folder"}
