@@ -4,7 +4,9 @@ Huang et al., The GAN is dead; long live the GAN! A Modern GAN Baseline, arXiv:2
 
     python experiments/r3gan.py --data fashion_mnist --size 32 --fit pad --steps 4000
 
-The defaults are small dense nets that train on a CPU. On an accelerator, the settings of the paper's tables:
+The defaults are small dense nets that train on a CPU.
+
+On an accelerator, the settings of the paper's tables:
 
     python experiments/r3gan.py --preset cifar10 --data folder:pictures/ --size 32
     python experiments/r3gan.py --preset ffhq64 --data folder:pictures/ --size 64

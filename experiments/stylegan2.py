@@ -5,7 +5,9 @@ Networks with Limited Data, arXiv:2006.06676.
 
     python experiments/stylegan2.py --data fashion_mnist --size 32 --fit pad --steps 4000
 
-The defaults are small nets that train on a CPU. On an accelerator, the settings of StyleGAN2-ADA for CIFAR-10:
+The defaults are small nets that train on a CPU.
+
+On an accelerator, the settings of StyleGAN2-ADA for CIFAR-10:
 
     python experiments/stylegan2.py --preset cifar10 --data folder:pictures/ --size 32
 """

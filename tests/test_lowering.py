@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import re
 import shlex
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,11 @@ from small_runs import EXPERIMENTS, load_experiment
 
 from jimgen.data.dataset import DataSpec
 from jimgen.evaluation.generated import CHUNK
+from jimgen.methods.latents import interpolate
 from jimgen.methods.tokenizer import NETS
 from jimgen.runs.setup import compiled_step, initialise
-from jimgen.train_step import eval_variables
+from jimgen.runs.train import preset_of
+from jimgen.train_step import due_at, eval_variables
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
 PLATFORMS = ("cuda", "tpu")
@@ -58,7 +61,9 @@ def no_cudnn(monkeypatch):
 
 
 def config_of(name: str, flags: list[str]):
-    return tyro.cli(load_experiment(name).Config, args=flags)
+    module = load_experiment(name)
+    preset, rest = preset_of(getattr(module, "PRESETS", {}), flags)
+    return tyro.cli(module.Config, args=rest, **({} if preset is None else {"default": preset}))
 
 
 def spec_of(config) -> DataSpec:
@@ -109,7 +114,8 @@ def traced_step(method, state, config):
     """The train step as `train` compiles it, traced for uint8 images."""
     spec, num = spec_of(config), config.batch_size
     batch = {"image": of_shape(num, *spec.shape, dtype=jnp.uint8), "label": of_shape(num), "index": of_shape(num)}
-    return compiled_step(method, config).run.trace(state, batch, key_shape())
+    due = due_at(method.phases, 0)  # with all that is periodic
+    return compiled_step(method, config).run.trace(state, batch, key_shape(), due)
 
 
 def operations(operation):
@@ -126,6 +132,11 @@ def platform_choices(lowered) -> list[set[str]]:
     cases = [found for found in operations(lowered.compiler_ir().operation) if found.name == "stablehlo.case"]
     chosen = [{inner.name for inner in operations(case)} for case in cases if len(case.regions) == 1]
     return [{name.removeprefix("stablehlo.") for name in names} - {"case", "return"} for names in chosen]
+
+
+def is_for_accelerators(form: set[str]) -> bool:
+    """Whether a form is a native convolution, or shifted sums. Forms for CPUs are made of matrix products."""
+    return form <= NATIVE if "convolution" in form else "dot_general" not in form
 
 
 def calls_of_cpus(lowered) -> list[str]:
@@ -146,7 +157,7 @@ def test_training_and_sampling_lower_for_accelerators(name, flags, monkeypatch):
     for traced in (initial, step, draw):
         for platform in PLATFORMS:
             lowered = traced.lower(lowering_platforms=(platform,))
-            assert all("convolution" in form and form <= NATIVE for form in platform_choices(lowered))
+            assert all(is_for_accelerators(form) for form in platform_choices(lowered))
             assert not calls_of_cpus(lowered)
 
 
@@ -183,14 +194,16 @@ def test_what_else_a_method_does_lowers_for_accelerators(name, monkeypatch):
     arguments = {
         "evaluate": (variables, {"image": images, "label": labels, "index": labels}, key),
         "reconstruct": (variables, images, labels),
-        "interpolate": (variables, key, labels, 5),
         "inpaint": (variables, key, images, mask, labels),
     }
-    for function, given in arguments.items():
-        if called := getattr(method, function):
-            traced = jax.jit(called, static_argnums=3 if function == "interpolate" else ()).trace(*given)
+    calls = {name: (getattr(method, name), given) for name, given in arguments.items()}
+    walk = method.space and partial(interpolate, method.space, steps=5)
+    calls["interpolate"] = (walk, (variables, key, labels))
+    for name, (called, given) in calls.items():
+        if called:
+            traced = jax.jit(called).trace(*given)
             for platform in PLATFORMS:
-                assert not calls_of_cpus(traced.lower(lowering_platforms=(platform,))), function
+                assert not calls_of_cpus(traced.lower(lowering_platforms=(platform,))), name
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -63,7 +63,7 @@ def main(
     output = Output()
     try:
         with errors_in_a_line(), end_at_once():  # while the loop runs, Ctrl-C saves first
-            preset, rest = _preset(presets or {}, sys.argv[1:] if arguments is None else arguments)
+            preset, rest = preset_of(presets or {}, sys.argv[1:] if arguments is None else arguments)
             parse = partial(tyro.cli, config_class, args=rest, prog=source.name, description=description)
             if _asks_for_help(rest):
                 parse() if preset is None else parse(default=preset)  # prints it and exits
@@ -115,8 +115,8 @@ def run(config: RunConfig, build: Build, output: Output | None = None) -> TrainS
     return state
 
 
-def _preset(presets: Mapping[str, Config], arguments: Sequence[str]) -> tuple[Config | None, list[str]]:
-    """The preset that the arguments name, and the other arguments."""
+def preset_of(presets: Mapping[str, Config], arguments: Sequence[str]) -> tuple[Config | None, list[str]]:
+    """The preset that the arguments name, and the other arguments. Raises UserError for a name that is none."""
     if not presets:
         return None, list(arguments)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
