@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import largest_difference, state_of, tiny_batch, tiny_gan, tiny_vae
+from tiny import largest_difference, state_of, tiny_batch, tiny_gan, tiny_r3gan, tiny_sngan, tiny_stylegan2, tiny_vae
 
 from jimgen import noise, objectives
 from jimgen.errors import UserError
@@ -18,6 +18,9 @@ METHODS = {
     "gan_r1_r2": lambda dtype: tiny_gan(dtype, r1=1.0, r2=0.5, loss=objectives.RELATIVISTIC),
     "wgan_gp": lambda dtype: tiny_gan(dtype, gradient_penalty=10.0, loss=objectives.WASSERSTEIN, discriminator_steps=2),
     "gan_health": lambda dtype: tiny_gan(dtype, r1=1.0, penalty_period=3, rollbacks=1, augmented=adaptive()),
+    "r3gan": tiny_r3gan,
+    "sngan": tiny_sngan,
+    "stylegan2": tiny_stylegan2,
     "vae": tiny_vae,
 }
 

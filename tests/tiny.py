@@ -1,17 +1,23 @@
 """Small methods and batches that several tests train."""
 
-import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jimgen.augment import BGC, R3GAN, augment
 from jimgen.evaluation.extractors import Extractor
+from jimgen.methods.augmented import Augmented
 from jimgen.methods.gan import gan
+from jimgen.methods.stylegan2 import path_length_penalty, w_space
 from jimgen.methods.vae import bernoulli, vae
+from jimgen.nets import r3gan, sngan, stylegan2
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.nets.vae import ConvDecoder, ConvEncoder
+from jimgen.objectives import HINGE, RELATIVISTIC
+from jimgen.schedules import cosine
 from jimgen.train_step import init_state
 
 SHAPE = (8, 12, 1)
@@ -27,6 +33,60 @@ def tiny_gan(dtype=jnp.float32, **options):
         generator_tx=optax.adam(1e-3, 0.5),
         discriminator_tx=optax.adam(1e-3, 0.5),
         **options,
+    )
+
+
+def tiny_r3gan(dtype=jnp.float32):
+    """All that R3GAN has: schedules of gamma, beta2 and augmentation, penalties in every second step."""
+    nets = {"widths": (4, 4), "blocks": 1, "group_size": 2, "num_classes": 3, "embedding_width": 4, "dtype": dtype}
+    rate = cosine(1e-3, 1e-4, 10)
+    return gan(
+        r3gan.Generator(SHAPE, **nets),
+        r3gan.Discriminator(**nets),
+        latent_dim=5,
+        num_classes=3,
+        generator_tx=optax.inject_hyperparams(optax.adam)(learning_rate=rate, b1=0.0, b2=cosine(0.9, 0.99, 10)),
+        discriminator_tx=optax.adam(rate, 0.0, 0.99),
+        loss=RELATIVISTIC,
+        r1=cosine(1.0, 0.1, 10),
+        r2=cosine(1.0, 0.1, 10),
+        penalty_period=2,
+        augmented=Augmented(partial(augment, augmentation=R3GAN), cosine(0.0, 1.0, 10)),
+        rollbacks=1,
+    )
+
+
+def tiny_sngan(dtype=jnp.float32):
+    return gan(
+        sngan.Generator(SHAPE, (4, 4), num_classes=3, dtype=dtype),
+        sngan.Discriminator((4, 4), 1, num_classes=3, dtype=dtype),
+        latent_dim=5,
+        num_classes=3,
+        generator_tx=optax.adam(1e-3, 0.0, 0.9),
+        discriminator_tx=optax.adam(1e-3, 0.0, 0.9),
+        loss=HINGE,
+        discriminator_steps=2,
+        rollbacks=1,
+    )
+
+
+def tiny_stylegan2(dtype=jnp.float32):
+    """All that StyleGAN2 has: style mixing, minibatch standard deviation, path lengths, adaptive augmentation."""
+    generator = stylegan2.Generator(SHAPE, (4, 4), 4, 1, num_classes=3, mixing=0.5, dtype=dtype)
+    return gan(
+        generator,
+        stylegan2.Discriminator((4, 4), group=4, num_classes=3, dtype=dtype),
+        latent_dim=5,
+        num_classes=3,
+        generator_tx=optax.adam(1e-3, 0.0, 0.99),
+        discriminator_tx=optax.adam(1e-3, 0.0, 0.99),
+        r1=1.0,
+        penalty_period=4,
+        generator_penalty=path_length_penalty(generator, 5, period=2),
+        augmented=Augmented(partial(augment, augmentation=BGC), 0.5, target=0.6, images=400),
+        takes_noise=True,
+        space=w_space(generator, 5),
+        rollbacks=1,
     )
 
 
@@ -59,12 +119,12 @@ def in_training(batch, step=0):
 
 def initialised(net, *inputs, **flags):
     """(output, variables) at key 0, by one compiled program: op by op, JAX would compile one for each of hundreds."""
-    return jax.jit(functools.partial(net.init_with_output, **flags))(jax.random.key(0), *inputs)
+    return jax.jit(partial(net.init_with_output, **flags))(jax.random.key(0), *inputs)
 
 
 def applied(net, variables, *inputs, **flags):
     """The output, compiled likewise."""
-    return jax.jit(functools.partial(net.apply, **flags))(variables, *inputs)
+    return jax.jit(partial(net.apply, **flags))(variables, *inputs)
 
 
 def compiled(method):

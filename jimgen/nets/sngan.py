@@ -135,7 +135,7 @@ class Discriminator(nn.Module):
         for i, features in enumerate(self.widths):
             x = DownBlock(features, train, i < self.halvings, first=i == 0, dtype=self.dtype, name=f"block{i}")(x)
         features = at_least_float32(nn.relu(x)).sum((1, 2))
-        logits = SNDense(1, train, name="logit")(features)[:, 0]
+        logits = SNDense(1, train, dtype=features.dtype, name="logit")(features)[:, 0]
         if self.num_classes:
             embedding = SNLabelEmbedding(self.num_classes, self.widths[-1], train, name="projection")(labels)
             logits += (embedding * features).sum(-1)
