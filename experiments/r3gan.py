@@ -54,6 +54,8 @@ class Config(AdversarialConfig):
     """channels in a group of the 3x3 convolutions; 0: dense convolutions"""
     low_precision_stages: int = 2
     """stages, the largest images first, that compute in --dtype bfloat16; the others stay float32"""
+    bounded: bool = True
+    """keep images within [-1, 1] by tanh: quicker to learn where much of an image is black or white"""
     circular: bool = False
     """make images that tile without seams, as textures do"""
     learning_rate: float = 5e-4
@@ -88,6 +90,7 @@ PAPER = Config(
     width=768,
     most_width=768,
     stem_stride=1,
+    bounded=False,
     blocks=2,
     expansion=2,
     group_size=16,
@@ -133,7 +136,7 @@ def build(config: Config, data: DataSpec) -> Method:
     gamma = cosine(config.gamma, config.last_gamma, steps)
     see = partial(augment, augmentation=AUGMENTATION)
     return gan(
-        Generator(data.shape, **stages, circular=config.circular),
+        Generator(data.shape, **stages, bounded=config.bounded, circular=config.circular),
         Discriminator(**stages),
         **config.common(data),
         generator_tx=adam,

@@ -58,7 +58,8 @@ class Block(nn.Module):
 
 
 class Generator(nn.Module):
-    """z [b, d], labels int32 [b] or [b, columns] -> images float32 [b, *image_shape], not limited to [-1, 1].
+    """z [b, d], labels int32 [b] or [b, columns] -> images float32 [b, *image_shape], not limited to [-1, 1] unless
+    `bounded`.
 
     `widths` are the channels of the stages, starting at the smallest resolution; each stage but the first doubles both
     sides. The first multiplies a learned basis [h, w, widths[0]] by a linear map of z, to which the embedding of the
@@ -77,6 +78,7 @@ class Generator(nn.Module):
     stem_stride: Literal[1, 2] = 1  # of the convolution that makes images
     num_classes: NumClasses = 0
     embedding_width: int = 64  # of labels
+    bounded: bool = False  # tanh keeps images within [-1, 1]; not in the paper
     circular: bool = False  # seamless images, as of textures: they continue at their opposite sides
     dtype: Dtype = jnp.float32
     low_precision_stages: int | None = None  # the largest stages compute in `dtype`; None: all but the smallest
@@ -98,7 +100,8 @@ class Generator(nn.Module):
                 x = x if x.shape[-1] == stage.width else _linear(x, stage.width, f"change{i}")
                 x = upsample(x, circular=self.circular)
             x = _blocks(x, stages, i, self.circular)
-        return at_least_float32(self._images(x))
+        images = at_least_float32(self._images(x))
+        return jnp.tanh(images) if self.bounded else images
 
     def _images(self, x: Array) -> Array:
         if self.stem_stride == 1:
