@@ -72,8 +72,10 @@ class Config(AdversarialConfig):
 
     def check(self) -> None:
         super().check()
-        if self.group > 1 and self.batch_size % self.group:
-            raise ValueError(f"--group {self.group} does not divide --batch-size {self.batch_size}: use a divisor")
+        size = self.batch_size // self.accumulate
+        if self.group > 1 and size % self.group:
+            what = "--batch-size" if self.accumulate == 1 else "the size of a microbatch,"
+            raise ValueError(f"--group {self.group} does not divide {what} {size}: use a divisor")
 
 
 PRESETS = {

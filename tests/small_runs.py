@@ -125,9 +125,9 @@ def figures_of(folder: Path) -> dict[int, dict]:
     return found
 
 
-def saved_steps(folder: Path) -> list[int]:
-    """The steps of a run's checkpoints."""
-    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdecimal())
+def saved_steps(folder: Path, kind: str = "checkpoints") -> list[int]:
+    """The steps of a run's checkpoints, or of its "best" one."""
+    return sorted(int(path.name) for path in (folder / kind).iterdir() if path.name.isdecimal())
 
 
 def saved_hash(folder: Path) -> str:

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jimgen import noise
 from jimgen.augment import adapt
 from jimgen.schedules import Scheduled, at_step
 from jimgen.train_step import Batch, Variables
@@ -25,11 +27,18 @@ class Augmented(NamedTuple):
 AS_IS = Augmented()
 
 
-def first_variables(augmented: Augmented) -> Variables:
-    """The entry of the variables before the first step; none without augmentation."""
+def first_variables(augmented: Augmented, batch: Batch) -> Variables:
+    """The entry of the variables before the first step; none without augmentation.
+
+    Raises:
+        ValueError: the images of the batch cannot be augmented, such as those of one pixel.
+    """
     if augmented.augment is None:
         return {}
-    return {NET: {"state": {"p": jnp.float32(at_step(augmented.probability, jnp.zeros((), jnp.int32)))}}}
+    p = jnp.float32(at_step(augmented.probability, jnp.zeros((), jnp.int32)))
+    keys = noise.example_keys(jax.random.key(0), batch["index"])
+    jax.eval_shape(augmented.augment, batch["image"], keys, p)  # told before training
+    return {NET: {"state": {"p": p}}}
 
 
 def seen(augmented: Augmented, variables: Variables, images: Array, keys: Array) -> Array:

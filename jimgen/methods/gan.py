@@ -21,6 +21,7 @@ from jimgen.objectives import (
     NON_SATURATING,
     RELATIVISTIC,
     RELATIVISTIC_AVERAGE,
+    WASSERSTEIN,
     AdversarialLoss,
     interpolate_pairs,
     squared_gradient_norm,
@@ -114,7 +115,7 @@ def gan(
             "discriminator": discriminator.init(discriminator_key, batch["image"], batch["label"], train=True),
             **extra,
             **({health.NET: {"state": health.first_state()}} if has_health else {}),
-            **augmentation.first_variables(augmented),
+            **augmentation.first_variables(augmented, batch),
         }
 
     def generate(variables: Variables, z: Array, labels: Array) -> Array:
@@ -154,7 +155,9 @@ def gan(
         num_classes=num_classes,
         space=space,
         evaluate=_evaluation(game) if has_health else None,
-        recovery=None if rollbacks is None else health.recovery(judge.name, rollbacks),
+        recovery=None
+        if rollbacks is None
+        else health.recovery(judge.name, rollbacks, discriminator_steps, has_margin=loss != WASSERSTEIN),
     )
 
 

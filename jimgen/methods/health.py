@@ -3,8 +3,10 @@
 A step is unhealthy in one of three ways. Each is counted in steps in a row, and a count that reaches its patience is a
 collapse:
 
-- separation: the discriminator ranks nearly every real image above its fake, so that the generator learns nothing.
-- diversity: fakes differ much less from each other than real images do.
+- separation: the discriminator ranks nearly every real image above its fake, by a wide margin. A narrow one is common
+  where there is no gradient penalty, and generators learn from it.
+- diversity: fakes differ much less from each other than real images do. Some generators begin like that and take
+  hundreds of steps, so where fakes have not been diverse yet, it takes longer to be a collapse.
 - penalty: the gradient penalty on real images is far above its running median.
 
 The statistics are moving averages, kept in the variables under "health", so that a checkpoint says how healthy it is.
@@ -27,11 +29,13 @@ from jimgen.train_step import Metrics, Variables
 NET = "health"  # the entry of the variables
 DECAY = 0.9  # of the moving averages, per update of the discriminator
 MOST_SEPARATED = 0.98  # mean of sign(D(x) - D(G(z)))
+WIDE_MARGIN = 10.0  # mean of D(x) - D(G(z)), in logits
 LEAST_DIVERSE = 0.3  # distance among fakes over that among real images
 LARGEST_PENALTY = 20.0  # R1 over its running median
-MEDIAN_STEP = 0.05  # change of the logarithm of the median per observation
+MEDIAN_STEP = 0.05  # change of the logarithm of the median per observation; the first ones are larger, 1, 1/2, 1/3, ...
 PATIENCE = {"separation": 200, "diversity": 50, "penalty": 50}  # steps in a row
-GRACE = 150  # steps after the start or a rollback in which nothing is a collapse: a random generator is not diverse
+GRACE = 150  # steps after the start or a rollback in which nothing is a collapse
+SLOW_START = 1000  # steps after which it is a collapse, too, that something has never been healthy
 POOLED = 8  # side of the images whose distances are measured
 
 
@@ -96,7 +100,7 @@ def observe(state: Mapping[str, Any], seen: Seen) -> tuple[dict[str, Any], Metri
     new = {**state, **averaged, **_penalties(state, seen), "age": state["age"] + 1}
     large = jnp.log(jnp.maximum(new["r1"], 1e-30)) > new["log_median_r1"] + math.log(LARGEST_PENALTY)
     unhealthy = {
-        "separation": new["separation"] > MOST_SEPARATED,
+        "separation": (new["separation"] > MOST_SEPARATED) & (new["real_logit"] - new["fake_logit"] > WIDE_MARGIN),
         "diversity": new["diversity"] < LEAST_DIVERSE,
         "penalty": large & (new["penalties"] > 1),
     }
@@ -114,7 +118,8 @@ def _penalties(state: Mapping[str, Any], seen: Seen) -> dict[str, Array]:
     if isinstance(seen.real_norm, jax.Array):
         new["r1"] = mean_over_devices(seen.real_norm.mean())
         log_r1 = jnp.log(jnp.maximum(new["r1"], 1e-30))
-        moved = state["log_median_r1"] + MEDIAN_STEP * jnp.sign(log_r1 - state["log_median_r1"])
+        size = jnp.maximum(MEDIAN_STEP, 1 / jnp.maximum(state["penalties"], 1))
+        moved = state["log_median_r1"] + size * jnp.sign(log_r1 - state["log_median_r1"])
         new |= {"log_median_r1": jnp.where(state["penalties"] == 0, log_r1, moved), "penalties": state["penalties"] + 1}
     return new
 
@@ -131,19 +136,30 @@ def overfitting(state: Mapping[str, Any], held_out_logits: Array) -> Array:
     return (state["real_logit"] - held_out_logits) / jnp.where(gap == 0, 1, gap)
 
 
-def recovery(phase: str, most: int) -> Recovery:
-    """Rollbacks, at most so many in a run, for a method whose phase of this name reports the metrics of `observe`."""
+def recovery(phase: str, most: int, updates: int = 1, has_margin: bool = True) -> Recovery:
+    """Rollbacks for a method whose phase of this name reports the metrics of `observe`.
+
+    Args:
+        phase: name of the discriminator's phase.
+        most: rollbacks in a run.
+        updates: of the discriminator in a step, each of which `observe` counts.
+        has_margin: whether a wide margin of the logits is a collapse. It is none for a Wasserstein loss, whose logits
+            have no scale.
+    """
+    signs = [name for name in PATIENCE if has_margin or name != "separation"]
 
     def diagnose(metrics: Mapping[str, float]) -> str | None:
-        if metrics[f"{phase}/age"] < GRACE:
-            return None
-        for name, patience in PATIENCE.items():
-            if metrics[f"{phase}/unhealthy_{name}"] >= patience:
+        age = metrics[f"{phase}/age"] / updates
+        for name in signs:
+            count = metrics[f"{phase}/unhealthy_{name}"] / updates
+            begins = GRACE if count < age else SLOW_START
+            if age >= begins and count >= PATIENCE[name]:
                 return name
         return None
 
     def is_healthy(variables: Variables) -> bool:
-        return all(int(count) == 0 for count in variables[NET]["state"]["strikes"].values())
+        strikes = variables[NET]["state"]["strikes"]
+        return all(int(strikes[name]) == 0 for name in signs)
 
     def retry(variables: Variables, count: int) -> Variables:
         return {**variables, NET: {"state": {**first_state(), "rollbacks": jnp.float32(count)}}}

@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental.multihost_utils import sync_global_devices
 from orbax.checkpoint import checkpoint_managers
 
 from jimgen.errors import UserError
@@ -44,6 +46,7 @@ def open_checkpoints(folder: Path, keep: int = 3) -> ocp.CheckpointManager:
     logging.getLogger("absl").setLevel(logging.ERROR)
     with _disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        _on_first_process(lambda: _end_replacement(folder))
         return _manager(
             folder,
             ocp.CheckpointManagerOptions(
@@ -111,15 +114,44 @@ def go_back(
 
 
 def replace(manager: ocp.CheckpointManager, state: TrainState) -> None:
-    """Saves a state in place of the one that was saved at its step, and waits until it is on the disk.
+    """Saves a state in place of those that were saved at its step or later, and waits until it is on the disk.
+
+    The others are renamed first and deleted last. If the process ends in between, `open_checkpoints` puts them back.
 
     Raises: as `save`.
     """
-    with _disk_errors(Path(manager.directory)):
-        if int(state.step) in manager.all_steps():
-            manager.delete(int(state.step))
+    folder, new = Path(manager.directory), int(state.step)
+    finish(manager)
+    old = sorted(step for step in manager.all_steps() if step >= new)
+
+    def put_away() -> None:
+        for step in old:  # the one at the same step first: see `_end_replacement`
+            (folder / str(step)).rename(folder / f"replaced-{step}-by-{new}")
+
+    with _disk_errors(folder):
+        _on_first_process(put_away)
+        manager.reload()
     save(manager, state)
     finish(manager)
+    with _disk_errors(folder):
+        _on_first_process(lambda: _end_replacement(folder))
+
+
+def _end_replacement(folder: Path) -> None:
+    """Deletes what `replace` has put away where the new checkpoint is there; otherwise puts it back."""
+    for path in folder.glob("replaced-*-by-*"):
+        _, step, _, new = path.name.split("-")
+        if (folder / new).exists():
+            shutil.rmtree(path)
+        else:
+            path.rename(folder / step)
+
+
+def _on_first_process(change: Callable[[], None]) -> None:
+    """Changes files once, where several processes share a folder; the others wait."""
+    if jax.process_index() == 0:
+        change()
+    sync_global_devices("checkpoints")
 
 
 def read(folder: Path, target: TrainState) -> tuple[TrainState | None, list[str]]:

@@ -33,6 +33,7 @@ CHOOSES_BEST = {"free": True, "compared": "best"}  # likewise, where their best 
 REPETITION = {"compared": False}  # `jimgen compare` averages over it
 IN_DATA = {"compared": False}  # what it changes are the data, and `jimgen compare` tells these apart by their hash
 DRAWING = {"drawing": True}  # sampling may use another value than training did: --change may change it
+NOT_EARLIER = {"earlier": None}  # its value is None in runs of earlier versions, which did not have the field
 CONTAINED_RUN = {"contained_run": True}  # names a run; this run keeps a copy of it in its own folder
 
 one_of = tyro.extras.literal_type_from_choices  # the type of a field that names an entry of a table
@@ -183,8 +184,9 @@ class AdversarialConfig(RunConfig):
     """give class and attributes to both nets"""
     label_drop: float = 0.1
     """probability with which training hides the labels, where there are attributes, so that they may be left open"""
-    rollbacks: int = 3
-    """times that training may go back to its last healthy checkpoint after a collapse; 0 for never"""
+    rollbacks: int | None = field(default=3, metadata=NOT_EARLIER)
+    """times that training may go back to its last healthy checkpoint after a collapse; 0 for never; None, as in runs of
+    earlier versions, measures no health either"""
     truncation: float = field(default=1.0, metadata=DRAWING)
     """factor on the distance from the mean code, for samples; less is less varied"""
     dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
@@ -247,6 +249,11 @@ def drawing_fields(config_class: type[RunConfig]) -> list[str]:
     return [name for name, meaning in meanings(config_class).items() if meaning.get("drawing")]
 
 
+def values_not_there(config_class: type) -> dict[str, Any]:
+    """The values of fields that runs of earlier versions did not have, where they differ from the defaults."""
+    return {name: meaning["earlier"] for name, meaning in meanings(config_class).items() if "earlier" in meaning}
+
+
 def contained_runs(config: Any) -> dict[str, str]:
     """The fields of a config that name runs to be contained, with their values; empty ones are left out."""
     names = [name for name, meaning in meanings(type(config)).items() if meaning.get("contained_run")]
@@ -279,7 +286,7 @@ def from_values(made: type[Class], values: Mapping[str, Any], path: Path) -> Cla
 
     Args:
         made: the class.
-        values: by field; lists for tuples. Missing ones take the class's defaults.
+        values: by field; lists for tuples. Missing ones take the class's defaults, or None where they say NOT_EARLIER.
         path: where they come from, for messages.
     Raises:
         UserError: a value of the wrong type, or none for a field without a default.
@@ -292,7 +299,7 @@ def from_values(made: type[Class], values: Mapping[str, Any], path: Path) -> Cla
             raise UserError(f"{path} is damaged ({name} is {value!r:.60}): {FIX}")
     found = {name: _named(value, hints[name]) for name, value in found.items()}
     try:
-        return made(**found)
+        return made(**(values_not_there(made) | found))
     except (TypeError, UserError) as error:
         raise UserError(f"{path} is damaged ({error}): {FIX}") from error
 

@@ -14,6 +14,9 @@ from jimgen.output import Output
 
 Log = Callable[[int, dict[str, float]], None]  # (step, metrics)
 
+FROM = "rollback/from"  # in a row of metrics.jsonl: the step at which a collapse was noticed; the row's step is the one
+# that training went back to, and "rollback/REASON" numbers the rollbacks
+
 
 def silent(step: int, metrics: dict[str, float]) -> None:
     """The log of processes other than the first."""
@@ -24,7 +27,7 @@ def metrics_log(path: Path, start: int, steps: int, batch_size: int, output: Out
     """A function (step, metrics) that writes a line of metrics.jsonl and shows progress.
 
     Args:
-        path: of metrics.jsonl. Rows after `start`, which a run that resumes writes again, are dropped.
+        path: of metrics.jsonl. Rows that a run which resumes at `start` writes again are dropped.
         start: steps done before.
         steps: of the whole training.
         batch_size: images a step.
@@ -51,7 +54,8 @@ def metrics_log(path: Path, start: int, steps: int, batch_size: int, output: Out
             }
             if compiled and step > last_step:
                 row["images_per_s"] = round((step - last_step) * batch_size / (now - last_time), 2)
-            compiled = compiled or (step, now)
+            if compiled is None or step < last_step:  # also after a rollback
+                compiled = step, now
             last_time, last_step = now, step  # of evaluations too, whose time is not training's
             with disk_errors(path.parent):
                 file.write(json.dumps(row | metrics).encode() + b"\n")
@@ -75,8 +79,13 @@ def _headline(metrics: dict[str, float]) -> dict[str, float]:
 
 
 def _forget_after(path: Path, step: int) -> tuple[float, float]:
-    """Drops the rows after a step. Returns the seconds trained until then, and those of all processors."""
-    rows = [row for row in read_metrics(path) if row["step"] <= step] if path.exists() else []
+    """Drops the rows after a step, but not those of attempts from which training has gone back before.
+
+    Returns: the seconds trained until then, and those of all processors.
+    """
+    rows = read_metrics(path) if path.exists() else []
+    attempt = max((i for i, row in enumerate(rows) if FROM in row and row["step"] <= step), default=0)
+    rows = rows[:attempt] + [row for row in rows[attempt:] if row["step"] <= step]
     write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
     last = rows[-1] if rows else {}
     return last.get("seconds", 0.0), last.get("cpu_seconds", 0.0)

@@ -58,7 +58,8 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, out
     target = abstract_state(method, dataset.spec, config.seed, compiled.state_sharding)
     first = jax.jit(partial(initialise, method, dataset.spec, config.seed), out_shardings=compiled.state_sharding)
     state = _newest_state(config, manager, target, output) or first()
-    begin_again = partial(roll_back, method.recovery, manager=manager, target=target, first=first, output=output)
+    where = {"every": config.save_every, "manager": manager, "target": target, "first": first}
+    begin_again = partial(roll_back, method.recovery, **where, output=output)
     start = int(state.step)
     train_key = jax.device_put(keys.train, compiled.replicated)
     is_first_process = jax.process_index() == 0
@@ -69,7 +70,7 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, out
         if is_first_process:
             log = stack.enter_context(metrics_log(folder / METRICS_FILE, start, last, config.batch_size, output))
         requests = stack.enter_context(stop_requests(output))
-        keep_if_best = _best_keeper(method, dataset, config, folder, keys.samples, start, log)
+        keep_if_best = _best_keeper(method, dataset, config, folder, keys.samples, log)
         options = {"batch_size": config.batch_size, "sharding": compiled.batch_sharding, "flip": config.flip}
         feed_from = partial(batches, dataset.train, seed=config.seed, **options)
         feed, step, turns = feed_from(start_step=start), start, iter(range(ENDLESS))
@@ -84,12 +85,14 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, out
             if step == start + 1 or _is_due(step, config.log_every, last):
                 row = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 log(step, row)
-                if reason := collapse(method, state, row, config.max_skipped):
+                is_judged = _is_due(step, config.log_every, last)  # not right after a resume, so that a resume is exact
+                if is_judged and (reason := collapse(method, state, row, config.max_skipped)):
                     state = begin_again(state, reason, log=log)
                     step = int(state.step)
                     feed = feed_from(start_step=step)
                     continue
-                require_finite(row, config.max_skipped, step, manager)
+                if is_judged:
+                    require_finite(row, config.max_skipped, step, manager)
             stop = requests[0] if requests else signal.SIGPIPE if output.lost else None
             if stop or _is_due(step, config.save_every, last):
                 checkpoint.save(manager, state)
@@ -124,10 +127,11 @@ def _newest_state(config: RunConfig, manager: Any, target: TrainState, output: O
 
 
 def _best_keeper(
-    method: Method, dataset: Dataset, config: RunConfig, folder: Path, key: Array, start: int, log: Log
+    method: Method, dataset: Dataset, config: RunConfig, folder: Path, key: Array, log: Log
 ) -> Callable[[int, TrainState], None]:
     """A function (step, state) that measures generated images and keeps the state if it is the best one so far."""
-    rows = read_metrics(folder / METRICS_FILE) if config.quality_every and start else []
+    path = folder / METRICS_FILE
+    rows = read_metrics(path) if config.quality_every and path.exists() else []
     record = best_so_far(rows, config.quality_metric)
     background = config.fitting().background
     dataset = opaque_dataset(dataset, background) if config.quality_every else dataset
@@ -149,8 +153,7 @@ def _best_keeper(
         if record is None or is_better(config.quality_metric, value, record):
             record = value
             manager = checkpoint.open_checkpoints(folder / BEST, 1)
-            checkpoint.save(manager, state)
-            checkpoint.finish(manager)
+            checkpoint.replace(manager, state)  # also where the best one was saved later, before a rollback
             manager.close()
 
     return keep_if_best

@@ -10,11 +10,8 @@ from jimgen.errors import UserError
 from jimgen.methods.method import Method, Recovery
 from jimgen.output import Output
 from jimgen.runs import checkpoint
-from jimgen.runs.logging import Log
+from jimgen.runs.logging import FROM, Log
 from jimgen.train_step import TrainState
-
-FROM = "rollback/from"  # in a row of metrics.jsonl: the step at which a collapse was noticed; the row's step is the one
-# that training went back to, and "rollback/REASON" numbers the rollbacks
 
 
 def not_finite(metrics: Mapping[str, float], limit: int) -> str | None:
@@ -59,6 +56,7 @@ def roll_back(
     collapsed: TrainState,
     reason: str,
     *,
+    every: int,
     manager: Any,
     target: TrainState,
     first: Callable[[], TrainState],
@@ -70,13 +68,20 @@ def roll_back(
     Args:
         collapsed: the newest state.
         reason: from `collapse`.
+        every: steps between regular checkpoints. A checkpoint of another step, where training was interrupted, is none
+            to go back to: a training that was not interrupted has none there either.
         manager: of the checkpoints.
         target: shapes and shardings of a state.
         first: makes the state before the first step, where no checkpoint is healthy.
     """
     assert recovery is not None
     count = recovery.rollbacks(collapsed.variables) + 1
-    healthy = checkpoint.go_back(manager, target, lambda state: recovery.is_healthy(state.variables)) or first()
+
+    def is_good(saved: TrainState) -> bool:
+        is_finite = not any(int(skipped) for skipped in saved.skipped_in_a_row.values())
+        return int(saved.step) % every == 0 and is_finite and recovery.is_healthy(saved.variables)
+
+    healthy = checkpoint.go_back(manager, target, is_good) or first()
     state = healthy.replace(variables=recovery.retry(healthy.variables, count))
     state = jax.device_put(state, jax.tree.map(lambda x: x.sharding, target))
     checkpoint.replace(manager, state)

@@ -21,7 +21,7 @@ from jimgen.evaluation.results import EXTREMES, NEAREST, RESULTS, read_evaluatio
 from jimgen.files import read_json, write_atomically
 from jimgen.pictures import GAP_COLOUR, Picture, encode_png
 from jimgen.runs.folder import CONFIG, ENVIRONMENT, EVALUATION, EXPERIMENT, METRICS_FILE, PLOTS, REAL, SAMPLES
-from jimgen.runs.recovery import FROM
+from jimgen.runs.logging import FROM
 
 STRIP_FRAMES, STRIP_WIDTH = 6, 160  # samples over training: how many, and CSS pixels of one
 

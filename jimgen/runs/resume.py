@@ -8,7 +8,7 @@ from jimgen.data.dataset import DataSpec
 from jimgen.data.paths import PATH_KINDS
 from jimgen.errors import UserError
 from jimgen.runs.compatibility import renamed
-from jimgen.runs.config import RunConfig, ScheduledConfig, contained_runs, free_fields
+from jimgen.runs.config import RunConfig, ScheduledConfig, contained_runs, free_fields, values_not_there
 from jimgen.runs.folder import Saved, saved_steps, with_contained_runs
 
 
@@ -24,7 +24,7 @@ def require_same_config(config: RunConfig, saved: Saved | None, experiment: str,
     if saved.experiment != experiment:
         raise UserError(f"{folder} is a run of {saved.experiment}, not of {experiment}: give another --workdir")
     now = json.loads(json.dumps(dataclasses.asdict(config)))
-    before = renamed(saved.config, type(config))
+    before = values_not_there(type(config)) | renamed(saved.config, type(config))
     fixed = now.keys() & before.keys() - free_fields(type(config))
     names = [name for name in now if name in fixed and before[name] != now[name]]
     names = [name for name in names if name not in contained_runs(config) or not _one_path(before[name], now[name])]

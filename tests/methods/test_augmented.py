@@ -1,11 +1,14 @@
 """Augmented images: the probability by schedule and by signal, kept in the variables."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import in_training, state_of, tiny_batch, tiny_gan
 
+from jimgen.augment import BGC, augment
 from jimgen.methods import augmented
 from jimgen.methods.augmented import AS_IS, Augmented
 from jimgen.schedules import cosine
@@ -18,7 +21,7 @@ def brighter(images, keys, p):
 
 def test_without_augmentation_nothing_is_kept_and_images_stay():
     images = jnp.ones((2, 4, 4, 1))
-    assert augmented.first_variables(AS_IS) == {}
+    assert augmented.first_variables(AS_IS, tiny_batch(4)) == {}
     assert augmented.seen(AS_IS, {}, images, jnp.zeros(2)) is images
     assert augmented.scheduled(AS_IS, {}) == {} == augmented.adapted(AS_IS, {}, jnp.zeros(()), 4)
 
@@ -26,14 +29,20 @@ def test_without_augmentation_nothing_is_kept_and_images_stay():
 def test_an_adaptive_probability_moves_towards_its_target_within_bounds():
     """A batch of 64 of 500,000 images: steps of .000128."""
     found = Augmented(brighter, 0.1, target=0.6)
-    variables = augmented.first_variables(found)
+    variables = augmented.first_variables(found, tiny_batch(4))
     for signal, expected in ((0.7, 0.100128), (0.5, 0.099872), (0.6, 0.1)):
         moved = augmented.adapted(found, variables, jnp.float32(signal), 64)
         np.testing.assert_allclose(moved["augmentation"]["state"]["p"], expected, rtol=1e-5)
     for start, signal in ((0.0, -1.0), (1.0, 1.0)):
-        variables = augmented.first_variables(found._replace(probability=start))
+        variables = augmented.first_variables(found._replace(probability=start), tiny_batch(4))
         moved = augmented.adapted(found, variables, jnp.float32(signal), 64)
         assert float(moved["augmentation"]["state"]["p"]) == start
+
+
+def test_images_that_cannot_be_augmented_are_refused_before_training():
+    found = Augmented(partial(augment, augmentation=BGC), 0.1)
+    with pytest.raises(ValueError, match="at least 2x2 pixels to augment, got 1x1"):
+        augmented.first_variables(found, tiny_batch(4) | {"image": jnp.zeros((4, 1, 1, 1))})
 
 
 def test_a_scheduled_probability_is_that_of_the_next_step():

@@ -54,17 +54,56 @@ def test_the_first_observation_is_taken_whole_and_later_ones_are_averaged():
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("diversity", {"spread": 0.29}), ("separation", {"fake": (1.0, 1.0)})],
+    [("diversity", {"spread": 0.29}), ("separation", {"fake": (-9.0, -9.0)})],
 )
 def test_a_collapse_is_noticed_after_its_patience_and_not_before(name, options):
     recovery = health.recovery("discriminator", 3)
-    needed = max(GRACE, PATIENCE[name])
-    state, metrics = after(needed - 1, **options)
+    needed = max(GRACE - 1, PATIENCE[name])
+    healthy = after(1, **options)[0] | {"strikes": {name: jnp.zeros(()) for name in PATIENCE}}
+    state, metrics = after(needed - 1, state=healthy, **options)
     assert recovery.diagnose(metrics) is None and not recovery.is_healthy({"health": {"state": state}})
     state, metrics = after(1, state=state, **options)
     assert recovery.diagnose(metrics) == name
     healthy = after(1, state=after(60, state=state)[0])
     assert recovery.diagnose(healthy[1]) is None and recovery.is_healthy({"health": {"state": healthy[0]}})
+
+
+def test_fakes_that_were_never_diverse_have_more_time_to_become_so():
+    """DCGAN's first images of digits are a tenth as diverse as the data for 200 steps."""
+    recovery = health.recovery("discriminator", 3)
+    state, metrics = after(health.SLOW_START - 1, spread=0.1)
+    assert recovery.diagnose(metrics) is None
+    assert recovery.diagnose(after(1, state=state, spread=0.1)[1]) == "diversity"
+
+
+def test_narrow_margins_are_no_collapse():
+    """Every real image is rated above its fake, by 2 logits."""
+    state, metrics = after(health.SLOW_START, (1.0, 1.0), (-1.0, -1.0))
+    assert metrics["discriminator/separation"] == pytest.approx(1)
+    assert metrics["discriminator/unhealthy_separation"] == 0 and float(state["strikes"]["separation"]) == 0
+
+
+def test_logits_without_a_scale_have_no_wide_margin():
+    state, metrics = after(health.SLOW_START, (99.0, 99.0))
+    assert health.recovery("discriminator", 3).diagnose(metrics) == "separation"
+    wasserstein = health.recovery("discriminator", 3, has_margin=False)
+    assert wasserstein.diagnose(metrics) is None and wasserstein.is_healthy({"health": {"state": state}})
+
+
+def test_patience_counts_steps_not_updates_of_the_discriminator():
+    metrics = {"age": 400.0, "unhealthy_separation": 0.0, "unhealthy_diversity": 240.0, "unhealthy_penalty": 0.0}
+    metrics = {f"discriminator/{name}": value for name, value in metrics.items()}
+    assert health.recovery("discriminator", 3, updates=1).diagnose(metrics) == "diversity"
+    assert health.recovery("discriminator", 3, updates=5).diagnose(metrics) is None  # 48 of 80 steps
+    assert health.recovery("discriminator", 3, updates=2).diagnose(metrics) == "diversity"
+
+
+def test_a_penalty_that_rises_from_a_tiny_start_is_no_collapse():
+    """Of nets whose last layer is zero at first: times a thousand within the first observations."""
+    state = health.first_state()
+    for norm in (1e-5, 1e-4, 1e-3, *[1e-2] * 40):
+        state, metrics = after(1, state=state, norm=jnp.asarray([norm, norm]))
+    assert metrics["discriminator/unhealthy_penalty"] == 0
 
 
 def test_a_penalty_far_above_its_median_is_a_collapse():

@@ -100,6 +100,24 @@ def test_a_step_that_is_saved_is_left_alone(tmp_path):
     assert content_hash(reopened(tmp_path)[0]) == content_hash(small_state(3, 1))
 
 
+def test_a_replacement_that_is_cut_off_loses_nothing(tmp_path, monkeypatch):
+    """Before the new checkpoint is complete the old ones come back; afterwards the new one stays."""
+    save_steps(tmp_path, 2, 4)
+    new = small_state(2, seed=1)
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    for function, found in (("save", small_state(4, seed=4)), ("_end_replacement", new)):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            manager = open_checkpoints(tmp_path / "checkpoints")
+            patch.setattr(checkpoint, function, killed)
+            checkpoint.replace(manager, new)
+        state, warnings = reopened(tmp_path)
+        assert content_hash(state) == content_hash(found) and not warnings
+        assert not list(tmp_path.rglob("replaced-*"))
+
+
 def test_what_is_saved_is_the_state_of_that_moment(tmp_path):
     """The next step donates the buffers while the save still runs; the checkpoint must not see that."""
     method, batch = tiny_vae(), tiny_batch()

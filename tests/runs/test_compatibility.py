@@ -1,7 +1,7 @@
 """Experiments of earlier versions: their names, their configs and what their builds return."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import optax
@@ -15,8 +15,9 @@ from jimgen.methods import gan, meanflow
 from jimgen.methods.method import Method
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.runs.compatibility import build_of, renamed, with_labels
-from jimgen.runs.config import RunConfig
+from jimgen.runs.config import AdversarialConfig, RunConfig
 from jimgen.runs.folder import Saved
+from jimgen.runs.load import saved_config
 from jimgen.runs.resume import require_same_config
 from jimgen.runs.source_files import load_experiment
 from jimgen.sampling import guidance, logits, solvers
@@ -118,3 +119,15 @@ def test_methods_of_earlier_versions_are_told_whether_they_know_labels():
     assert with_labels(method, TodaysFlow(), SPEC).num_classes == 10
     assert with_labels(method, TodaysFlow(conditional=False), SPEC).num_classes == 0
     assert with_labels(method._replace(num_classes=3), TodaysFlow(), SPEC).num_classes == 3
+
+
+def test_a_gan_of_an_earlier_version_goes_on_without_health(tmp_path):
+    """Its checkpoints hold no health. A resume that asks for rollbacks is refused before it changes the folder."""
+    data = DataSpec("random", SHAPE, 3, ("a", "b", "c"), 1, 1, "0" * 64)
+    saved = Saved("dcgan", {"steps": 10, "latent_dim": 8}, data, ())
+    config = saved_config(AdversarialConfig, saved, tmp_path)
+    assert config.rollbacks is None and config.latent_dim == 8
+    require_same_config(config, saved, "dcgan", tmp_path)
+    with pytest.raises(UserError, match="rollbacks None -> 3"):
+        require_same_config(replace(config, rollbacks=3), saved, "dcgan", tmp_path)
+    assert saved_config(AdversarialConfig, saved._replace(config={"rollbacks": 2}), tmp_path).rollbacks == 2

@@ -13,7 +13,8 @@ from tiny import tiny_gan
 from jimgen.errors import UserError
 from jimgen.methods.method import Method
 from jimgen.output import Output
-from jimgen.runs import loop, report
+from jimgen.runs import checkpoint, loop, report
+from jimgen.runs.setup import abstract_state
 
 
 def collapsing(at: int, healthy_until: int, most: int = 3) -> Method:
@@ -66,9 +67,68 @@ def test_stopping_after_a_rollback_and_resuming_changes_no_bit(tmp_path, monkeyp
         resumed, _ = train(method, tmp_path / name)
         assert_equal_trees(resumed, whole)
         assert figures_of(tmp_path / name)[9] == figures_of(tmp_path / "whole")[9]
+        assert steps_of(tmp_path / name) == steps_of(tmp_path / "whole")
 
 
-def after_rollback(monkeypatch, step):
+def test_stopping_before_a_rollback_and_resuming_changes_no_bit(tmp_path, monkeypatch):
+    """Training stops at a step without a regular checkpoint. It does not go back to the one that it leaves there."""
+    method = collapsing(at=7, healthy_until=5)
+    whole, _ = train(method, tmp_path / "whole")
+    with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
+        stop_before(patch, 5)
+        train(method, tmp_path / "stopped")
+    assert saved_steps(tmp_path / "stopped") == [2, 4, 5]
+    assert_equal_trees(train(method, tmp_path / "stopped")[0], whole)
+    assert steps_of(tmp_path / "stopped") == steps_of(tmp_path / "whole")
+
+
+def test_a_resume_is_not_judged_out_of_turn(tmp_path, monkeypatch):
+    """The first step after a resume has a row of its own; a collapse is noticed where it is without the resume."""
+    method, options = tiny_gan(rollbacks=1), {"log_every": 3, "steps": 6}
+    assert method.recovery is not None
+    recovery = method.recovery._replace(diagnose=lambda row: "diversity" if row["discriminator/age"] == 5 else None)
+    method = method._replace(recovery=recovery)
+    with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
+        stop_before(patch, 4)
+        train(method, tmp_path, **options)
+    train(method, tmp_path, **options)
+    assert (5, None) in steps_of(tmp_path) and not any("rollback/from" in row for row in rows_of(tmp_path))
+
+
+def test_the_best_checkpoint_is_that_of_the_best_value_of_all_attempts(tmp_path, monkeypatch):
+    """Also where an attempt from which training went back had one at the same step or later, and after a resume."""
+    method, values = collapsing(at=7, healthy_until=5), iter([5.0, 4.0, 3.0, 2.0, 6.0, 7.0])
+    monkeypatch.setattr(loop, "measure_quality", lambda *args, **options: (value := next(values), {"fd[x]": value}))
+    options = {"quality_every": 2, "quality_num": 20}
+    with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
+        after_rollback(patch, 7)
+        train(method, tmp_path, **options)  # steps 2, 4, 6, then 6 again
+    assert saved_steps(tmp_path, "best") == [6]
+    target = abstract_state(method, random_dataset().spec, 0, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    best, _ = checkpoint.read(tmp_path / "best", target)
+    assert best.variables["health"]["state"]["rollbacks"] == 1
+    train(method, tmp_path, **options)
+    assert saved_steps(tmp_path, "best") == [6]
+
+
+def test_an_earlier_step_can_become_the_best_one_after_a_rollback(tmp_path, monkeypatch):
+    method, values = collapsing(at=7, healthy_until=2), iter([5.0, 4.0, 3.0, 2.0, 6.0, 7.0, 8.0])
+    monkeypatch.setattr(loop, "measure_quality", lambda *args, **options: (value := next(values), {"fd[x]": value}))
+    train(method, tmp_path, quality_every=2, quality_num=20)  # steps 2, 4, 6, then 4, 6, 8 and 9
+    assert saved_steps(tmp_path, "best") == [4]
+
+
+def steps_of(folder):
+    """The steps of the rows, and where rollbacks were noticed."""
+    return [(row["step"], row.get("rollback/from")) for row in rows_of(folder) if "discriminator/loss" in row]
+
+
+def stop_before(monkeypatch, step):
+    """Stops training before a step of the first attempt."""
+    after_rollback(monkeypatch, step, attempts=1)
+
+
+def after_rollback(monkeypatch, step, attempts=2):
     """Stops training before a step of the second attempt."""
     original, calls = loop.batches, []
 
@@ -76,7 +136,7 @@ def after_rollback(monkeypatch, step):
         calls.append(start_step)
         attempt = len(calls)
         for number, batch in enumerate(original(*args, start_step=start_step, **options), start_step + 1):
-            if (attempt, number) == (2, step):
+            if (attempt, number) == (attempts, step):
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
 
