@@ -40,9 +40,9 @@ AUGMENTATION = Augmentation(blit=1.0, geometry=1.0, colour=0.5, cutout=1.0)
 class Config(AdversarialConfig):
     latent_dim: int = field(default=64, metadata=COUNT)
     """dimensions of z ~ N(0, I)"""
-    width: int = field(default=64, metadata=COUNT)
+    width: int = field(default=48, metadata=COUNT)
     """channels of the largest feature maps; they double at every halving"""
-    most_width: int = field(default=192, metadata=COUNT)
+    most_width: int = field(default=128, metadata=COUNT)
     """most channels of any feature maps"""
     stem_stride: Literal[1, 2] = 2
     """stride of the convolutions from and to images; 2 saves the stage of the largest images"""
@@ -58,19 +58,19 @@ class Config(AdversarialConfig):
     """keep images within [-1, 1] by tanh: quicker to learn where much of an image is black or white"""
     circular: bool = False
     """make images that tile without seams, as textures do"""
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-3
     """Adam's learning rate at the start"""
-    last_learning_rate: float = 1.25e-4
+    last_learning_rate: float = 5e-4
     """Adam's learning rate at the end of the schedules"""
     beta2: float = 0.9
     """decay rate of Adam's second moment at the start"""
     last_beta2: float = 0.99
     """decay rate of Adam's second moment at the end of the schedules"""
-    gamma: float = 0.5
+    gamma: float = 5.0
     """weight of the gradient penalties at the start"""
-    last_gamma: float = 0.05
+    last_gamma: float = 0.5
     """weight of the gradient penalties at the end of the schedules"""
-    penalty_period: int = field(default=4, metadata=COUNT)
+    penalty_period: int = field(default=8, metadata=COUNT)
     """steps between gradient penalties, which then count as often"""
     last_augmentation: float = 0.0
     """probability of augmentations at the end of the schedules; it rises from 0"""
