@@ -12,7 +12,7 @@ On an accelerator, the settings of the paper's tables:
     python experiments/r3gan.py --preset ffhq64 --data folder:pictures/ --size 64
 """
 
-from jimgen.experiment import COUNT, AdversarialConfig, main  # first, so that Ctrl-C works while JAX loads
+from jimgen.experiment import COUNT, LENGTH, AdversarialConfig, main  # first, so that Ctrl-C works while JAX loads
 
 # isort: split
 from dataclasses import dataclass, field, replace
@@ -74,7 +74,7 @@ class Config(AdversarialConfig):
     """steps between gradient penalties, which then count as often"""
     last_augmentation: float = 0.0
     """probability of augmentations at the end of the schedules; it rises from 0"""
-    schedule_steps: int = 0
+    schedule_steps: int = field(default=0, metadata=LENGTH)
     """step at which learning rate, beta2, gamma, augmentation and half-life reach their last values; 0 for the last"""
 
     def ema_schedule(self) -> HalfLife:

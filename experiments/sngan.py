@@ -10,7 +10,7 @@ On an accelerator, the nets and the schedule of the paper for CIFAR-10:
     python experiments/sngan.py --preset cifar10 --data folder:pictures/ --size 32
 """
 
-from jimgen.experiment import COUNT, AdversarialConfig, main  # first, so that Ctrl-C works while JAX loads
+from jimgen.experiment import COUNT, LENGTH, AdversarialConfig, main  # first, so that Ctrl-C works while JAX loads
 
 # isort: split
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Config(AdversarialConfig):
     """decay rate of Adam's first moment"""
     beta2: float = 0.9
     """decay rate of Adam's second moment"""
-    schedule_steps: int = 0
+    schedule_steps: int = field(default=0, metadata=LENGTH)
     """step at which the learning rate reaches 0; 0 for the last one"""
 
 

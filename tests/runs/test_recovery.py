@@ -106,7 +106,7 @@ def test_the_best_checkpoint_is_that_of_the_best_value_of_all_attempts(tmp_path,
     assert saved_steps(tmp_path, "best") == [6]
     target = abstract_state(method, random_dataset().spec, 0, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
     best, _ = checkpoint.read(tmp_path / "best", target)
-    assert best.variables["health"]["state"]["rollbacks"] == 1
+    assert best is not None and best.variables["health"]["state"]["rollbacks"] == 1
     train(method, tmp_path, **options)
     assert saved_steps(tmp_path, "best") == [6]
 

@@ -37,7 +37,7 @@ from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
 from jimgen.runs import loop, train
 from jimgen.runs.checkpoint import content_hash
-from jimgen.runs.config import RunConfig
+from jimgen.runs.config import RunConfig, free_fields
 from jimgen.runs.load import load_run
 from jimgen.runs.lock import only_training
 from jimgen.runs.setup import build_method
@@ -588,3 +588,8 @@ def test_a_preset_takes_the_place_of_the_defaults_and_other_flags_change_it(tmp_
     with pytest.raises(SystemExit) as stop:
         train.main(module.Config, module.build, ["--preset", "huge"], presets=presets)
     assert stop.value.code == 2 and "wide, slow" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["r3gan", "sngan"])
+def test_a_longer_run_may_keep_the_schedules_that_it_was_begun_with(name):
+    assert "schedule_steps" in free_fields(load_experiment(name).Config)
