@@ -29,15 +29,15 @@ from jimgen.objectives import HINGE
 class Config(AdversarialConfig):
     latent_dim: int = field(default=128, metadata=COUNT)
     """dimensions of z ~ N(0, I)"""
-    generator_width: int = field(default=64, metadata=COUNT)
+    generator_width: int = field(default=32, metadata=COUNT)
     """channels of the generator"""
-    discriminator_width: int = field(default=64, metadata=COUNT)
+    discriminator_width: int = field(default=32, metadata=COUNT)
     """channels of the discriminator"""
     circular: bool = False
     """make images that tile without seams, as textures do"""
     discriminator_steps: int = field(default=1, metadata=COUNT)
     """discriminator updates before each generator update"""
-    learning_rate: float = 2e-4
+    learning_rate: float = 4e-4
     """Adam's learning rate at the start; it falls to 0 along a line"""
     beta1: float = 0.0
     """decay rate of Adam's first moment"""
@@ -49,7 +49,12 @@ class Config(AdversarialConfig):
 
 PRESETS = {
     "cifar10": Config(
-        generator_width=256, discriminator_width=128, discriminator_steps=5, batch_size=64, steps=100_000
+        generator_width=256,
+        discriminator_width=128,
+        learning_rate=2e-4,
+        discriminator_steps=5,
+        batch_size=64,
+        steps=100_000,
     ),
 }
 
