@@ -1,5 +1,7 @@
 """What StyleGAN2 adds to a GAN: the space of w, and the regularisation of path lengths (arXiv:1912.04958)."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,6 @@ from jimgen import noise
 from jimgen.methods.gan import GeneratorPenalty
 from jimgen.methods.latents import draw_latents, noise_keys
 from jimgen.methods.method import LatentSpace
-from jimgen.nets.stylegan2 import Generator
 from jimgen.objectives import path_length, path_lengths, running_mean
 from jimgen.train_step import Aux, Batch, Variables
 
@@ -35,7 +36,7 @@ def w_space(generator: nn.Module, latent_dim: int) -> LatentSpace:
 
 
 def path_length_penalty(
-    generator: Generator, latent_dim: int, weight: float = 2.0, period: int = 4
+    generator: nn.Module, latent_dim: int, weight: float = 2.0, period: int = 4
 ) -> GeneratorPenalty:
     """Penalises path lengths |J^T y| that differ from their running mean, where J = d image / d w and y ~ N(0, I).
 
@@ -51,12 +52,13 @@ def path_length_penalty(
 
     def term(variables: Variables, batch: Batch, key: Array, labels: Array) -> tuple[Array, Aux]:
         index, net = batch["index"], variables["generator"]
+        apply: Callable[..., Array] = generator.apply  # pyright: ignore[reportAssignmentType]
         z = draw_latents(key, index, latent_dim)
-        w = generator.apply(net, z, labels, method="to_w")
-        layers = jnp.broadcast_to(w[:, None], (w.shape[0], generator.num_styles, w.shape[1]))
+        w = apply(net, z, labels, method="to_w")
+        layers = jnp.repeat(w[:, None], generator.num_styles, axis=1)
         keys = noise_keys(key, index)
         pixels = noise.normal(jax.random.fold_in(key, PIXEL_NOISE), index, batch["image"].shape[1:])
-        _, lengths = path_lengths(lambda w: generator.apply(net, w, keys, method="from_w"), layers, pixels)
+        _, lengths = path_lengths(lambda w: apply(net, w, keys, method="from_w"), layers, pixels)
         mean = running_mean(variables[PATHS]["state"]["mean"], lengths, DECAY)
         updates = {PATHS: {"state": {"mean": mean}}}
         return path_length(lengths, mean, weight).mean(), Aux({"path_length": lengths.mean()}, updates)
