@@ -5,7 +5,8 @@ Networks with Limited Data, arXiv:2006.06676.
 
     python experiments/stylegan2.py --data fashion_mnist --size 32 --fit pad --steps 4000
 
-The defaults are small nets that train on a CPU.
+The defaults are small nets that train on a CPU. With the paper's learning rate .0025 and gamma .01, such nets collapsed
+to few shapes in 600 steps on digits of 16x16 pixels: diversity .54 to .67, against .82 with these.
 
 On an accelerator, the settings of StyleGAN2-ADA for CIFAR-10:
 
@@ -55,11 +56,11 @@ class Config(AdversarialConfig):
     """probability of style mixing"""
     circular: bool = False
     """make images that tile without seams, as textures do"""
-    learning_rate: float = 0.0025
+    learning_rate: float = 0.001
     """Adam's learning rate, for both nets"""
     beta2: float = 0.99
     """decay rate of Adam's second moment"""
-    gamma: float = 0.01
+    gamma: float = 1.0
     """weight of the gradient penalty on real images"""
     penalty_period: int = field(default=16, metadata=COUNT)
     """steps between gradient penalties, which then count as often"""
@@ -87,6 +88,8 @@ PRESETS = {
         batch_size=64,
         group=32,
         steps=1_562_500,
+        learning_rate=0.0025,
+        gamma=0.01,
         ema_half_life=500_000,
         dtype="bfloat16",
     ),

@@ -1,5 +1,7 @@
 """What StyleGAN2 adds to a GAN: the space of w, and the regularisation of path lengths (arXiv:1912.04958)."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -38,6 +40,8 @@ def path_length_penalty(
 ) -> GeneratorPenalty:
     """Penalises path lengths |J^T y| that differ from their running mean, where J = d image / d w and y ~ N(0, I).
 
+    The squared length is that of each layer's own w, averaged over the layers, as in the official code.
+
     Args:
         generator: of `nets.stylegan2`.
         latent_dim: dimension of z.
@@ -48,11 +52,13 @@ def path_length_penalty(
 
     def term(variables: Variables, batch: Batch, key: Array, labels: Array) -> tuple[Array, Aux]:
         index, net = batch["index"], variables["generator"]
+        apply: Callable[..., Array] = generator.apply  # pyright: ignore[reportAssignmentType]
         z = draw_latents(key, index, latent_dim)
-        w = generator.apply(net, z, labels, method="to_w")
+        w = apply(net, z, labels, method="to_w")
+        layers = jnp.repeat(w[:, None], generator.num_styles, axis=1)
         keys = noise_keys(key, index)
         pixels = noise.normal(jax.random.fold_in(key, PIXEL_NOISE), index, batch["image"].shape[1:])
-        _, lengths = path_lengths(lambda w: generator.apply(net, w, keys, method="from_w"), w, pixels)
+        _, lengths = path_lengths(lambda w: apply(net, w, keys, method="from_w"), layers, pixels)
         mean = running_mean(variables[PATHS]["state"]["mean"], lengths, DECAY)
         updates = {PATHS: {"state": {"mean": mean}}}
         return path_length(lengths, mean, weight).mean(), Aux({"path_length": lengths.mean()}, updates)

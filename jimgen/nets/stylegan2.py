@@ -11,6 +11,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jimgen.conditions import NumClasses
@@ -26,7 +27,7 @@ from jimgen.parallel import mean_over_devices
 
 MEAN_DECAY = 0.998  # per step, of the running mean of w
 _CLAMP = 256.0  # of activations in 16 bits
-_MIXING = 1 << 20  # folded into an example's key; noise inputs fold in the number of their layer
+_NOISE, _MIXING = 0, 1  # folded into an example's key
 _HALF = math.sqrt(0.5)  # gain of each of two branches, so that their sum keeps the variance
 
 
@@ -41,7 +42,7 @@ class Generator(nn.Module):
     With `architecture` "skip", each stage adds to the image; with "resnet", stages have shortcuts, and the last one
     makes the image. `mixing` is the probability with which an example in training takes the styles of the layers after
     a random one from a second z. `circular` makes images that tile without seams. In 16 bits, the last
-    `low_precision_stages` stages compute in `dtype`, the others in float32.
+    `low_precision_stages` stages compute in `dtype`, but the first one in float32.
 
     Raises:
         ValueError: if 2^(len(widths) - 1) does not divide the image's sides.
@@ -112,7 +113,9 @@ class Generator(nn.Module):
 
 
 def stage_dtypes(dtype: Dtype, num_stages: int, num_low: int) -> tuple[Dtype, ...]:
-    """The dtype of each stage, starting at the highest resolution: 16 bits in `num_low` stages at most."""
+    """The dtype of each stage, starting at the highest resolution: 16 bits in `num_low` stages at most, and never in
+    the last one."""
+    num_low = min(num_low, num_stages - 1)
     return tuple(dtype if i < num_low else _computing(dtype) for i in range(num_stages))
 
 
@@ -169,7 +172,7 @@ class Synthesis(nn.Module):
     def __call__(self, w: Array, keys: Array) -> Array:
         constant = self.param("constant", nn.initializers.normal(1.0), (*self.base, self.widths[0]))
         x = jnp.broadcast_to(constant[None], (w.shape[0], *constant.shape))
-        image = None
+        image, noise = None, iter(_noise(keys, self.base, len(self.widths)))
         for i, (features, dtype) in enumerate(zip(self.widths, self.dtypes, strict=True)):
             x, gain = x.astype(dtype), 1.0 if self.skip or not i else _HALF
             layer = partial(StyledConv, features, circular=self.circular)
@@ -178,8 +181,8 @@ class Synthesis(nn.Module):
                 if not self.skip:
                     dense = EqualDense(features, use_bias=False, dtype=dtype, name=f"shortcut{i}")
                     shortcut = upsample(dense(x), circular=self.circular) * _HALF
-                x = layer(up=True, name=f"stage{i}_up")(x, w[:, 2 * i - 1], _folded(keys, 2 * i - 1))
-            x = layer(gain=gain, name=f"stage{i}")(x, w[:, 2 * i], _folded(keys, 2 * i))
+                x = layer(up=True, name=f"stage{i}_up")(x, w[:, 2 * i - 1], next(noise))
+            x = layer(gain=gain, name=f"stage{i}")(x, w[:, 2 * i], next(noise))
             x = x if shortcut is None else x + shortcut
             if self.skip or i == len(self.widths) - 1:
                 colours = at_least_float32(ToImage(self.channels, name=f"to_image{i}")(x, w[:, 2 * i + 1]))
@@ -188,13 +191,22 @@ class Synthesis(nn.Module):
         return image
 
 
-def _folded(keys: Array, number: int) -> Array:
-    return jax.vmap(partial(jax.random.fold_in, data=number))(keys)
+def _noise(keys: Array, base: tuple[int, int], num_stages: int) -> list[Array]:
+    """Noise ~ N(0, 1) for each convolution of all stages, [b, h, w, 1], from each example's key.
+
+    It is drawn at once, because XLA on CPU compiles each draw for about half a second.
+    """
+    sides = [(base[0] << i, base[1] << i) for i in range(num_stages)]
+    shapes = [shape for i, shape in enumerate(sides) for _ in range(2 if i else 1)]
+    sizes = [height * width for height, width in shapes]
+    draw = lambda key: jax.random.normal(jax.random.fold_in(key, _NOISE), (sum(sizes),))  # noqa: E731
+    parts = jnp.split(jax.vmap(draw)(keys), np.cumsum(sizes)[:-1], axis=1)
+    return [part.reshape(-1, *shape, 1) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class StyledConv(nn.Module):
-    """x [b, h, w, c], w [b, d], keys [b] -> [b, h, w, features], or twice both sides with `up`: a modulated
-    convolution, noise of a learned strength from each example's key, a bias and leaky ReLU."""
+    """x [b, h, w, c], w [b, d] -> [b, h, w, features], or twice both sides with `up`: a modulated convolution, noise
+    [b, h, w, 1], of the size of the result, times a learned strength, a bias and leaky ReLU."""
 
     features: int
     up: bool = False
@@ -202,12 +214,11 @@ class StyledConv(nn.Module):
     gain: float = 1.0
 
     @nn.compact
-    def __call__(self, x: Array, w: Array, keys: Array) -> Array:
+    def __call__(self, x: Array, w: Array, noise: Array) -> Array:
         styles = EqualDense(x.shape[-1], bias_init=1.0, dtype=w.dtype, name="style")(w)
         kernel = equalised_kernel(self, 3, 3, x.shape[-1], self.features)
         x = modulated(partial(up_conv3 if self.up else conv3, circular=self.circular), x, kernel, styles)
         strength = self.param("noise", nn.initializers.zeros, ())
-        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:3]))(keys)[..., None]
         x += (strength * noise).astype(x.dtype)
         x += along_last(self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype), x)
         return leaky(x, self.gain, _limit(x.dtype))

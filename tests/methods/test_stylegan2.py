@@ -1,5 +1,7 @@
 """StyleGAN2 as a method: the space of w, the penalty on path lengths, and training steps."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,10 @@ import optax
 import pytest
 from tiny import SHAPE, in_training, state_of, tiny_batch
 
+from jimgen import noise
 from jimgen.methods.gan import gan
-from jimgen.methods.latents import draw_codes, interpolate
-from jimgen.methods.stylegan2 import path_length_penalty, w_space
+from jimgen.methods.latents import draw_codes, draw_latents, interpolate, noise_keys
+from jimgen.methods.stylegan2 import PIXEL_NOISE, path_length_penalty, w_space
 from jimgen.nets.stylegan2 import Discriminator, Generator
 from jimgen.train_step import due_at, make_train_step
 
@@ -66,14 +69,30 @@ def test_the_penalty_counts_as_often_as_its_period_is_long():
     assert term > 0 and with_penalty == pytest.approx(base + 3 * term, rel=1e-5)
 
 
+def test_squared_path_lengths_are_means_over_the_layers():
+    batch, key = in_training(tiny_batch()), jax.random.key(0)
+    net = state_of(method_of(), batch).variables["generator"]
+    penalty = path_length_penalty(GENERATOR, 5)
+    variables = {"generator": net, "path_length": {"state": penalty.first_state}}
+    found = jax.jit(penalty.term)(variables, batch, key, batch["label"])[1].metrics["path_length"]
+
+    def expected():
+        w = GENERATOR.apply(net, draw_latents(key, batch["index"], 5), batch["label"], method="to_w")
+        y = noise.normal(jax.random.fold_in(key, PIXEL_NOISE), batch["index"], SHAPE) / math.sqrt(SHAPE[0] * SHAPE[1])
+        keys = noise_keys(key, batch["index"])
+        score = lambda layers: (GENERATOR.apply(net, layers, keys, method="from_w") * y).sum()  # noqa: E731
+        gradient = jax.grad(score)(jnp.repeat(w[:, None], GENERATOR.num_styles, axis=1))
+        return jnp.sqrt(jnp.square(gradient).sum(2).mean(1)).mean()
+
+    np.testing.assert_allclose(found, jax.jit(expected)(), rtol=1e-5)
+
+
 def test_paths_in_w_are_straight_and_their_noise_stays(trained):
     method, state, _ = trained
     space, variables, key = method.space, state.variables, jax.random.key(1)
     start, end = (draw_codes(space, variables, key, 2 * jnp.arange(4) + i, LABELS) for i in (0, 1))
     assert start.shape == (4, 5)
     walk = jax.jit(interpolate, static_argnums=(0, 4))(space, variables, key, LABELS, 3)
-    from jimgen.methods.latents import noise_keys
-
     middle = space.decode(variables, (start + end) / 2, LABELS, noise_keys(key, jnp.arange(4)))
     np.testing.assert_allclose(walk[:, 1], middle, atol=1e-5)
 

@@ -9,8 +9,9 @@ import pytest
 from tiny import applied, initialised
 
 from jimgen import noise
+from jimgen.nets import stylegan2
 from jimgen.nets.equalised import EqualDense, leaky
-from jimgen.nets.stylegan2 import MEAN_DECAY, Discriminator, Generator
+from jimgen.nets.stylegan2 import MEAN_DECAY, Discriminator, Generator, stage_dtypes
 from jimgen.parallel import DEVICE_AXIS
 
 SMALL = {"w_dim": 5, "mapping_layers": 1}
@@ -51,6 +52,25 @@ def test_shapes_and_precision(shape, num_classes, heads, dtype):
     logits, judge = initialised(discriminator, images, labels, train=True)
     assert logits.shape == (4,) and logits.dtype == jnp.float32 and np.isfinite(logits).all()
     assert {x.dtype for x in jax.tree.leaves((variables, judge))} == {jnp.dtype("float32")}
+
+
+def test_the_smallest_stage_never_computes_in_16_bits():
+    assert stage_dtypes("bfloat16", 3, 4) == ("bfloat16", "bfloat16", jnp.float32)
+    assert stage_dtypes("bfloat16", 3, 1) == ("bfloat16", jnp.float32, jnp.float32)
+    assert stage_dtypes("bfloat16", 1, 4) == (jnp.float32,)
+
+
+def test_the_noise_of_all_layers_is_one_draw():
+    """A draw takes half a second to compile. The parts are of the sizes of the layers, and independent."""
+    keys = inputs((4, 4, 1))[3]
+    parts = stylegan2._noise(keys, (2, 3), 2)
+    assert [part.shape[1:] for part in parts] == [(2, 3, 1), (4, 6, 1), (4, 6, 1)]
+    assert float(jnp.abs(parts[1] - parts[2]).min()) > 0
+    net = Generator((8, 8, 1), (4, 4), **SMALL)
+    z, _, labels, keys = inputs((8, 8, 1))
+    shapes = jax.eval_shape(functools.partial(net.init, train=False), jax.random.key(0), z, labels, keys)
+    program = jax.make_jaxpr(functools.partial(net.apply, train=False))(shapes, z, labels, keys)
+    assert str(program).count("random_bits[") == 1
 
 
 def test_labels_change_w_and_logits():
