@@ -228,18 +228,18 @@ def _discriminator_objective(game: _Game, penalties: _Penalties) -> Objective:
 
         real_logits, real_norm = logits_of(real, real_keys, bool(penalties.r1))
         fake_logits, fake_norm = logits_of(fake, fake_keys, bool(penalties.r2))
-        terms = [
-            zero_centred_penalty(norm, at_step(gamma, batch["step"]))
-            for norm, gamma in ((real_norm, penalties.r1), (fake_norm, penalties.r2))
-            if gamma
-        ]
+
+        def weight(scheduled: Scheduled) -> Array:
+            gamma = at_step(scheduled, batch["step"])
+            return health.penalty_weight(variables, gamma) if game.has_health else gamma
+
+        norms = ((real_norm, penalties.r1), (fake_norm, penalties.r2))
+        terms = [zero_centred_penalty(norm, weight(gamma)) for norm, gamma in norms if gamma]
         if penalties.wgan_gp:
             alpha = noise.uniform(jax.random.fold_in(key, 1), batch["index"])
             between = logits_of(interpolate_pairs(real, fake, alpha), real_keys, penalised=True)[1]
             terms.append(wgan_gp(between, penalties.wgan_gp))
         penalty = penalties.period * jnp.sum(jnp.stack(terms), axis=0) if terms else None
-        if penalty is not None and game.has_health:
-            penalty *= health.penalty_factor(variables)
         loss, aux = discriminator_loss(game.loss, real_logits, fake_logits, penalty, stats)
         if not game.has_health:
             return loss, aux

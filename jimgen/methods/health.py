@@ -34,6 +34,7 @@ LEAST_DIVERSE = 0.3  # distance among fakes over that among real images
 LARGEST_PENALTY = 20.0  # R1 over its running median
 MEDIAN_STEP = 0.05  # change of the logarithm of the median per observation; the first ones are larger, 1, 1/2, 1/3, ...
 PATIENCE = {"separation": 200, "diversity": 50, "penalty": 50}  # steps in a row
+LEAST_GAMMA = 0.5  # weight of R1 and R2 after a rollback, before it is doubled
 GRACE = 150  # steps after the start or a rollback in which nothing is a collapse
 SLOW_START = 1000  # steps after which it is a collapse, too, that something has never been healthy
 POOLED = 8  # side of the images whose distances are measured
@@ -172,9 +173,10 @@ def rollbacks(variables: Variables) -> Array:
     return variables[NET]["state"]["rollbacks"]
 
 
-def penalty_factor(variables: Variables) -> Array:
-    """The factor on gradient penalties: 2 for each rollback."""
-    return 2.0 ** rollbacks(variables)
+def penalty_weight(variables: Variables, gamma: Array) -> Array:
+    """The weight gamma of a penalty: twice as large for each rollback, and at least 1 from the first one on."""
+    count = rollbacks(variables)
+    return jnp.where(count > 0, jnp.maximum(gamma, LEAST_GAMMA), gamma) * 2.0**count
 
 
 def learning_rate_factor(variables: Variables) -> Array:

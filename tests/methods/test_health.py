@@ -122,8 +122,9 @@ def test_after_a_rollback_everything_begins_again_with_other_factors():
     variables = {"generator": 1, "health": {"state": after(GRACE + 60, spread=0.1)[0]}}
     again = recovery.retry(variables, 2)
     assert again["generator"] == 1 and recovery.rollbacks(again) == 2 and recovery.is_healthy(again)
-    assert float(health.penalty_factor(again)) == 4 and float(health.learning_rate_factor(again)) == 0.25
-    assert float(health.penalty_factor(variables)) == 1 == float(health.learning_rate_factor(variables))
+    weights = [[float(health.penalty_weight(v, jnp.float32(gamma))) for gamma in (0, 3)] for v in (variables, again)]
+    assert weights == [[0, 3], [2, 12]]
+    assert float(health.learning_rate_factor(variables)) == 1 and float(health.learning_rate_factor(again)) == 0.25
 
 
 def test_overfitting_is_0_where_held_out_images_look_like_training_and_1_where_they_look_fake():
