@@ -40,9 +40,9 @@ class Config(AdversarialConfig):
     """dimensions of w"""
     mapping_layers: int = field(default=2, metadata=COUNT)
     """layers from z to w"""
-    width: int = field(default=32, metadata=COUNT)
+    width: int = field(default=16, metadata=COUNT)
     """channels of the largest feature maps; they double at every halving"""
-    most_width: int = field(default=128, metadata=COUNT)
+    most_width: int = field(default=64, metadata=COUNT)
     """most channels of any feature maps"""
     low_precision_stages: int = 4
     """stages, the largest images first, that compute in --dtype bfloat16; the others stay float32"""
@@ -54,6 +54,8 @@ class Config(AdversarialConfig):
     """images over which the minibatch standard deviation is taken; 1 for none"""
     mixing: float = 0.0
     """probability of style mixing"""
+    bounded: bool = True
+    """keep images within [-1, 1] by tanh: quicker to learn where much of an image is black or white"""
     circular: bool = False
     """make images that tile without seams, as textures do"""
     learning_rate: float = 0.001
@@ -85,6 +87,7 @@ PRESETS = {
         w_dim=512,
         width=512,
         most_width=512,
+        bounded=False,
         batch_size=64,
         group=32,
         steps=1_562_500,
@@ -111,6 +114,7 @@ def build(config: Config, data: DataSpec) -> Method:
         config.circular,
         config.dtype,
         config.low_precision_stages,
+        config.bounded,
     )
     discriminator = Discriminator(
         widths[::-1],

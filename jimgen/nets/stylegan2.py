@@ -32,7 +32,7 @@ _HALF = math.sqrt(0.5)  # gain of each of two branches, so that their sum keeps 
 
 
 class Generator(nn.Module):
-    """z [b, d], labels int32 [b] or [b, columns], PRNG keys [b] -> images float32 [b, *image_shape], not limited.
+    """z [b, d], labels int32 [b] or [b, columns], PRNG keys [b] -> images float32 [b, *image_shape], limited if `bounded`.
 
     An example's key decides its noise inputs and, in training, its style mixing, so an image does not depend on the
     batch it is drawn in. `to_w` and `from_w` are the two halves, for truncation, projection and path lengths. The
@@ -58,6 +58,7 @@ class Generator(nn.Module):
     circular: bool = False
     dtype: Dtype = jnp.float32
     low_precision_stages: int = 4
+    bounded: bool = False  # tanh keeps images within [-1, 1]; not in the paper
 
     def setup(self) -> None:
         base = base_size(self.image_shape, len(self.widths) - 1, "StyleGAN2's generator")
@@ -88,7 +89,8 @@ class Generator(nn.Module):
         """
         if w.ndim == 2:
             w = jnp.broadcast_to(w[:, None], (w.shape[0], self.num_styles, w.shape[1]))
-        return self.synthesis(w.astype(_computing(self.dtype)), keys)
+        images = self.synthesis(w.astype(_computing(self.dtype)), keys)
+        return jnp.tanh(images) if self.bounded else images
 
     @property
     def num_styles(self) -> int:
