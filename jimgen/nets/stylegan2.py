@@ -32,7 +32,9 @@ _HALF = math.sqrt(0.5)  # gain of each of two branches, so that their sum keeps 
 
 
 class Generator(nn.Module):
-    """z [b, d], labels int32 [b] or [b, columns], PRNG keys [b] -> images float32 [b, *image_shape], limited if `bounded`.
+    """z [b, d], labels int32 [b] or [b, columns], PRNG keys [b] -> images float32 [b, *image_shape].
+
+    They are limited to [-1, 1] only if `bounded`.
 
     An example's key decides its noise inputs and, in training, its style mixing, so an image does not depend on the
     batch it is drawn in. `to_w` and `from_w` are the two halves, for truncation, projection and path lengths. The
