@@ -243,8 +243,8 @@ def _discriminator_objective(game: _Game, penalties: _Penalties) -> Objective:
         loss, aux = discriminator_loss(game.loss, real_logits, fake_logits, penalty, stats)
         if not game.has_health:
             return loss, aux
-        pixels = health.pooled(real), health.pooled(fake)
-        return loss, aux._replace(observed=health.Seen(real_logits, fake_logits, *pixels, real_norm, fake_norm))
+        looks = [measure(images) for measure in (health.pooled, health.roughness) for images in (real, fake)]
+        return loss, aux._replace(observed=health.Seen(real_logits, fake_logits, *looks, real_norm, fake_norm))
 
     return objective
 

@@ -1,12 +1,13 @@
 """The health of an adversarial training: measured inside the compiled step, judged by the loop.
 
-A step is unhealthy in one of three ways. Each is counted in steps in a row, and a count that reaches its patience is a
+A step is unhealthy in one of four ways. Each is counted in steps in a row, and a count that reaches its patience is a
 collapse:
 
 - separation: the discriminator ranks nearly every real image above its fake, by a wide margin. A narrow one is common
   where there is no gradient penalty, and generators learn from it.
 - diversity: fakes differ much less from each other than real images do. Some generators begin like that and take
   hundreds of steps, so where fakes have not been diverse yet, it takes longer to be a collapse.
+- roughness: neighbouring pixels of fakes differ far more than those of real images: fakes are noise, however diverse.
 - penalty: the gradient penalty on real images is far above its running median.
 
 The statistics are moving averages, kept in the variables under "health", so that a checkpoint says how healthy it is.
@@ -31,12 +32,15 @@ DECAY = 0.9  # of the moving averages, per update of the discriminator
 MOST_SEPARATED = 0.98  # mean of sign(D(x) - D(G(z)))
 WIDE_MARGIN = 10.0  # mean of D(x) - D(G(z)), in logits
 LEAST_DIVERSE = 0.3  # distance among fakes over that among real images
+MOST_ROUGH = 4.0  # mean squared difference of neighbouring pixels of fakes over that of real images
 LARGEST_PENALTY = 20.0  # R1 over its running median
 MEDIAN_STEP = 0.05  # change of the logarithm of the median per observation; the first ones are larger, 1, 1/2, 1/3, ...
-PATIENCE = {"separation": 200, "diversity": 50, "penalty": 50}  # steps in a row
+PATIENCE = {"separation": 200, "diversity": 50, "roughness": 50, "penalty": 50}  # steps in a row
 LEAST_GAMMA = 0.5  # weight of R1 and R2 after a rollback, before it is doubled
 GRACE = 150  # steps after the start or a rollback in which nothing is a collapse
-SLOW_START = 1000  # steps after which it is a collapse, too, that something has never been healthy
+# Steps after which it is a collapse, too, that something has never been healthy.
+SLOW_START = {"separation": 1000, "diversity": 1000, "roughness": 200, "penalty": 1000}
+AVERAGED = ("separation", "diversity", "roughness", "real_logit", "fake_logit", "real_sign")
 POOLED = 8  # side of the images whose distances are measured
 
 
@@ -47,13 +51,15 @@ class Seen(NamedTuple):
     fake_logits: Array  # [b]
     real_pixels: Array  # [b, f], of `pooled`
     fake_pixels: Array
+    real_roughness: Array  # [b], of `roughness`
+    fake_roughness: Array
     real_norm: Any = ()  # [b], squared norm of the gradient
     fake_norm: Any = ()
 
 
 def first_state() -> dict[str, Any]:
     """The statistics before the first step, for variables["health"]["state"]."""
-    averages = {name: jnp.zeros(()) for name in ("separation", "diversity", "real_logit", "fake_logit", "real_sign")}
+    averages = {name: jnp.zeros(()) for name in AVERAGED}
     penalties = {name: jnp.zeros(()) for name in ("r1", "r2", "log_median_r1")}
     counts = {name: jnp.zeros(()) for name in ("age", "penalties", "rollbacks")}  # floats: means over devices keep them
     return {**averages, **penalties, **counts, "strikes": {name: jnp.zeros(()) for name in PATIENCE}}
@@ -66,6 +72,13 @@ def pooled(images: Array) -> Array:
     cut = images[:, : rows * height, : columns * width]
     means = cut.reshape(-1, rows, height, columns, width, images.shape[-1]).mean((2, 4))
     return means.reshape(images.shape[0], -1)
+
+
+def roughness(images: Array) -> Array:
+    """The mean squared difference of neighbouring pixels of images [b, h, w, c], in each direction: [b]."""
+    images = at_least_float32(images)
+    steps = (jnp.diff(images, axis=axis) for axis in (1, 2) if images.shape[axis] > 1)
+    return sum((jnp.square(step).mean((1, 2, 3)) for step in steps), jnp.zeros(images.shape[0], images.dtype))
 
 
 def diversity(real: Array, fake: Array) -> Array:
@@ -89,9 +102,11 @@ def diversity(real: Array, fake: Array) -> Array:
 def observe(state: Mapping[str, Any], seen: Seen) -> tuple[dict[str, Any], Metrics]:
     """The statistics after one update of the discriminator, and its metrics."""
     difference = mean_over_devices((seen.real_logits - seen.fake_logits).mean())
+    real_roughness = mean_over_devices(seen.real_roughness.mean())
     now = {
         "separation": mean_over_devices(jnp.sign(seen.real_logits - seen.fake_logits).mean()),
         "diversity": diversity(seen.real_pixels, seen.fake_pixels),
+        "roughness": mean_over_devices(seen.fake_roughness.mean()) / jnp.maximum(real_roughness, 1e-12),
         "real_logit": mean_over_devices(seen.real_logits.mean()),
         "fake_logit": mean_over_devices(seen.fake_logits.mean()),
         "real_sign": mean_over_devices(jnp.sign(seen.real_logits).mean()),
@@ -103,10 +118,11 @@ def observe(state: Mapping[str, Any], seen: Seen) -> tuple[dict[str, Any], Metri
     unhealthy = {
         "separation": (new["separation"] > MOST_SEPARATED) & (new["real_logit"] - new["fake_logit"] > WIDE_MARGIN),
         "diversity": new["diversity"] < LEAST_DIVERSE,
+        "roughness": new["roughness"] > MOST_ROUGH,
         "penalty": large & (new["penalties"] > 1),
     }
     new["strikes"] = {name: jnp.where(bad, state["strikes"][name] + 1, 0) for name, bad in unhealthy.items()}
-    shown = {name: new[name] for name in ("separation", "diversity", "r1", "r2", "age", "rollbacks")}
+    shown = {name: new[name] for name in ("separation", "diversity", "roughness", "r1", "r2", "age", "rollbacks")}
     strikes = {f"unhealthy_{name}": count for name, count in new["strikes"].items()}
     return new, {"logit_difference": difference, **shown, **strikes}
 
@@ -153,7 +169,7 @@ def recovery(phase: str, most: int, updates: int = 1, has_margin: bool = True) -
         age = metrics[f"{phase}/age"] / updates
         for name in signs:
             count = metrics[f"{phase}/unhealthy_{name}"] / updates
-            begins = GRACE if count < age else SLOW_START
+            begins = GRACE if count < age else SLOW_START[name]
             if age >= begins and count >= PATIENCE[name]:
                 return name
         return None
@@ -174,7 +190,7 @@ def rollbacks(variables: Variables) -> Array:
 
 
 def penalty_weight(variables: Variables, gamma: Array) -> Array:
-    """The weight gamma of a penalty: twice as large for each rollback, and at least 1 from the first one on."""
+    """The weight gamma of a penalty: doubled by each rollback, and at least 1 from the first one on."""
     count = rollbacks(variables)
     return jnp.where(count > 0, jnp.maximum(gamma, LEAST_GAMMA), gamma) * 2.0**count
 

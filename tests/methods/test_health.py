@@ -9,9 +9,10 @@ from jimgen.methods import health
 from jimgen.methods.health import GRACE, PATIENCE, Seen
 
 
-def seen(real=(2.0, 4.0), fake=(0.0, 5.0), spread=1.0, norm=()):
+def seen(real=(2.0, 4.0), fake=(0.0, 5.0), spread=1.0, rough=1.0, norm=()):
     pixels = jnp.asarray([[-1.0, 0.0], [1.0, 0.0]])
-    return Seen(jnp.asarray(real), jnp.asarray(fake), pixels, spread * pixels, norm)
+    logits, pixels = (jnp.asarray(real), jnp.asarray(fake)), (pixels, spread * pixels)
+    return Seen(*logits, *pixels, jnp.asarray([2.0, 4.0]), rough * jnp.asarray([4.0, 2.0]), norm)
 
 
 def after(steps, *args, state=None, **changed):
@@ -35,6 +36,13 @@ def test_diversity_is_the_ratio_of_distances():
     assert float(health.diversity(jnp.ones((3, 2)), jnp.ones((3, 2)))) == 0
 
 
+def test_roughness_is_the_squared_difference_of_neighbours():
+    """Columns 0, 1, 3: differences 1 and 2, mean square 2.5; rows are equal."""
+    images = jnp.broadcast_to(jnp.asarray([0.0, 1.0, 3.0])[None, None, :, None], (2, 4, 3, 1))
+    np.testing.assert_allclose(health.roughness(images), [2.5, 2.5])
+    assert float(health.roughness(jnp.ones((1, 1, 1, 3)))[0]) == 0
+
+
 def test_pooling_takes_means_of_blocks():
     images = jnp.arange(2 * 16 * 24, dtype=jnp.float32).reshape(2, 16, 24, 1)
     blocks = np.asarray(images).reshape(2, 8, 2, 8, 3).mean((2, 4)).reshape(2, -1)
@@ -54,7 +62,7 @@ def test_the_first_observation_is_taken_whole_and_later_ones_are_averaged():
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("diversity", {"spread": 0.29}), ("separation", {"fake": (-9.0, -9.0)})],
+    [("diversity", {"spread": 0.29}), ("roughness", {"rough": 4.1}), ("separation", {"fake": (-9.0, -9.0)})],
 )
 def test_a_collapse_is_noticed_after_its_patience_and_not_before(name, options):
     recovery = health.recovery("discriminator", 3)
@@ -71,28 +79,30 @@ def test_a_collapse_is_noticed_after_its_patience_and_not_before(name, options):
 def test_fakes_that_were_never_diverse_have_more_time_to_become_so():
     """DCGAN's first images of digits are a tenth as diverse as the data for 200 steps."""
     recovery = health.recovery("discriminator", 3)
-    state, metrics = after(health.SLOW_START - 1, spread=0.1)
+    state, metrics = after(health.SLOW_START["diversity"] - 1, spread=0.1)
     assert recovery.diagnose(metrics) is None
     assert recovery.diagnose(after(1, state=state, spread=0.1)[1]) == "diversity"
 
 
 def test_narrow_margins_are_no_collapse():
     """Every real image is rated above its fake, by 2 logits."""
-    state, metrics = after(health.SLOW_START, (1.0, 1.0), (-1.0, -1.0))
+    state, metrics = after(health.SLOW_START["separation"], (1.0, 1.0), (-1.0, -1.0))
     assert metrics["discriminator/separation"] == pytest.approx(1)
     assert metrics["discriminator/unhealthy_separation"] == 0 and float(state["strikes"]["separation"]) == 0
 
 
 def test_logits_without_a_scale_have_no_wide_margin():
-    state, metrics = after(health.SLOW_START, (99.0, 99.0))
+    state, metrics = after(health.SLOW_START["separation"], (99.0, 99.0))
     assert health.recovery("discriminator", 3).diagnose(metrics) == "separation"
     wasserstein = health.recovery("discriminator", 3, has_margin=False)
     assert wasserstein.diagnose(metrics) is None and wasserstein.is_healthy({"health": {"state": state}})
 
 
 def test_patience_counts_steps_not_updates_of_the_discriminator():
-    metrics = {"age": 400.0, "unhealthy_separation": 0.0, "unhealthy_diversity": 240.0, "unhealthy_penalty": 0.0}
-    metrics = {f"discriminator/{name}": value for name, value in metrics.items()}
+    counts = dict.fromkeys(PATIENCE, 0.0) | {"diversity": 240.0}
+    metrics = {f"discriminator/unhealthy_{name}": count for name, count in counts.items()} | {
+        "discriminator/age": 400.0
+    }
     assert health.recovery("discriminator", 3, updates=1).diagnose(metrics) == "diversity"
     assert health.recovery("discriminator", 3, updates=5).diagnose(metrics) is None  # 48 of 80 steps
     assert health.recovery("discriminator", 3, updates=2).diagnose(metrics) == "diversity"
