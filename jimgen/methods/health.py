@@ -32,14 +32,14 @@ DECAY = 0.9  # of the moving averages, per update of the discriminator
 MOST_SEPARATED = 0.98  # mean of sign(D(x) - D(G(z)))
 WIDE_MARGIN = 10.0  # mean of D(x) - D(G(z)), in logits
 LEAST_DIVERSE = 0.3  # distance among fakes over that among real images
-MOST_ROUGH = 4.0  # mean squared difference of neighbouring pixels of fakes over that of real images
+MOST_ROUGH = 2.5  # mean squared difference of neighbouring pixels of fakes over that of real images
 LARGEST_PENALTY = 20.0  # R1 over its running median
 MEDIAN_STEP = 0.05  # change of the logarithm of the median per observation; the first ones are larger, 1, 1/2, 1/3, ...
 PATIENCE = {"separation": 200, "diversity": 50, "roughness": 50, "penalty": 50}  # steps in a row
 LEAST_GAMMA = 0.5  # weight of R1 and R2 after a rollback, before it is doubled
 GRACE = 150  # steps after the start or a rollback in which nothing is a collapse
 # Steps after which it is a collapse, too, that something has never been healthy.
-SLOW_START = {"separation": 1000, "diversity": 1000, "roughness": 200, "penalty": 1000}
+SLOW_START = {"separation": 1000, "diversity": 1000, "roughness": 500, "penalty": 1000}
 AVERAGED = ("separation", "diversity", "roughness", "real_logit", "fake_logit", "real_sign")
 POOLED = 8  # side of the images whose distances are measured
 

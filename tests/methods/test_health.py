@@ -62,7 +62,7 @@ def test_the_first_observation_is_taken_whole_and_later_ones_are_averaged():
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("diversity", {"spread": 0.29}), ("roughness", {"rough": 4.1}), ("separation", {"fake": (-9.0, -9.0)})],
+    [("diversity", {"spread": 0.29}), ("roughness", {"rough": 2.6}), ("separation", {"fake": (-9.0, -9.0)})],
 )
 def test_a_collapse_is_noticed_after_its_patience_and_not_before(name, options):
     recovery = health.recovery("discriminator", 3)
