@@ -58,9 +58,9 @@ class Config(AdversarialConfig):
     """keep images within [-1, 1] by tanh: quicker to learn where much of an image is black or white"""
     circular: bool = False
     """make images that tile without seams, as textures do"""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
     """Adam's learning rate at the start"""
-    last_learning_rate: float = 5e-4
+    last_learning_rate: float = 2.5e-4
     """Adam's learning rate at the end of the schedules"""
     beta2: float = 0.9
     """decay rate of Adam's second moment at the start"""
