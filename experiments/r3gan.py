@@ -22,7 +22,7 @@ from typing import Literal
 import jax.numpy as jnp
 import optax
 
-from jimgen.augment import Augmentation, augment
+from jimgen.augment import R3GAN, augment
 from jimgen.data.dataset import DataSpec
 from jimgen.methods.augmented import AS_IS, Augmented
 from jimgen.methods.gan import gan
@@ -32,8 +32,6 @@ from jimgen.nets.r3gan import Discriminator, Generator
 from jimgen.objectives import RELATIVISTIC
 from jimgen.schedules import cosine
 from jimgen.train_step import HalfLife
-
-AUGMENTATION = Augmentation(blit=1.0, geometry=1.0, colour=0.5, cutout=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +132,7 @@ def build(config: Config, data: DataSpec) -> Method:
         b2=cosine(config.beta2, config.last_beta2, steps),
     )
     gamma = cosine(config.gamma, config.last_gamma, steps)
-    see = partial(augment, augmentation=AUGMENTATION)
+    see = partial(augment, augmentation=R3GAN)
     return gan(
         Generator(data.shape, **stages, bounded=config.bounded, circular=config.circular),
         Discriminator(**stages),
