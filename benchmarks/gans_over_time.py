@@ -2,20 +2,23 @@
 
     python benchmarks/gans_over_time.py cost --out costs.json
     python benchmarks/gans_over_time.py train --model r3gan --costs costs.json --out runs/over-time
+    python benchmarks/gans_over_time.py measure --model r3gan --out runs/over-time
     python benchmarks/gans_over_time.py plot --out runs/over-time --picture fd_over_time.png
 
 `cost` measures the CPU seconds of a train step of each model, in turns within one process: run it alone, pinned to one
-core (`taskset -c 0`). `train` trains a model to as many steps as the budgets of CPU time allow at that cost, and
-measures it after each leg. The distances depend on the steps alone, so other work on the machine does not change
-the result.
+core (`taskset -c 0`). `train` trains a model for as many steps as --budget CPU seconds allow at that cost, with 40
+checkpoints. `measure` takes the distances of some of them. The distances depend on the steps alone, not on the device
+or on other work, so `train` and `measure` may run on an accelerator: only `cost` needs the quiet core.
 """
 
 import json
 import os
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,14 +34,15 @@ MODELS = {  # name -> experiment and its flags
     "stylegan2": ("stylegan2", ()),
     "r3gan": ("r3gan", ()),
 }
-BUDGETS = (300, 600, 1400, 4000)  # CPU seconds
-EXTRACTORS = "fashion_mnist_classifier,efficientnet_lite0@64"
+CHECKPOINTS = 40  # of a run, at equal distances
+MEASURED = (3, 6, 10, 14, 20, 28, 40)  # those whose distances are taken: of 4000 CPU seconds, 300, 600, ..., 4000
+EXTRACTORS = ("fashion_mnist_classifier", "efficientnet_lite0@64")
 WARMUP, TIMED = 32, 32  # steps; both are multiples of all periods, since a program may be compiled twice
 
 
 @dataclass(frozen=True)
 class Args:
-    task: tyro.conf.Positional[Literal["cost", "train", "plot"]]
+    task: tyro.conf.Positional[Literal["cost", "train", "measure", "plot"]]
     """what to do"""
     out: Path
     """file of the costs, or folder of the runs"""
@@ -46,6 +50,8 @@ class Args:
     """model to train, of MODELS"""
     costs: Path = Path("costs.json")
     """file of the costs"""
+    budget: int = 4000
+    """CPU seconds to train for"""
     seed: int = 0
     """random seed"""
     num: int = 5000
@@ -102,24 +108,60 @@ def _module(experiment: str) -> Any:
     return importlib.import_module(experiment)
 
 
+def run_folder(args: Args) -> Path:
+    return args.out / f"{args.model}-{args.seed}-{args.budget}"
+
+
 def train(args: Args) -> None:
-    """Trains a model in legs, and measures it after each."""
+    """Trains a model for the budget."""
     cost = json.loads(args.costs.read_text())[args.model]
     experiment, flags = MODELS[args.model]
-    run = args.out / f"{args.model}-{args.seed}"
-    steps = [round(budget / cost) for budget in BUDGETS]
-    schedule = ["--schedule-steps", str(steps[-1])] if hasattr(_module(experiment).Config, "schedule_steps") else []
-    for budget, last in zip(BUDGETS, steps, strict=True):
-        script = [sys.executable, str(ROOT / "experiments" / f"{experiment}.py"), *DATA, *flags, *schedule]
-        _run([*script, "--steps", str(last), "--seed", str(args.seed), "--workdir", str(run), "--mode", "jit"])
-        folder = args.out / f"{args.model}-{args.seed}-{budget}"
-        command = [sys.executable, "-m", "jimgen.cli", "evaluate", str(run), "--num", str(args.num)]
-        _run([*command, "--metrics", "fd,prdc", "--extractors", EXTRACTORS, "--out", str(folder)])
-
-
-def _run(command: list[str]) -> None:
+    every = round(args.budget / cost / CHECKPOINTS)
+    steps = ["--steps", str(CHECKPOINTS * every), "--save-every", str(every), "--keep", str(CHECKPOINTS)]
+    script = [sys.executable, str(ROOT / "experiments" / f"{experiment}.py"), *DATA, *flags, *steps]
+    command = [*script, "--seed", str(args.seed), "--workdir", str(run_folder(args)), "--mode", "jit"]
     print(shlex.join(command), flush=True)
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def measure_run(args: Args) -> None:
+    """Writes the distances of a run's checkpoints into distances.json in its folder."""
+    from jimgen import data
+    from jimgen.evaluation.asked import balanced_labels
+    from jimgen.evaluation.extractors import load_extractor
+    from jimgen.evaluation.generated import generate
+    from jimgen.evaluation.measure import measure
+    from jimgen.runs.setup import run_keys
+    from jimgen.train_step import eval_variables
+
+    dataset = data.load("fashion_mnist", size=32, fit="pad")
+    nets = [load_extractor(name) for name in EXTRACTORS]
+    rows, folder = [], run_folder(args)
+    saved = sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+    for number in MEASURED:
+        step = saved[0] * number
+        if step not in saved:
+            continue  # the run is not as far
+        run = run_at(folder, step)
+        labels = balanced_labels(dataset.spec, args.num)
+        images = generate(run.method, eval_variables(run.state), run_keys(0).samples, labels).images
+        distances = measure(images, None, dataset, nets, ["fd"]).metrics
+        rows.append({"cpu_s": args.budget * number / CHECKPOINTS, "step": step, **distances})
+        print(json.dumps(rows[-1]), flush=True)
+        (folder / "distances.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def run_at(folder: Path, step: int) -> Any:
+    """A run as it was at a step: its newest checkpoint is that of the step."""
+    from jimgen.runs.load import load_run
+
+    with tempfile.TemporaryDirectory() as name:
+        copy = Path(name)
+        for path in folder.iterdir():
+            if path.is_file():
+                shutil.copyfile(path, copy / path.name)
+        shutil.copytree(folder / "checkpoints" / str(step), copy / "checkpoints" / str(step))
+        return load_run(copy)
 
 
 def plot(args: Args) -> None:
@@ -130,35 +172,34 @@ def plot(args: Args) -> None:
     from jimgen.curves import PALETTE
 
     figure = Figure(figsize=(9, 3.6), dpi=192, layout="constrained")
-    for panel, extractor in enumerate(EXTRACTORS.split(","), start=1):
+    for panel, extractor in enumerate(EXTRACTORS, start=1):
         axes, name = figure.add_subplot(1, 2, panel), ""
         for colour, model in zip(PALETTE, MODELS, strict=False):
-            points = []
-            for budget in BUDGETS:
-                files = sorted(args.out.glob(f"{model}-*-{budget}/evaluation.json"))
-                found = [json.loads(file.read_text())["metrics"] for file in files]
-                name = next((n for row in found for n in row if n.startswith(f"fd[{extractor}")), name)
-                if found:
-                    points.append((budget, [row[name] for row in found]))
-            for budget, values in points:
-                print(f"{name} {model} {budget} s: {np.mean(values):.4g} ({', '.join(f'{v:.4g}' for v in values)})")
-            axes.loglog(
-                [b for b, _ in points], [np.mean(v) for _, v in points], "o-", color=colour, label=model, lw=1.5
-            )
+            files = sorted(args.out.glob(f"{model}-*-{args.budget}/distances.json"))
+            runs = [json.loads(file.read_text()) for file in files]
+            if not runs:
+                continue
+            name = next(key for key in runs[0][0] if key.startswith(f"fd[{extractor}"))
+            points = [(rows[0]["cpu_s"], [row[name] for row in rows]) for rows in zip(*runs, strict=False)]
+            for seconds, values in points:
+                each = ", ".join(f"{value:.4g}" for value in values)
+                print(f"{name} {model} {seconds:.0f} s: {np.mean(values):.4g} ({each})")
+            seconds, means = [s for s, _ in points], [np.mean(values) for _, values in points]
+            axes.loglog(seconds, means, "o-", color=colour, label=model, lw=1.5)
+            axes.set_xticks(seconds, [f"{s:.0f}" for s in seconds], fontsize=8)
         axes.set_title(name, loc="left", fontsize=10)
         axes.set_xlabel("CPU seconds", fontsize=9)
-        axes.set_xticks(BUDGETS, [str(budget) for budget in BUDGETS])
         axes.minorticks_off()
         axes.grid(color="#dcdce1", lw=0.5)
         axes.legend(frameon=False, fontsize=9)
     figure.savefig(args.picture)
 
 
+TASKS = {"train": train, "measure": measure_run, "plot": plot}
+
 if __name__ == "__main__":
     arguments = tyro.cli(Args, description=__doc__)
     if arguments.task == "cost":
         measure_costs(arguments.out)
-    elif arguments.task == "train":
-        train(arguments)
     else:
-        plot(arguments)
+        TASKS[arguments.task](arguments)
