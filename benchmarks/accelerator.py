@@ -52,7 +52,7 @@ PARTS = ("versions", "attention", "train", "pytorch", "training", "large", "conv
 WORKLOADS = ("dcgan", "vae", "r1", "gpt", "dit")
 TRANSFORMERS = ("gpt", "dit")
 # Seconds that must be left for a measurement of a part to begin: what one takes, its compilation included.
-SECONDS = {"versions": 2, "attention": 8, "train": 20, "large": 40, "pytorch": 25, "training": 110} | {
+SECONDS = {"versions": 2, "attention": 8, "train": 45, "large": 60, "pytorch": 25, "training": 110} | {
     **{"convolution": 5, "grouped": 5, "compiled": 75}
 }
 TOY_SECONDS = 2.0

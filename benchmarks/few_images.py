@@ -59,8 +59,13 @@ def write_data(args: Args) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     images, labels = read_rows(dataset.train, range(NUM))
     test_images, test_labels = read_rows(dataset.test, range(num_rows(dataset.test)))
-    test = {"test_images": test_images, "test_labels": test_labels}
-    np.savez(args.out / "few.npz", train_images=images, train_labels=labels, **test)
+    np.savez(
+        args.out / "few.npz",
+        train_images=images,
+        train_labels=labels,
+        test_images=test_images,
+        test_labels=test_labels,
+    )
 
 
 def train(args: Args) -> None:
@@ -72,7 +77,8 @@ def train(args: Args) -> None:
     command = [*script, *flags, "--steps", str(args.steps), *often, "--seed", str(args.seed), "--mode", "jit"]
     command += ["--workdir", str(args.out / args.model)]
     print(shlex.join(command), flush=True)
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
 
 
 def measure_run(args: Args) -> None:

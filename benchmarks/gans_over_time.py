@@ -121,7 +121,8 @@ def train(args: Args) -> None:
     script = [sys.executable, str(ROOT / "experiments" / f"{experiment}.py"), *DATA, *flags, *steps]
     command = [*script, "--seed", str(args.seed), "--workdir", str(run_folder(args)), "--mode", "jit"]
     print(shlex.join(command), flush=True)
-    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
 
 
 def measure_run(args: Args) -> None:
