@@ -1,4 +1,4 @@
-"""Frechet distances of GANs over CPU time, on one core each.
+"""Frechet distances of GANs, or the modes that they cover, over CPU time on one core.
 
     python benchmarks/gans_over_time.py cost --out costs.json
     python benchmarks/gans_over_time.py train --model r3gan --costs costs.json --out runs/over-time
@@ -7,10 +7,13 @@
 
 `cost` measures the CPU seconds of a train step of each model, in turns within one process: run it alone, pinned to one
 core (`taskset -c 0`). `train` trains a model for as many steps as --budget CPU seconds allow at that cost, with 40
-checkpoints. `measure` takes the distances of some of them. The distances depend on the steps alone, not on the device
-or on other work, so `train` and `measure` may run on an accelerator: only `cost` needs the quiet core.
+checkpoints. `measure` measures samples of some of them. What it finds depends on the steps alone, not on the device or
+on other work, so `train` and `measure` may run on an accelerator: only `cost` needs the quiet core.
+
+With `--data stacked_digits`, `measure` counts modes (--num 26000 is usual), and nothing is plotted.
 """
 
+import importlib
 import json
 import os
 import shlex
@@ -27,13 +30,10 @@ from typing import Any, Literal
 import tyro
 
 ROOT = Path(__file__).parent.parent
-DATA = ("--data", "fashion_mnist", "--size", "32", "--fit", "pad")
-MODELS = {  # name -> experiment and its flags
-    "dcgan": ("dcgan", ()),
-    "sngan": ("sngan", ()),
-    "stylegan2": ("stylegan2", ()),
-    "r3gan": ("r3gan", ()),
-}
+MODELS = ("dcgan", "sngan", "stylegan2", "r3gan")  # experiments
+READING = {"fashion_mnist": {"size": 32, "fit": "pad"}, "stacked_digits": {}}
+METRIC = {"fashion_mnist": "fd", "stacked_digits": "modes"}
+FLAGS = {("r3gan", "stacked_digits"): ("--stem-stride", "1")}  # of a model on a data set, beside the defaults
 CHECKPOINTS = 40  # of a run, at equal distances
 MEASURED = (3, 6, 10, 14, 20, 28, 40)  # those whose distances are taken: of 4000 CPU seconds, 300, 600, ..., 4000
 EXTRACTORS = ("fashion_mnist_classifier", "efficientnet_lite0@64")
@@ -47,7 +47,9 @@ class Args:
     out: Path
     """file of the costs, or folder of the runs"""
     model: str = ""
-    """model to train, of MODELS"""
+    """model to train: dcgan, sngan, stylegan2 or r3gan"""
+    data: Literal["fashion_mnist", "stacked_digits"] = "fashion_mnist"
+    """data set"""
     costs: Path = Path("costs.json")
     """file of the costs"""
     budget: int = 4000
@@ -60,7 +62,13 @@ class Args:
     """path of the plot"""
 
 
-def measure_costs(out: Path) -> None:
+def flags_of(model: str, data: str) -> list[str]:
+    """Flags of an experiment's script."""
+    reading = [text for name, value in READING[data].items() for text in (f"--{name}", str(value))]
+    return ["--data", data, *reading, *FLAGS.get((model, data), ()), "--mode", "jit"]
+
+
+def measure_costs(args: Args) -> None:
     """Writes the CPU seconds of a step of each model."""
     import jax
 
@@ -71,15 +79,16 @@ def measure_costs(out: Path) -> None:
     from jimgen.train_step import due_at
 
     keep_freed_memory()
-    dataset, key, running = data.load("fashion_mnist", size=32, fit="pad"), jax.random.key(0), {}
-    for name, (experiment, flags) in MODELS.items():
-        module = _module(experiment)
-        config = tyro.cli(module.Config, args=[*DATA, "--mode", "jit", *flags])
+    sys.path.insert(0, str(ROOT / "experiments"))
+    dataset, key, running = data.load(args.data, **READING[args.data]), jax.random.key(0), {}
+    for model in MODELS:
+        module = importlib.import_module(model)
+        config = tyro.cli(module.Config, args=flags_of(model, args.data))
         method = module.build(config, dataset.spec)
         step = compiled_step(method, config)
         state = jax.jit(lambda method=method: initialise(method, dataset.spec, 0))()
         feed = batches(dataset.train, batch_size=config.batch_size, seed=0)
-        running[name] = [method, step, state, feed, []]
+        running[model] = [method, step, state, feed, []]
     for turn in range((WARMUP + TIMED) // 16):
         for entry in running.values():
             method, step, state, feed, seconds = entry
@@ -91,7 +100,7 @@ def measure_costs(out: Path) -> None:
                     seconds.append((bool(due_at(method.phases, number)), time.process_time() - began))
             entry[2] = state
     costs = {name: _mean_of_medians(entry[4]) for name, entry in running.items()}
-    out.write_text(json.dumps(costs, indent=2) + "\n")
+    args.out.write_text(json.dumps(costs, indent=2) + "\n")
     print(json.dumps(costs, indent=2))
 
 
@@ -101,13 +110,6 @@ def _mean_of_medians(seconds: list[tuple[bool, float]]) -> float:
     return sum(len(part) * statistics.median(part) for part in parts if part) / len(seconds)
 
 
-def _module(experiment: str) -> Any:
-    import importlib
-
-    sys.path.insert(0, str(ROOT / "experiments"))
-    return importlib.import_module(experiment)
-
-
 def run_folder(args: Args) -> Path:
     return args.out / f"{args.model}-{args.seed}-{args.budget}"
 
@@ -115,18 +117,17 @@ def run_folder(args: Args) -> Path:
 def train(args: Args) -> None:
     """Trains a model for the budget."""
     cost = json.loads(args.costs.read_text())[args.model]
-    experiment, flags = MODELS[args.model]
     every = round(args.budget / cost / CHECKPOINTS)
     steps = ["--steps", str(CHECKPOINTS * every), "--save-every", str(every), "--keep", str(CHECKPOINTS)]
-    script = [sys.executable, str(ROOT / "experiments" / f"{experiment}.py"), *DATA, *flags, *steps]
-    command = [*script, "--seed", str(args.seed), "--workdir", str(run_folder(args)), "--mode", "jit"]
+    script = [sys.executable, str(ROOT / "experiments" / f"{args.model}.py"), *flags_of(args.model, args.data), *steps]
+    command = [*script, "--seed", str(args.seed), "--workdir", str(run_folder(args))]
     print(shlex.join(command), flush=True)
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": path})
 
 
 def measure_run(args: Args) -> None:
-    """Writes the distances of a run's checkpoints into distances.json in its folder."""
+    """Writes what is measured of a run's checkpoints into distances.json in its folder."""
     from jimgen import data
     from jimgen.evaluation.asked import balanced_labels
     from jimgen.evaluation.extractors import load_extractor
@@ -135,8 +136,8 @@ def measure_run(args: Args) -> None:
     from jimgen.runs.setup import run_keys
     from jimgen.train_step import eval_variables
 
-    dataset = data.load("fashion_mnist", size=32, fit="pad")
-    nets = [load_extractor(name) for name in EXTRACTORS]
+    dataset, metric = data.load(args.data, **READING[args.data]), METRIC[args.data]
+    nets = [load_extractor(name) for name in EXTRACTORS] if metric == "fd" else []
     rows, folder = [], run_folder(args)
     saved = sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
     for number in MEASURED:
@@ -146,8 +147,8 @@ def measure_run(args: Args) -> None:
         run = run_at(folder, step)
         labels = balanced_labels(dataset.spec, args.num)
         images = generate(run.method, eval_variables(run.state), run_keys(0).samples, labels).images
-        distances = measure(images, None, dataset, nets, ["fd"]).metrics
-        rows.append({"cpu_s": args.budget * number / CHECKPOINTS, "step": step, **distances})
+        found = measure(images, None, dataset, nets, [metric]).metrics
+        rows.append({"cpu_s": args.budget * number / CHECKPOINTS, "step": step, **found})
         print(json.dumps(rows[-1]), flush=True)
         (folder / "distances.json").write_text(json.dumps(rows, indent=1) + "\n")
 
@@ -196,11 +197,8 @@ def plot(args: Args) -> None:
     figure.savefig(args.picture)
 
 
-TASKS = {"train": train, "measure": measure_run, "plot": plot}
+TASKS = {"cost": measure_costs, "train": train, "measure": measure_run, "plot": plot}
 
 if __name__ == "__main__":
     arguments = tyro.cli(Args, description=__doc__)
-    if arguments.task == "cost":
-        measure_costs(arguments.out)
-    else:
-        TASKS[arguments.task](arguments)
+    TASKS[arguments.task](arguments)

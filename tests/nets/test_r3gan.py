@@ -148,14 +148,14 @@ def test_only_conditional_nets_react_to_labels_and_each_example_to_its_own(num_c
 
 def test_a_discriminator_still_judges_images_of_which_nothing_is_said():
     _, images, _ = batch((8, 8, 1))
-    net = Discriminator((8, 4), (1, 0), 1, 0, (2, 3))
+    net = Discriminator((8, 4), (1, 0), 1, 0, num_classes=(2, 3))
     logits, _ = initialised(net, images, jnp.asarray([[2, 3]] * 3, jnp.int32), train=True)
     assert (jnp.abs(logits) > 1e-4).all()
 
 
 def test_projection_is_the_inner_product_with_the_label_s_embedding():
     _, images, labels = batch((8, 8, 1))
-    net = Discriminator((8, 4), (1, 0), 1, 4, 2, embedding_width=3)
+    net = Discriminator((8, 4), (1, 0), 1, 4, num_classes=2, embedding_width=3)
     _, variables = initialised(net, images, labels, train=True)
     params = dict(variables["params"])
     vectors = []
@@ -183,7 +183,7 @@ def test_a_circular_generator_rolls_its_images_with_its_basis(circular):
 def test_gradients_of_r1_are_those_of_finite_differences(x64):
     """Through the discriminator with its grouped convolutions, in random directions of the parameters."""
     _, images, labels = batch((8, 8, 2))
-    net = Discriminator((8, 4), 1, 2, 4, 3, embedding_width=4, dtype=jnp.float64)
+    net = Discriminator((8, 4), 1, 2, 4, num_classes=3, embedding_width=4, dtype=jnp.float64)
     variables = perturbed(jax.tree.map(jnp.float64, initialised(net, images, labels, train=True)[1]))
     images = images.astype(jnp.float64)
 
