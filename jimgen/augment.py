@@ -164,8 +164,8 @@ def _augment_one(image: Array, key: Array, p: Array, augmentation: Augmentation)
     of_gates, of_uniforms, of_normals = jax.random.split(key, 3)
     draws = _Draws(
         jax.random.uniform(of_gates, (len(_GATES),)),
-        jax.random.uniform(of_uniforms, (len(_UNIFORMS),)).astype(image.dtype),
-        jax.random.normal(of_normals, (len(_NORMALS),)).astype(image.dtype),
+        jax.random.uniform(of_uniforms, (len(_UNIFORMS),), image.dtype),
+        jax.random.normal(of_normals, (len(_NORMALS),), image.dtype),
         p,
     )
     mirrored = draws.chosen("flip", augmentation.flip) & (draws.uniform("flip") < 0.5)

@@ -38,7 +38,12 @@ def cosine(start: float, end: float, steps: int) -> optax.Schedule:
         steps: length, >= 1.
     References: R3GAN, arXiv:2501.05441, changes its hyperparameters like this.
     """
-    return lambda step: end + (start - end) * (1 + jnp.cos(jnp.pi * jnp.clip(step / max(steps, 1), 0, 1))) / 2
+
+    def value(step: Array) -> Array:
+        t = jnp.clip(jnp.asarray(step, float) / max(steps, 1), 0, 1)
+        return end + (start - end) * (1 + jnp.cos(jnp.pi * t)) / 2
+
+    return value
 
 
 def at_step(value: Scheduled, step: Array) -> Array:
