@@ -41,7 +41,7 @@ def cosine(start: float, end: float, steps: int) -> optax.Schedule:
 
     def value(step: Array) -> Array:
         t = jnp.clip(jnp.asarray(step, float) / max(steps, 1), 0, 1)
-        return end + (start - end) * (1 + jnp.cos(jnp.pi * t)) / 2
+        return jnp.asarray(end + (start - end) * (1 + jnp.cos(jnp.pi * t)) / 2)
 
     return value
 
