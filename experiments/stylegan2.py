@@ -11,6 +11,10 @@ to few shapes in 600 steps on digits of 16x16 pixels: diversity .54 to .67, agai
 On an accelerator, the settings of StyleGAN2-ADA for CIFAR-10:
 
     python experiments/stylegan2.py --preset cifar10 --data folder:pictures/ --size 32
+
+Result of the first command with --steps 600, seed 0: a Frechet distance of 15.0 by the classifier (2,000 samples; real
+images have .148), 390 s on one core of an AMD EPYC, 2026-11-26; the grid shows shapes of several classes, still without
+detail. The preset has not run yet.
 """
 
 from jimgen.experiment import COUNT, AdversarialConfig, main  # first, so that Ctrl-C works while JAX loads

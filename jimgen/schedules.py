@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 Scheduled = float | optax.Schedule  # a number, or a function of the steps done
 
@@ -39,7 +40,7 @@ def cosine(start: float, end: float, steps: int) -> optax.Schedule:
     References: R3GAN, arXiv:2501.05441, changes its hyperparameters like this.
     """
 
-    def value(step: Array) -> Array:
+    def value(step: ArrayLike) -> Array:
         t = jnp.clip(jnp.asarray(step, float) / max(steps, 1), 0, 1)
         return jnp.asarray(end + (start - end) * (1 + jnp.cos(jnp.pi * t)) / 2)
 

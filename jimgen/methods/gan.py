@@ -243,8 +243,10 @@ def _discriminator_objective(game: _Game, penalties: _Penalties) -> Objective:
         loss, aux = discriminator_loss(game.loss, real_logits, fake_logits, penalty, stats)
         if not game.has_health:
             return loss, aux
-        looks = [measure(images) for measure in (health.pooled, health.roughness) for images in (real, fake)]
-        return loss, aux._replace(observed=health.Seen(real_logits, fake_logits, *looks, real_norm, fake_norm))
+        pooled = health.pooled(real), health.pooled(fake)
+        rough = health.roughness(real), health.roughness(fake)
+        seen = health.Seen(real_logits, fake_logits, *pooled, *rough, real_norm, fake_norm)
+        return loss, aux._replace(observed=seen)
 
     return objective
 
