@@ -36,6 +36,7 @@ METRIC = {"fashion_mnist": "fd", "stacked_digits": "modes"}
 FLAGS = {("r3gan", "stacked_digits"): ("--stem-stride", "1")}  # of a model on a data set, beside the defaults
 CHECKPOINTS = 40  # of a run, at equal distances
 MEASURED = (3, 6, 10, 14, 20, 28, 40)  # those whose distances are taken: of 4000 CPU seconds, 300, 600, ..., 4000
+TICKS = (300, 600, 1000, 1400, 2000, 2800, 4000)  # CPU seconds that the plot marks
 EXTRACTORS = ("fashion_mnist_classifier", "efficientnet_lite0@64")
 WARMUP, TIMED = 32, 32  # steps; both are multiples of all periods, since a program may be compiled twice
 
@@ -170,6 +171,7 @@ def plot(args: Args) -> None:
     """Draws the distances of all runs in a folder, the mean over seeds, and prints them."""
     import numpy as np
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     from jimgen.curves import PALETTE
 
@@ -188,9 +190,11 @@ def plot(args: Args) -> None:
                 print(f"{name} {model} {seconds:.0f} s: {np.mean(values):.4g} ({each})")
             seconds, means = [s for s, _ in points], [np.mean(values) for _, values in points]
             axes.loglog(seconds, means, "o-", color=colour, label=model, lw=1.5)
-            axes.set_xticks(seconds, [f"{s:.0f}" for s in seconds], fontsize=8)
         axes.set_title(name, loc="left", fontsize=10)
         axes.set_xlabel("CPU seconds", fontsize=9)
+        axes.set_xticks(TICKS, [str(tick) for tick in TICKS], fontsize=8)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
         axes.minorticks_off()
         axes.grid(color="#dcdce1", lw=0.5)
         axes.legend(frameon=False, fontsize=9)
