@@ -35,6 +35,7 @@ SMALLEST = {  # flags that make an experiment tiny, given where its config has t
     "latent_dim": 4,
     "log_every": 1,
     "sample_every": 100,
+    "penalty_period": 1,
     "mode": "jit",
 }
 
