@@ -120,11 +120,13 @@ def preset_of(presets: Mapping[str, Config], arguments: Sequence[str]) -> tuple[
     if not presets:
         return None, list(arguments)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--preset", choices=list(presets))
+    parser.add_argument("--preset")
     try:
         found, rest = parser.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise UserError(f"--preset: {error.message}; there are {', '.join(presets)}") from error
+    except argparse.ArgumentError as error:  # --preset alone
+        raise UserError(f"--preset needs a name; there are {', '.join(presets)}") from error
+    if found.preset is not None and found.preset not in presets:
+        raise UserError(f"--preset {found.preset}: there is no such preset; there are {', '.join(presets)}")
     return presets.get(found.preset), rest
 
 
