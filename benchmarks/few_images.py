@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 import tyro
-from gans_over_time import EXTRACTORS, run_at
+from gans_over_time import EXTRACTORS, measured_at
 
 ROOT = Path(__file__).parent.parent
 NUM = 1000  # training images
@@ -85,22 +85,14 @@ def measure_run(args: Args) -> None:
     """Writes the distances of a run's checkpoints to the test split into distances.json in its folder."""
     from jimgen import data
     from jimgen.data.dataset import num_rows
-    from jimgen.evaluation.asked import balanced_labels
     from jimgen.evaluation.extractors import load_extractor
-    from jimgen.evaluation.generated import generate
-    from jimgen.evaluation.measure import measure
-    from jimgen.runs.setup import run_keys
-    from jimgen.train_step import eval_variables
 
     dataset = data.load("fashion_mnist", size=32, fit="pad")
     dataset = dataset._replace(train=dataset.test)
     nets = [load_extractor(name) for name in EXTRACTORS]
     rows, folder = [], args.out / args.model
     for step in sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()):
-        run = run_at(folder, step)
-        labels = balanced_labels(run.spec, num_rows(dataset.test))
-        images = generate(run.method, eval_variables(run.state), run_keys(0).samples, labels).images
-        distances = measure(images, None, dataset, nets, ["fd"]).metrics
+        distances = measured_at(folder, step, dataset, nets, "fd", num_rows(dataset.test))
         rows.append({"step": step, **distances})
         print(json.dumps(rows[-1]), flush=True)
         (folder / "distances.json").write_text(json.dumps(rows, indent=1) + "\n")

@@ -23,11 +23,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from jimgen.data.dataset import Dataset
+    from jimgen.evaluation.extractors import Extractor
 
 ROOT = Path(__file__).parent.parent
 MODELS = ("dcgan", "sngan", "stylegan2", "r3gan")  # experiments
@@ -130,12 +135,7 @@ def train(args: Args) -> None:
 def measure_run(args: Args) -> None:
     """Writes what is measured of a run's checkpoints into distances.json in its folder."""
     from jimgen import data
-    from jimgen.evaluation.asked import balanced_labels
     from jimgen.evaluation.extractors import load_extractor
-    from jimgen.evaluation.generated import generate
-    from jimgen.evaluation.measure import measure
-    from jimgen.runs.setup import run_keys
-    from jimgen.train_step import eval_variables
 
     dataset, metric = data.load(args.data, **READING[args.data]), METRIC[args.data]
     nets = [load_extractor(name) for name in EXTRACTORS] if metric == "fd" else []
@@ -145,26 +145,33 @@ def measure_run(args: Args) -> None:
         step = saved[0] * number
         if step not in saved:
             continue  # the run is not as far
-        run = run_at(folder, step)
-        labels = balanced_labels(dataset.spec, args.num)
-        images = generate(run.method, eval_variables(run.state), run_keys(0).samples, labels).images
-        found = measure(images, None, dataset, nets, [metric]).metrics
+        found = measured_at(folder, step, dataset, nets, metric, args.num)
         rows.append({"cpu_s": args.budget * number / CHECKPOINTS, "step": step, **found})
         print(json.dumps(rows[-1]), flush=True)
         (folder / "distances.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def run_at(folder: Path, step: int) -> Any:
-    """A run as it was at a step: its newest checkpoint is that of the step."""
+def measured_at(
+    folder: Path, step: int, dataset: "Dataset", nets: "Sequence[Extractor]", metric: str, num: int
+) -> dict[str, float]:
+    """A metric of samples that a run drew at a step, of which it has a checkpoint."""
+    from jimgen.evaluation.asked import balanced_labels
+    from jimgen.evaluation.generated import generate
+    from jimgen.evaluation.measure import measure
     from jimgen.runs.load import load_run
+    from jimgen.runs.setup import run_keys
+    from jimgen.train_step import eval_variables
 
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name:  # a run whose newest checkpoint is that one
         copy = Path(name)
         for path in folder.iterdir():
             if path.is_file():
                 shutil.copyfile(path, copy / path.name)
         shutil.copytree(folder / "checkpoints" / str(step), copy / "checkpoints" / str(step))
-        return load_run(copy)
+        run = load_run(copy)
+    labels = balanced_labels(run.spec, num)
+    images = generate(run.method, eval_variables(run.state), run_keys(0).samples, labels).images
+    return measure(images, None, dataset, nets, [metric]).metrics
 
 
 def plot(args: Args) -> None:
