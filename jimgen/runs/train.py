@@ -127,7 +127,7 @@ def preset_of(presets: Mapping[str, Config], arguments: Sequence[str]) -> tuple[
         raise UserError(f"--preset needs a name; there are {', '.join(presets)}") from error
     if found.preset is not None and found.preset not in presets:
         raise UserError(f"--preset {found.preset}: there is no such preset; there are {', '.join(presets)}")
-    return presets.get(found.preset), rest
+    return (None if found.preset is None else presets[found.preset]), rest
 
 
 def _asks_for_help(arguments: Sequence[str]) -> bool:
