@@ -14,7 +14,7 @@ from jax import Array
 
 from jimgen import noise
 from jimgen.conditions import NumClasses, drop_labels
-from jimgen.methods.method import Method
+from jimgen.methods.method import Flow, Method
 from jimgen.objectives import flow_matching_loss
 from jimgen.sampling import posterior, solvers
 from jimgen.sampling.diffusion import (
@@ -159,5 +159,9 @@ def flow(
         sample=sample,
         num_classes=num_classes,
         evaluate=evaluate,
+        flow=Flow(
+            lambda variables, labels: predictor.guided_velocity(variables, labels, PLAIN),
+            edm_times if prediction == "edm" else uniform_times,
+        ),
         inpaint=inpaint,
     )

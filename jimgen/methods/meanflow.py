@@ -11,10 +11,11 @@ from jax import Array
 
 from jimgen import noise
 from jimgen.conditions import NumClasses, are_open, drop_labels, open_labels
-from jimgen.methods.method import Method
+from jimgen.methods.method import Flow, Method
 from jimgen.objectives import adaptive_loss, squared_error
 from jimgen.sampling.diffusion import interpolate, logit_normal, per_example, uniform_times, velocity_of
 from jimgen.sampling.guidance import check_guidance
+from jimgen.sampling.solvers import Velocity
 from jimgen.train_step import Aux, Batch, Phase, Variables
 
 
@@ -121,6 +122,16 @@ def mean_flow(
             z -= float(t - r) * model.average(variables, z, *each, labels)
         return jnp.clip(z, -1.0, 1.0)
 
+    def velocity(variables: Variables, labels: Array) -> Velocity:
+        """v(z, t) = u(z, t, t)."""
+        labels = labels if num_classes else jnp.zeros_like(labels)
+
+        def at(z: Array, t: Array) -> Array:
+            each = jnp.broadcast_to(t, z.shape[:1])
+            return model.average(variables, z, each, each, labels)
+
+        return at
+
     return Method(
         init=init,
         phases=(Phase("mean_flow", ("net",), objective, tx),),
@@ -128,4 +139,5 @@ def mean_flow(
         sample=sample,
         num_classes=num_classes,
         evaluate=evaluate,
+        flow=Flow(velocity, uniform_times),
     )

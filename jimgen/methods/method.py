@@ -3,10 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from jax import Array
 
 from jimgen.conditions import NumClasses
 from jimgen.data.dataset import DataSpec
+from jimgen.sampling.solvers import Velocity
 from jimgen.train_step import Batch, Phase, Variables
 
 
@@ -22,6 +24,13 @@ class LatentSpace(NamedTuple):
     centre: Callable[[Variables, Array], Array]  # (variables, labels) -> codes: the mean code
     is_straight: bool = False  # whether straight lines between codes are natural, as in w; for z, arcs are
     encode: Callable[[Variables, Array, Array], Array] | None = None  # (variables, images, labels) -> codes
+
+
+class Flow(NamedTuple):
+    """The velocity field of a flow from images to noise (see sampling/diffusion.py), without guidance."""
+
+    velocity: Callable[[Variables, Array], Velocity]  # (variables, labels) -> velocity (x [n, h, w, c], t []) -> v
+    times: Callable[[int], np.ndarray]  # number of steps -> times from noise to image
 
 
 class Recovery(NamedTuple):
@@ -42,6 +51,7 @@ class Method(NamedTuple):
 
     reconstruct: encodes and decodes images (VAEs, tokenizers).
     space: the latent space, to interpolate in it and to find the code of a picture (GANs, VAEs).
+    flow: the velocity field, to draw images given what is observed of them (flows).
     inpaint: draws the unknown part of an image (flows, masked and autoregressive transformers).
     evaluate: computes metrics of held-out examples; training reports their means over the test split.
     aggregate: computes scalar metrics from dataset means, such as the usage of a codebook, which a single example does
@@ -56,6 +66,7 @@ class Method(NamedTuple):
     num_classes: NumClasses = 0  # of the labels that the nets know; 0: samples do not depend on labels
     reconstruct: Callable[[Variables, Array, Array], Array] | None = None  # (variables, images, labels) -> images
     space: LatentSpace | None = None
+    flow: Flow | None = None
     inpaint: Callable[[Variables, Array, Array, Array, Array], Array] | None = None
     # (variables, key, images, mask, labels) -> images; mask bool [n, h, w], True = known
     evaluate: Callable[[Variables, Batch, Array], dict[str, Array]] | None = None  # -> metrics, [n] or [n, k] each
