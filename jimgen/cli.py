@@ -16,6 +16,7 @@ from jimgen.commands.images import inpaint, interpolate, reconstruct, sample
 from jimgen.commands.latents import directions, project
 from jimgen.commands.metrics import compare, evaluate, reference
 from jimgen.commands.pack import pack
+from jimgen.commands.restore import restore
 from jimgen.commands.shared import output_file, start_jax
 from jimgen.errors import UserError, errors_in_a_line
 from jimgen.interrupts import end_at_once
@@ -29,6 +30,7 @@ def main() -> None:
         "reconstruct": reconstruct,
         "interpolate": interpolate,
         "inpaint": inpaint,
+        "restore": restore,
         "project": project,
         "directions": directions,
         "evaluate": evaluate,

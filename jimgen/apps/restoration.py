@@ -15,10 +15,13 @@ from jax import Array
 
 from jimgen import noise
 from jimgen.apps.degradations import Operator, require_linear
+from jimgen.conditions import are_open
 from jimgen.cpu import compiler_options
 from jimgen.errors import UserError
+from jimgen.evaluation.generated import generate
 from jimgen.methods.latents import noise_keys
-from jimgen.methods.method import Flow, LatentSpace, Method
+from jimgen.methods.method import LatentSpace, Method
+from jimgen.pictures import to_uint8
 from jimgen.sampling import latent_posterior
 from jimgen.sampling.latent_posterior import Chain
 from jimgen.sampling.posterior import flower
@@ -26,6 +29,7 @@ from jimgen.sampling.tiles import tiled
 from jimgen.train_step import Variables
 
 LEAST_SIGMA = 1 / 127.5  # of images in [-1, 1]: a grey level, what rounding to 8 bits leaves unknown
+CHUNK = 16  # draws that each device makes at a time
 MAD = 0.6745  # the median of |n| for n ~ N(0, 1)
 
 
@@ -72,31 +76,70 @@ def restore(
         UserError: the method cannot restore this.
     """
     steps = steps or Steps()
-    if not np.all(np.asarray(observation.sigma) > 0):
-        raise ValueError("sigma must be above 0: give at least one grey level, 1/127.5, for values rounded to 8 bits")
-    shape = (1, *observation.size, _channels(method, variables, labels))
-    require_linear(observation.operator, shape, jax.random.key(0))
+    check(method, variables, observation, labels)
     if method.flow is not None:
-        images = _by_flow(method, method.flow, variables, observation, labels, key, steps)
-    elif method.space is not None:
-        _require_own_size(method, variables, observation, labels)
-        images = _by_codes(method.space, variables, observation, labels, key, steps)
+        images = _compiled(_flow_sampler(method, observation, np.asarray(labels), steps))(
+            _given(variables, observation), key, labels
+        )
     elif method.inpaint is not None and observation.known is not None:
-        _require_own_size(method, variables, observation, labels)
         known = jnp.broadcast_to(jnp.asarray(observation.known), (len(labels), *observation.size))
         images = _compiled(method.inpaint)(variables, key, observation.values, known, labels)
     else:
-        task = "restore pictures" if method.inpaint is None else "do more than fill in missing parts"
-        raise UserError(f"this model cannot {task}; flows, VAEs and GANs restore, others at most fill in")
+        assert method.space is not None
+        images = _by_codes(method.space, variables, observation, labels, key, steps)
     images = np.asarray(jnp.clip(images, -1.0, 1.0))
     if not np.isfinite(images).all():
         raise UserError("the restored pictures are not finite: the model has diverged, or sigma is too small for it")
     return images
 
 
-def can_restore(method: Method) -> bool:
-    """Whether `restore` works beyond filling in."""
-    return method.flow is not None or method.space is not None
+def check(method: Method, variables: Variables, observation: Observation, labels: Array) -> None:
+    """Raises as `restore` does, before it draws."""
+    if method.flow is None and method.space is None and (method.inpaint is None or observation.known is None):
+        task = "restore pictures" if method.inpaint is None else "do more than fill in missing parts"
+        raise UserError(f"this model cannot {task}; flows, VAEs and GANs restore, others at most fill in")
+    if not np.all(np.asarray(observation.sigma) > 0):
+        raise ValueError("sigma must be above 0: give at least one grey level, 1/127.5, for values rounded to 8 bits")
+    height, width, channels = _image_shape(method, variables, labels)
+    if method.flow is None and observation.size != (height, width):
+        given = f"{observation.size[0]}x{observation.size[1]}"
+        raise UserError(f"this model draws {height}x{width} pixels, not {given}: only flows work by tiles")
+    require_linear(observation.operator, (1, *observation.size, channels), jax.random.key(0))
+
+
+def draws(
+    method: Method,
+    variables: Variables,
+    observation: Observation,
+    labels: np.ndarray,
+    key: Array,
+    steps: Steps | None = None,
+) -> np.ndarray:
+    """Several images for one observation, uint8 [n, h, w, c]; known pixels of a filling are those observed.
+
+    A flow draws on all devices, the same images on any number of them.
+
+    Args:
+        method, variables, key, steps: see `restore`.
+        observation: of 1 image.
+        labels: int32 [n] or [n, columns], one for each draw.
+    Raises: as `restore`.
+    """
+    n = len(labels)
+    if method.flow is None:
+        repeat = lambda x: jnp.broadcast_to(x, (n, *jnp.shape(x)[1:])) if jnp.ndim(x) else x  # noqa: E731
+        repeated = observation._replace(values=repeat(observation.values), sigma=repeat(observation.sigma))
+        images = to_uint8(restore(method, variables, repeated, jnp.asarray(labels), key, steps))
+    else:
+        check(method, variables, observation, jnp.asarray(labels[:1]))
+        sample = _flow_sampler(method, observation, labels, steps or Steps())
+        large = observation.size != _image_shape(method, variables, jnp.asarray(labels[:1]))[:2]
+        images = generate(
+            method._replace(sample=sample), _given(variables, observation), key, labels, chunk=1 if large else CHUNK
+        ).images
+    if observation.known is None:
+        return images
+    return np.where(observation.known[..., None], to_uint8(observation.values), images)
 
 
 def estimated_sigma(image: np.ndarray) -> float:
@@ -113,44 +156,37 @@ def estimated_sigma(image: np.ndarray) -> float:
     return float(np.median(np.abs(details)) / MAD)
 
 
-def _channels(method: Method, variables: Variables, labels: Array) -> int:
-    return _image_shape(method, variables, labels)[2]
-
-
 def _image_shape(method: Method, variables: Variables, labels: Array) -> tuple[int, int, int]:
     """(h, w, c) of the images that a model draws."""
     shape = jax.eval_shape(method.sample, variables, jax.random.key(0), labels).shape
     return shape[1], shape[2], shape[3]
 
 
-def _require_own_size(method: Method, variables: Variables, observation: Observation, labels: Array) -> None:
-    own = _image_shape(method, variables, labels)[:2]
-    if own != observation.size:
-        shown = "{}x{} pixels".format
-        raise UserError(f"this model draws {shown(*own)}, not {shown(*observation.size)}: only flows work by tiles")
+def _given(variables: Variables, observation: Observation) -> Variables:
+    return {"nets": variables, "observed": observation.values, "sigma": jnp.asarray(observation.sigma)}
 
 
-def _by_flow(
-    method: Method,
-    flow: Flow,
-    variables: Variables,
-    observation: Observation,
-    labels: Array,
-    key: Array,
-    steps: Steps,
-) -> Array:
-    height, width, channels = _image_shape(method, variables, labels)
+def _flow_sampler(
+    method: Method, observation: Observation, labels: np.ndarray, steps: Steps
+) -> Callable[[Variables, Array, Array], Array]:
+    """A function (`_given`, key, labels [n]) -> images [n, h, w, c]; what is observed may be of one image for all.
 
-    def draw(variables: Variables, values: Array, sigma: Array, labels: Array, key: Array) -> Array:
-        if observation.size == (height, width):
-            velocity = flow.velocity(variables, labels)
-        else:
-            velocity_of = lambda labels: flow.velocity(variables, labels)  # noqa: E731
-            velocity = tiled(velocity_of, labels, observation.size, (height, width))
-        times, shape = flow.times(steps.flow), (*observation.size, channels)
-        return flower(velocity, observation.operator, values, sigma, times, key, shape)
+    Guidance, if the run has it, acts unless all `labels` are open: then it would change nothing and take twice as long.
+    """
+    flow = method.flow
+    assert flow is not None
+    guide = not bool(are_open(jnp.asarray(labels), method.num_classes).all())
 
-    return _compiled(draw)(variables, observation.values, jnp.asarray(observation.sigma), labels, key)
+    def sample(given: Variables, key: Array, labels: Array) -> Array:
+        variables, values = given["nets"], given["observed"]
+        height, width, channels = _image_shape(method, variables, labels)
+        size, velocity_of = observation.size, lambda labels: flow.velocity(variables, labels, guide)
+        own = size == (height, width)
+        velocity = velocity_of(labels) if own else tiled(velocity_of, labels, size, (height, width))
+        times, values = flow.times(steps.flow), jnp.broadcast_to(values, (len(labels), *values.shape[1:]))
+        return flower(velocity, observation.operator, values, given["sigma"], times, key, (*size, channels))
+
+    return sample
 
 
 def _by_codes(
@@ -200,7 +236,7 @@ def _by_codes(
     chain = _compiled(lambda given, z: latent_posterior.begin(potential(given, sigma), z))(given, z)
     step, walk = _compiled(move), jax.random.fold_in(key, 2)
     for i in range(steps.chain):
-        rate = np.float32(0.1 if i < steps.chain // 2 else 0)
+        rate = np.float32(0.2 if i < steps.chain // 2 else 0)
         chain = step(given, chain, jax.random.fold_in(walk, i), rate)
     return _compiled(decode)(given, chain.z)
 

@@ -183,13 +183,14 @@ def inpaint(
     /,
     mask: Path,
     num: int = 8,
+    steps: int = 100,
     seed: int = 0,
     label: int | None = None,
     set: tuple[str, ...] = (),
     change: tuple[str, ...] = (),
     out: Path | None = None,
 ) -> None:
-    """Fill the missing parts of a picture, in several ways.
+    """Fill the missing parts of a picture, in several ways: `jimgen restore` with the task inpaint.
 
     Args:
         run: folder of the run.
@@ -197,33 +198,28 @@ def inpaint(
         mask: picture of the same size: white (or 1) is known and stays, black (or 0) and transparent parts are filled
             in; grey counts as known if it is brighter than half the range.
         num: number of ways to fill it.
+        steps: number of steps of a flow.
         seed: random seed for the noise.
-        label: number of the class to fill in; by default 0 or, where there are attributes, left open.
+        label: number of the class to fill in; by default left open.
         set: values of attributes, as of `jimgen sample`; others are left open.
-        change: config fields that sampling alone depends on, with new values: guidance=3 num_steps=50.
+        change: config fields that sampling alone depends on, with new values: guidance=3.
         out: path of the result: .png (the picture, its known part, then the results) or .npz. Default: RUN/inpaint.png
     """
     import numpy as np
 
-    from jimgen.evaluation.asked import balanced_labels
+    from jimgen.commands.fitted import fitted_picture_and_mask
+    from jimgen.commands.restore import labels_of_draws
     from jimgen.noise import key_of
-    from jimgen.runs.subject import given_labels
 
-    require_positive(num=num)
+    require_positive(num=num, steps=steps)
     key = key_of(seed)
     path = output_file(out or run / "inpaint.png", *ENDINGS)
     with start_jax():
         loaded = load_run(run, changes=change)
-        if loaded.method.inpaint is None:
-            raise UserError(
-                f"{run} cannot inpaint: its method cannot keep known parts; flow, masked and autoregressive ones do"
-            )
-        given = given_labels(loaded, label, set)
-        fitted, known = _fitted_picture_and_mask(loaded, image, mask)
         num = _fitting(path, num, loaded.spec.shape, besides=2)
-        usual = loaded.spec.num_classes if loaded.spec.attributes and loaded.spec.num_classes > 1 else 0
-        labels = balanced_labels(loaded.spec, num, {0: usual} | given)
-        filled = _fillings(loaded, key, fitted, known, labels)
+        labels = labels_of_draws(loaded, num, label, set)
+        fitted, known = fitted_picture_and_mask(loaded, image, mask)
+        filled = _fillings(loaded, key, fitted, known, steps, labels)
     if path.suffix.lower() == ".png":
         grey = np.array([127, 127, 127, 255] if fitted.shape[-1] == 4 else 127, np.uint8)
         seen = np.where(known[..., None], fitted, grey)
@@ -231,41 +227,19 @@ def inpaint(
     _write(path, _with_labels(loaded, filled, labels))
 
 
-def _fitted_picture_and_mask(loaded: Any, image: Path, mask: Path) -> tuple[Any, Any]:
-    """A picture uint8 [h, w, c] and its mask bool [h, w], True where known, in the run's size.
-
-    Raises:
-        UserError: one cannot be read, their sizes differ, or they cannot be brought to the run's size.
-    """
-    from jimgen.data.fitting import fit_images
-    from jimgen.data.images import decode
-    from jimgen.data.masks import fit_mask, read_mask
-
-    height, width, channels = loaded.spec.shape
-    fitting = loaded.config.fitting()._replace(size=(height, width), channels=channels)
-    read, known = decode(image, **fitting.reading._asdict()), read_mask(mask)
-    if known.shape != read.shape[:2]:
-        raise UserError(
-            f"--mask {mask} is {known.shape[0]}x{known.shape[1]} and the picture {read.shape[0]}x{read.shape[1]} "
-            "(height x width): give them one size"
-        )
-    return fit_images(read, fitting), fit_mask(known, fitting)
-
-
-def _fillings(loaded: Any, key: Any, picture: Any, known: Any, labels: Any) -> Any:
+def _fillings(loaded: Any, key: Any, picture: Any, known: Any, steps: int, labels: Any) -> Any:
     """Fillings uint8 [n, h, w, c] of a picture uint8 [h, w, c], one for each label."""
-    import jax
+    import jax.numpy as jnp
     import numpy as np
 
-    from jimgen import pictures
+    from jimgen.apps.restoration import Steps
+    from jimgen.apps.restoration_tasks import Options, given
+    from jimgen.commands.restore import draw
     from jimgen.data.batches import scale_images
-    from jimgen.train_step import eval_variables
 
-    repeated = (
-        jax.numpy.broadcast_to(x, (len(labels), *x.shape)) for x in (scale_images(jax.numpy.asarray(picture)), known)
-    )
-    filled = jax.jit(loaded.method.inpaint)(eval_variables(loaded.state), key, *repeated, labels)
-    return pictures.to_uint8(np.asarray(filled))
+    image = np.asarray(scale_images(jnp.asarray(picture)))
+    problem = given("inpaint", image, known.shape, Options(), known)
+    return draw(loaded, problem.observation, labels, key, Steps(flow=steps))
 
 
 def _fitting(path: Path, num: int, shape: tuple[int, int, int], tiles_each: int = 1, besides: int = 0) -> int:

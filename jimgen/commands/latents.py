@@ -41,6 +41,7 @@ def project(
     """
     import numpy as np
 
+    from jimgen.commands.fitted import fitted_picture
     from jimgen.noise import key_of
     from jimgen.runs.subject import given_labels
 
@@ -56,7 +57,7 @@ def project(
         if loaded.conditional and not loaded.spec.attributes and not given:
             raise UserError(f"{run} draws images of a class: say which one the pictures show, for example --label 0")
         _require_room(path, loaded, len(pictures) * (3 if space.is_straight else 2))
-        images = np.stack([_fitted_picture(loaded, picture) for picture in pictures])
+        images = np.stack([fitted_picture(loaded, picture) for picture in pictures])
         labels = _labels(loaded, len(pictures), given)
         found = _projections(loaded, images, labels, key, steps, starts)
     for i, picture in enumerate(pictures):
@@ -160,20 +161,6 @@ def _labels(loaded: Any, num: int, given: dict[int, int]) -> Any:
     spec = loaded.spec
     left_open = {0: spec.num_classes if spec.num_classes > 1 else 0} if spec.attributes else {}
     return balanced_labels(spec, num, left_open | given)
-
-
-def _fitted_picture(loaded: Any, picture: Path) -> Any:
-    """A picture uint8 [h, w, c] in the run's size. Raises UserError if it cannot be read or brought to that size."""
-    from jimgen.data.fitting import fit_images
-    from jimgen.data.images import decode
-
-    height, width, channels = loaded.spec.shape
-    fitting = loaded.config.fitting()._replace(size=(height, width), channels=channels)
-    read = decode(picture, **fitting.reading._asdict())
-    try:
-        return fit_images(read, fitting)
-    except UserError as error:
-        raise UserError(f"{picture}: {error}") from error
 
 
 def _projections(loaded: Any, images: Any, labels: Any, key: Any, steps: int, starts: int) -> "Projection":

@@ -160,7 +160,7 @@ def flow(
         num_classes=num_classes,
         evaluate=evaluate,
         flow=Flow(
-            lambda variables, labels: predictor.guided_velocity(variables, labels, PLAIN),
+            lambda variables, labels, guide: predictor.guided_velocity(variables, labels, guidance if guide else PLAIN),
             edm_times if prediction == "edm" else uniform_times,
         ),
         inpaint=inpaint,

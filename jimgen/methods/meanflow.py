@@ -122,8 +122,8 @@ def mean_flow(
             z -= float(t - r) * model.average(variables, z, *each, labels)
         return jnp.clip(z, -1.0, 1.0)
 
-    def velocity(variables: Variables, labels: Array) -> Velocity:
-        """v(z, t) = u(z, t, t)."""
+    def velocity(variables: Variables, labels: Array, guide: bool) -> Velocity:
+        """v(z, t) = u(z, t, t), with the guidance that was learned."""
         labels = labels if num_classes else jnp.zeros_like(labels)
 
         def at(z: Array, t: Array) -> Array:

@@ -27,9 +27,9 @@ class LatentSpace(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """The velocity field of a flow from images to noise (see sampling/diffusion.py), without guidance."""
+    """The velocity field of a flow from images to noise (see sampling/diffusion.py)."""
 
-    velocity: Callable[[Variables, Array], Velocity]  # (variables, labels) -> velocity (x [n, h, w, c], t []) -> v
+    velocity: Callable[[Variables, Array, bool], Velocity]  # (variables, labels, whether to guide) -> v(x, t)
     times: Callable[[int], np.ndarray]  # number of steps -> times from noise to image
 
 

@@ -42,7 +42,7 @@ def test_chains_draw_from_the_posterior(optimised):
         chain = langevin_step(u, chain, jax.random.fold_in(jax.random.key(0), number), rate)
         return chain, chain.accepted.mean()
 
-    rates = jnp.repeat(jnp.asarray([0.1, 0.0]), 100)
+    rates = jnp.repeat(jnp.asarray([0.2, 0.0]), 100)
     chain, accepted = jax.lax.scan(move, begin(u, jnp.zeros((n, 3))), (jnp.arange(200), rates))
     assert float(accepted[100:].mean()) == pytest.approx(0.574, abs=0.05)
     np.testing.assert_allclose(chain.z.mean(0), mean, atol=0.04)

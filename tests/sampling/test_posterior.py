@@ -40,9 +40,12 @@ def normal_velocity(mean, variance):
 )
 def test_flower_draws_from_a_normal_posterior(mean, variance, draws, expected, optimised):
     y, times = jnp.ones((40_000, 1, 1, 1)), uniform_times(100)
-    draw = lambda y: flower(
-        normal_velocity(mean, variance), identity, y, 0.5, times, jax.random.key(0), (1, 1, 1), draws=draws
-    )  # noqa: E501, E731
+
+    def draw(y):
+        return flower(
+            normal_velocity(mean, variance), identity, y, 0.5, times, jax.random.key(0), (1, 1, 1), draws=draws
+        )  # noqa: E501, E731
+
     x = jax.jit(draw)(y)
     np.testing.assert_allclose((x.mean(), x.var()), expected, rtol=0.025)
 
