@@ -259,8 +259,8 @@ def _classes(
             "patient: put all patients into one folder, or give the path of one"
         )
     patients: dict[str, set[str]] = defaultdict(set)
-    for top, volume in zip(tops, volumes, strict=True):
-        patients[top].add(volume.patient)
+    for number in {row.volume for row in slices}:
+        patients[tops[number]].add(volumes[number].patient)
     several = len(set.union(*patients.values())) > 1
     if class_of(volumes[0].name) is None:
         return UNLABELLED, [UNLABELLED[0]] * len(slices), ()
@@ -299,6 +299,7 @@ def _split(
     new = [(i, row) for i, row in test if row.digest not in known]
     if len(new) < len(test):
         notes.append(f"{where}: slices of test left out, as train has their pixels too: {len(test) - len(new)}")
+        fix = "train has the pixels of all slices of test: add patients"
     if not train or not new:
         raise UserError(f"{where}: no slice for {'test' if train else 'train'}: {fix}")
     return train, new, tuple(notes)
