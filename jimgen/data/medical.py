@@ -290,7 +290,7 @@ def _split(
         )
         fix = "one patient with too few neighbouring slices: add patients"
     else:
-        held = test_patients(zip(classes, patients, strict=True))
+        held = patients_of_test(zip(classes, patients, strict=True))
         sides = ["test" if patient in held else "train" for patient in patients]
         fix = "each patient is the only one of a class: add patients, or give the path of one class"
     rows = list(enumerate(slices))
@@ -305,7 +305,7 @@ def _split(
     return train, new, tuple(notes)
 
 
-def test_patients(rows: Iterable[tuple[str, str]]) -> set[str]:
+def patients_of_test(rows: Iterable[tuple[str, str]]) -> set[str]:
     """The patients of test, by sha1 of their ids: a tenth, at least one, and never all of a class.
 
     Args:

@@ -1,4 +1,5 @@
 import contextlib
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -255,25 +256,34 @@ def test_warnings_of_the_library_with_values_are_not_shown(tmp_path, capfd, capl
     assert capfd.readouterr() == ("", "") and not caplog.records
 
 
-# Real scans; pydicom and nibabel ship them.
-REAL = {
-    "CT_small.dcm": ((128, 128), (-896, 1167)),
-    "MR_small.dcm": ((64, 64), None),
-    "MR_small_RLE.dcm": ((64, 64), None),
-    "MR_small_bigendian.dcm": ((64, 64), None),
-    "image_dfl.dcm": ((512, 512), None),
-}
-
-
-@pytest.mark.parametrize("name", REAL)
-def test_real_scans(name):
+def real(name):
+    """A file that pydicom ships."""
     import pydicom
 
     path = Path(pydicom.__file__).parent / "data" / "test_files" / name
     if not path.is_file():
         pytest.skip("pydicom is installed without its test files")
-    (found,) = read_planes(member(path))
-    shape, values = REAL[name]
-    assert found.values.shape == shape and np.isfinite(found.values).any()
-    if values:
-        assert (np.nanmin(found.values), np.nanmax(found.values)) == values
+    return path
+
+
+def test_a_real_scan_in_hounsfield_units():
+    values = values_of(real("CT_small.dcm"))
+    assert values.shape == (128, 128) and (values.min(), values.max()) == (-896, 1167)
+
+
+@pytest.mark.parametrize("form", ["RLE", "bigendian", "implicit", "expb", "padded", "jp2klossless"])
+def test_a_real_scan_is_the_same_in_every_form(form):
+    np.testing.assert_array_equal(values_of(real(f"MR_small_{form}.dcm")), values_of(real("MR_small.dcm")))
+
+
+def test_a_truncated_real_scan():
+    with pytest.raises(UnreadableImage, match="its pixels are damaged or missing"):
+        read_planes(member(real("MR_truncated.dcm")))
+
+
+def test_a_real_scan_that_needs_another_decoder_names_its_package():
+    """12 bits in lossy JPEG, which Pillow does not read."""
+    if importlib.util.find_spec("pylibjpeg") or importlib.util.find_spec("gdcm"):
+        pytest.skip("such a decoder is installed")
+    with pytest.raises(UnreadableImage, match="JPEG-lossy.dcm: .* needs pip install pylibjpeg"):
+        read_planes(member(real("JPEG-lossy.dcm")))

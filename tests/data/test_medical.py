@@ -7,8 +7,7 @@ from medical_files import NAME, noise, save_dicom, save_nifti, save_report
 
 from jimgen.data import load, medical
 from jimgen.data.dataset import Stream, read_rows
-from jimgen.data.medical import open_medical
-from jimgen.data.medical import test_patients as held_out_patients
+from jimgen.data.medical import open_medical, patients_of_test
 from jimgen.errors import UserError
 
 pytest.importorskip("pydicom")
@@ -77,13 +76,13 @@ def test_the_patients_of_test():
         return [(name, patient) for name, patients in classes.items() for patient in patients]
 
     many = [f"p{number}" for number in range(200)]
-    assert 8 <= len(held_out_patients(rows(all=many))) <= 40
-    assert len(held_out_patients(rows(all="ab"))) == 1
-    assert held_out_patients(rows(x="a", y="bc")) <= {"b", "c"}  # the only one of a class is in train
-    assert held_out_patients(rows(x="a", y="ab")) == {"b"}
-    assert held_out_patients(rows(x="a", y="b")) == set()
-    in_test = sorted(held_out_patients(rows(all=many)))
-    assert len(held_out_patients(rows(x=in_test[:2], y=many)) & set(in_test[:2])) == 1  # a class keeps one for train
+    assert 8 <= len(patients_of_test(rows(all=many))) <= 40
+    assert len(patients_of_test(rows(all="ab"))) == 1
+    assert patients_of_test(rows(x="a", y="bc")) <= {"b", "c"}  # the only one of a class is in train
+    assert patients_of_test(rows(x="a", y="ab")) == {"b"}
+    assert patients_of_test(rows(x="a", y="b")) == set()
+    in_test = sorted(patients_of_test(rows(all=many)))
+    assert len(patients_of_test(rows(x=in_test[:2], y=many)) & set(in_test[:2])) == 1  # a class keeps one for train
 
 
 def test_of_one_patient_blocks_of_slices_are_test(tmp_path):
@@ -256,7 +255,7 @@ def test_no_message_tells_a_name_or_a_number_of_a_patient(tmp_path):
 def test_copies_of_train_are_left_out_of_test(tmp_path):
     """One scan under two numbers, as after two anonymisations."""
     patients = [f"p{number}" for number in range(40)]
-    in_test = sorted(held_out_patients(("all", patient) for patient in patients))
+    in_test = sorted(patients_of_test(("all", patient) for patient in patients))
     for number, patient in enumerate(patients):
         pixels = noise(100 if patient in (in_test[0], "p0") else number, (6, 6))
         save_dicom(tmp_path / f"{number}.dcm", pixels, patient, **WINDOW)
