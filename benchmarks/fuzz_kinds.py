@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import fuzz_arrays
+import fuzz_medical
 import fuzz_pictures
 import fuzz_runs
 import fuzz_sets
 from fuzz_trial import Trial
 from numpy.random import Generator
+
+from jimgen.data.recipes.installed import has_modules
 
 
 class Kind(NamedTuple):
@@ -41,3 +44,5 @@ KINDS = {
     "run": Kind(fuzz_runs.whole_run, 3),
     "tokens": Kind(fuzz_runs.tokens, 2),
 }
+if has_modules("pydicom", "nibabel"):
+    KINDS["medical"] = Kind(fuzz_medical.medical, 6)

@@ -86,6 +86,7 @@ def _list() -> list[str]:
         ("fashion_mnist", "70,000 pictures of clothes, 28x28 grey, ten classes", "see `jimgen doctor`"),
         ("folder:PATH", "your pictures, a folder for each class", "docs/data.md"),
         ("npz:PATH", "your arrays", "docs/data.md"),
+        ("medical:PATH", "your DICOM files and NIfTI volumes, split by patient", "docs/data.md"),
         ("records:PATH", "what `jimgen pack` wrote", "docs/data.md"),
         ("tfds:NAME", "any prepared TFDS set of images", "docs/data.md"),
     ]

@@ -217,7 +217,8 @@ def read_picture(file: Member, *, reading: pictures.Reading = pictures.PLAIN) ->
 
 def _require_known(file: Member) -> None:
     if suffix(file.name) not in pictures.picture_suffixes():
-        raise pictures.UnreadableImage(f"{file.where}: {suffix(file.name)} is not supported; convert it to PNG or JPEG")
+        fix = "read it by medical:PATH" if suffix(file.name) == ".dcm" else "convert it to PNG or JPEG"
+        raise pictures.UnreadableImage(f"{file.where}: {suffix(file.name)} is not supported; {fix}")
 
 
 def _read_shapes(files: Sequence[Member], place: str) -> list[Shape | pictures.UnreadableImage]:

@@ -136,17 +136,29 @@ def decode(
 @contextlib.contextmanager
 def _opened(file: Path | BinaryIO | Callable[[], BinaryIO], name: str | None) -> Iterator[Image.Image]:
     """Opens a picture file. Within the block, exceptions due to its content become UnreadableImage."""
-    name = shown(name or file)
+    with content_faults(shown(name or file), _reason), contextlib.ExitStack() as stack:
+        if isinstance(file, Path):  # Pillow maps files that it opens itself, and mixes up rows of turned TIFFs
+            file = stack.enter_context(file.open("rb"))
+        image = stack.enter_context(Image.open(file() if callable(file) else file))
+        if image.format in NOT_PICTURES:  # Pillow goes by content, not by the file's name
+            raise ValueError(f"{image.format}, not a picture")
+        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or np.inf):
+            raise ValueError(f"{image.height}x{image.width} pixels are too many: make it smaller")
+        yield image
+
+
+@contextlib.contextmanager
+def content_faults(name: str, reason: Callable[[Exception], str]) -> Iterator[None]:
+    """Turns exceptions due to the content of a file into UnreadableImage.
+
+    Args:
+        name: name of the file in messages.
+        reason: function from an exception to what is wrong with the file.
+    Raises:
+        UserError: the file may not be read or memory is short; or one that the block raises.
+    """
     try:
-        with contextlib.ExitStack() as stack:
-            if isinstance(file, Path):  # Pillow maps files that it opens itself, and mixes up rows of turned TIFFs
-                file = stack.enter_context(file.open("rb"))
-            image = stack.enter_context(Image.open(file() if callable(file) else file))
-            if image.format in NOT_PICTURES:  # Pillow goes by content, not by the file's name
-                raise ValueError(f"{image.format}, not a picture")
-            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or np.inf):
-                raise ValueError(f"{image.height}x{image.width} pixels are too many: make it smaller")
-            yield image
+        yield
     except MemoryError as error:
         raise UserError(f"too little memory to decode {name}: make it smaller, or run where there is more") from error
     except UserError:  # of the folder or archive that holds the file
@@ -155,7 +167,7 @@ def _opened(file: Path | BinaryIO | Callable[[], BinaryIO], name: str | None) ->
         if isinstance(error, OSError) and error.errno in _SYSTEM_FAULTS:
             with read_errors(name):
                 raise
-        raise UnreadableImage(f"{name}: {_reason(error)}") from error
+        raise UnreadableImage(f"{name}: {reason(error)}") from error
 
 
 def _stored(image: Image.Image) -> Stored:

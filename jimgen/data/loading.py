@@ -1,8 +1,8 @@
 """`load` finds a data set by name.
 
-A source (digits.py, fashion_mnist.py, tfds_source.py, folder.py, npz.py, records.py) returns its rows as they are
-stored. `load` fits every picture to one shape, keeps the splits in memory if they are small enough, and hashes the
-result.
+A source (digits.py, fashion_mnist.py, tfds_source.py, folder.py, npz.py, records.py, medical.py) returns its rows as
+they are stored. `load` fits every picture to one shape, keeps the splits in memory if they are small enough, and hashes
+the result.
 """
 
 import difflib
@@ -59,7 +59,7 @@ from jimgen.files import shown, write_npz
 from jimgen.sizes import size_text
 
 NAMES = (
-    *("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH", "records:PATH"),
+    *("digits", "fashion_mnist", "tfds:NAME", "folder:PATH", "npz:PATH", "records:PATH", "medical:PATH"),
     *RECIPES.values(),
 )
 
@@ -86,8 +86,8 @@ def load(
     Args:
         name: `digits` (scikit-learn, 8x8 grey), `fashion_mnist` (28x28 grey), `tfds:NAME` (a prepared TFDS set of
             images), `folder:PATH` (pictures, a subfolder per class; PATH may be a .zip), `npz:PATH` (arrays, MedMNIST's
-            field names), `records:PATH` (what `jimgen pack` wrote), or a recipe (`jimgen data` lists them):
-            `faces:avataaars`, `phantom:ct`, ...
+            field names), `records:PATH` (what `jimgen pack` wrote), `medical:PATH` (DICOM and NIfTI files; see
+            `open_medical`), or a recipe (`jimgen data` lists them): `faces:avataaars`, `phantom:ct`, ...
         size: side of the square, or (height, width), of every picture; None keeps the stored size, which must then be
             the same for all.
         fit: "crop" cuts out the largest centred window of that aspect ratio, and resizes it; "resize" stretches the
@@ -185,6 +185,10 @@ def _open(name: str, fitting: Fitting, *, data_dir: str | None, download: bool) 
         from jimgen.data.npz import open_npz
 
         return open_npz(argument)
+    if kind == "medical" and argument:
+        from jimgen.data.medical import open_medical
+
+        return open_medical(argument)
     if kind in RECIPES:
         return open_recipe(kind, argument, fitting.size)
     if kind == "records" and argument:

@@ -1,4 +1,4 @@
-"""Paths in names of data sets: folder:PATH, npz:PATH, records:PATH."""
+"""Paths in names of data sets: folder:PATH, npz:PATH, records:PATH, medical:PATH."""
 
 import difflib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from jimgen.errors import UserError
 from jimgen.files import expanded, shown, status
 
-PATH_KINDS = ("folder", "npz", "records")  # of data sets whose name contains a path
+PATH_KINDS = ("folder", "npz", "records", "medical")  # of data sets whose name contains a path
 
 
 def find(path: str) -> Path | None:

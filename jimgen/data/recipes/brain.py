@@ -19,13 +19,13 @@ from jimgen.data.dataset import Attribute, Source
 from jimgen.data.recipes.about import About, require_installed, require_no_argument
 from jimgen.data.recipes.installed import debian, has_modules
 from jimgen.data.recipes.rows import arrays_of
+from jimgen.data.slices import split_of_slice
 from jimgen.errors import UserError
 
 SIDE = 217
 FOLDER = "usr/share/mricron/templates"
 PLANES = ("sagittal", "coronal", "axial")  # axes 0, 1, 2 of the volume
 FIFTHS = 5
-BLOCK, EVERY, GAP = 12, 6, 2
 LEAST = 0.15  # of a slice must be brighter than air
 AIR = 20  # grey level
 
@@ -79,8 +79,8 @@ def read_slices() -> list[Slice]:
         planes, labelled = np.moveaxis(levels, axis, 0), np.moveaxis(regions, axis, 0)
         shown = np.flatnonzero((planes > AIR).mean(axis=(1, 2)) >= LEAST).tolist()
         for place, i in enumerate(shown):
-            image, labels = _upright(planes[i]), _upright(labelled[i])
-            slices.append(Slice(image[..., None], labels, axis, FIFTHS * place // len(shown), _split(place)))
+            image, labels, split = _upright(planes[i]), _upright(labelled[i]), split_of_slice(place, len(shown))
+            slices.append(Slice(image[..., None], labels, axis, FIFTHS * place // len(shown), split))
     return slices
 
 
@@ -93,13 +93,6 @@ def region_names() -> dict[int, str]:
     require_installed("brain", ABOUT)
     lines = (debian(FOLDER) / "aal.nii.txt").read_text("utf-8").splitlines()
     return {int(words[0]): words[1] for words in map(str.split, lines) if len(words) > 1}
-
-
-def _split(place: int) -> str:
-    if place // BLOCK % EVERY == EVERY // 2:
-        return "test"
-    beside = (place - GAP, place + GAP)
-    return "" if any(at // BLOCK % EVERY == EVERY // 2 for at in beside) else "train"
 
 
 def _upright(values: np.ndarray) -> np.ndarray:

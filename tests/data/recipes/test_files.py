@@ -84,7 +84,8 @@ def test_rows_of_emoji_hold_one_sign_in_all_styles():
 @pytest.mark.usefixtures("root", "clean_cache")
 def test_slices_of_the_head_keep_their_distance_and_their_regions():
     pytest.importorskip("nibabel")
-    from jimgen.data.recipes.brain import GAP, read_slices, region_names
+    from jimgen.data.recipes.brain import read_slices, region_names
+    from jimgen.data.slices import GAP
 
     slices = read_slices()
     for plane in range(3):
