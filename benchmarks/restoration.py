@@ -11,7 +11,6 @@ compared by the Frechet distance of the data's classifier to all test images, an
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -7,7 +7,7 @@
 
 Of your own slices, split by patient: --data medical:FOLDER (see docs/data.md). Research only: no clinical claim.
 
-The net and its loss are those of flow.py, without labels, which nobody knows before the reconstruction. `jimgen restore`
+The net and its loss are those of flow.py, without labels: nobody knows them before the reconstruction. `jimgen restore`
 and the benchmark draw slices that agree with a sinogram, by jimgen/sampling/posterior.py.
 """
 
