@@ -1,29 +1,24 @@
 """Restoration: images drawn by a trained model given what is observed of them, y = H x + sigma n.
 
-A flow draws by `posterior.flower`, on images larger than its own by overlapping tiles. A GAN or a VAE draws codes, by
-searches for likely codes from many starts and then Markov chains. A model that fills in missing parts does only that.
+A flow draws by `posterior.flower`, on images larger than its own by overlapping tiles. A GAN or a VAE draws codes
+(restoration_by_codes.py). A model that fills in missing parts does only that.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
-from jimgen import noise
 from jimgen.apps.degradations import Operator, require_linear
+from jimgen.apps.restoration_by_codes import CodeSteps, compiled, drawn_codes
 from jimgen.conditions import are_open
-from jimgen.cpu import compiler_options
 from jimgen.errors import UserError
 from jimgen.evaluation.generated import generate
-from jimgen.methods.latents import noise_keys
-from jimgen.methods.method import LatentSpace, Method
+from jimgen.methods.method import Method
 from jimgen.pictures import to_uint8
-from jimgen.sampling import latent_posterior
-from jimgen.sampling.latent_posterior import Chain
 from jimgen.sampling.posterior import flower
 from jimgen.sampling.tiles import tiled
 from jimgen.train_step import Variables
@@ -47,10 +42,7 @@ class Steps(NamedTuple):
     """How long models search and draw."""
 
     flow: int = 100  # steps of a flow
-    starts: int = 64  # random codes of which a search begins at the most likely one
-    search: int = 300  # steps of a search for a likely code
-    chain: int = 200  # steps of a Markov chain from there; half of them adapt its step size
-    model_sigma: float = 0.1  # standard deviation of what a GAN or a VAE cannot draw, in images in [-1, 1]
+    codes: CodeSteps = CodeSteps()  # of a GAN or a VAE
 
 
 def restore(
@@ -78,15 +70,16 @@ def restore(
     steps = steps or Steps()
     check(method, variables, observation, labels)
     if method.flow is not None:
-        images = _compiled(_flow_sampler(method, observation, np.asarray(labels), steps))(
+        images = compiled(_flow_sampler(method, observation, np.asarray(labels), steps))(
             _given(variables, observation), key, labels
         )
     elif method.inpaint is not None and observation.known is not None:
         known = jnp.broadcast_to(jnp.asarray(observation.known), (len(labels), *observation.size))
-        images = _compiled(method.inpaint)(variables, key, observation.values, known, labels)
+        images = compiled(method.inpaint)(variables, key, observation.values, known, labels)
     else:
         assert method.space is not None
-        images = _by_codes(method.space, variables, observation, labels, key, steps)
+        given = observation.operator, observation.values, observation.sigma
+        images = drawn_codes(method.space, variables, *given, labels, key, steps.codes)
     images = np.asarray(jnp.clip(images, -1.0, 1.0))
     if not np.isfinite(images).all():
         raise UserError("the restored pictures are not finite: the model has diverged, or sigma is too small for it")
@@ -187,59 +180,3 @@ def _flow_sampler(
         return flower(velocity, observation.operator, values, given["sigma"], times, key, (*size, channels))
 
     return sample
-
-
-def _by_codes(
-    space: LatentSpace, variables: Variables, observation: Observation, labels: Array, key: Array, steps: Steps
-) -> Array:
-    """Images of codes z, from the most likely of random codes by Adam and then by Langevin steps.
-
-    What the model cannot draw counts as noise: sigma^2 is increased by that of `Steps.model_sigma`. Searches begin with
-    a larger sigma, so that they find the right region first.
-    """
-    n, d = len(labels), space.latent_dim
-    keys = noise_keys(jax.random.fold_in(key, 0), jnp.arange(n))
-    sigma = jnp.sqrt(jnp.square(jnp.asarray(observation.sigma)) + steps.model_sigma**2)
-    tx = optax.scale_by_adam()
-
-    def decode(given: Any, z: Array) -> Array:
-        variables, _, labels, keys = given
-        return space.decode(variables, space.from_z(variables, z, labels), labels, jax.random.clone(keys))
-
-    def potential(given: Any, sigma: Array) -> latent_posterior.Potential:
-        return latent_posterior.potential_of(lambda z: decode(given, z), observation.operator, given[1], sigma)
-
-    def drawn(given: Any, best: tuple[Array, Array], key: Array) -> tuple[Array, Array]:
-        z = noise.normal(key, jnp.arange(n), (d,))
-        value = potential(given, sigma)(z)
-        better = value < best[1]
-        return jnp.where(better[:, None], z, best[0]), jnp.where(better, value, best[1])
-
-    def search(given: Any, z: Array, state: Any, progress: Array) -> tuple[Array, Any]:
-        softened = latent_posterior.annealed(sigma, 1.0, jnp.minimum(2 * progress, 1))
-        gradient = jax.grad(lambda z: potential(given, softened)(z).sum())(z)
-        direction, state = tx.update(gradient, state)
-        return z - 0.1 * (1 + jnp.cos(jnp.pi * progress)) / 2 * jnp.asarray(direction), state
-
-    def move(given: Any, chain: Chain, key: Array, rate: Array) -> Chain:
-        return latent_posterior.langevin_step(potential(given, sigma), chain, key, rate)
-
-    given = variables, observation.values, labels, keys
-    start = jax.random.fold_in(key, 1)
-    best = jnp.zeros((n, d)), jnp.full(n, jnp.inf)
-    look, descend = _compiled(drawn), _compiled(search)
-    for i in range(steps.starts):
-        best = look(given, best, jax.random.fold_in(start, i))
-    z, state = best[0], tx.init(best[0])
-    for i in range(steps.search):
-        z, state = descend(given, z, state, np.float32(i / steps.search))
-    chain = _compiled(lambda given, z: latent_posterior.begin(potential(given, sigma), z))(given, z)
-    step, walk = _compiled(move), jax.random.fold_in(key, 2)
-    for i in range(steps.chain):
-        rate = np.float32(0.2 if i < steps.chain // 2 else 0)
-        chain = step(given, chain, jax.random.fold_in(walk, i), rate)
-    return _compiled(decode)(given, chain.z)
-
-
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return jax.jit(function, compiler_options=compiler_options(jax.default_backend()))

@@ -9,6 +9,7 @@ from gaussian_images import PIXELS, SHAPE, matrix_of, posterior, prior, velocity
 from jimgen.apps import restoration_tasks as tasks
 from jimgen.apps.degradations import box_downsampled, identity, masked
 from jimgen.apps.restoration import Observation, Steps, draws, estimated_sigma, restore
+from jimgen.apps.restoration_by_codes import CodeSteps
 from jimgen.errors import UserError
 from jimgen.methods.latents import sampler, z_space
 from jimgen.methods.method import Flow, Method
@@ -18,7 +19,7 @@ from jimgen.sampling.diffusion import uniform_times
 MEAN, COVARIANCE = prior()
 SCALE = np.float32(0.3)  # most pixels then lie in [-1, 1]
 KNOWN = np.arange(PIXELS).reshape(4, 4) % 3 != 0
-FEW = Steps(flow=10, starts=4, search=20, chain=20)
+FEW = Steps(flow=10, codes=CodeSteps(starts=4, search=20, chain=20))
 
 
 def flow_method():
@@ -49,7 +50,12 @@ def observation(n, operator, sigma, size=(4, 4)):
     "method, steps, operator, tolerance",
     [
         (flow_method(), Steps(flow=50), masked(KNOWN), 0.2),
-        (decoder_method(), Steps(starts=4, search=60, chain=200, model_sigma=0), box_downsampled(2), 0.12),
+        (
+            decoder_method(),
+            Steps(codes=CodeSteps(starts=4, search=60, chain=200, model_sigma=0)),
+            box_downsampled(2),
+            0.12,
+        ),
     ],
     ids=["flow", "decoder"],
 )
@@ -70,7 +76,7 @@ def test_a_decoder_that_cannot_draw_the_picture_is_less_sure():
     """The standard deviation of the model adds to that of the observation."""
     found = []
     for model_sigma in (0.0, 0.5):
-        steps = Steps(starts=4, search=60, chain=200, model_sigma=model_sigma)
+        steps = Steps(codes=CodeSteps(starts=4, search=60, chain=200, model_sigma=model_sigma))
         seen = observation(200, identity, 0.05)
         drawn = restore(decoder_method(), {}, seen, jnp.zeros(200, jnp.int32), jax.random.key(0), steps)
         found.append(drawn.std(0).mean())

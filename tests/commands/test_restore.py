@@ -6,11 +6,14 @@ from drawn_files import save_mask
 from PIL import Image
 
 from jimgen import data
+from jimgen.apps import restoration
+from jimgen.apps.restoration_by_codes import CodeSteps
 from jimgen.apps.tomography import num_detectors
 from jimgen.commands.restore import labels_of_draws
 from jimgen.errors import UserError
 
 FEW = ("--num", 2, "--steps", 2)
+restoration_steps = restoration.Steps
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +30,8 @@ def picture(digit, tmp_path):
 @pytest.fixture(autouse=True)
 def short_searches(monkeypatch):
     """Of VAEs and GANs."""
-    from jimgen.apps import restoration
-
-    monkeypatch.setattr(restoration.Steps, "__new__", _few(restoration.Steps.__new__))
-
-
-def _few(new):
-    return lambda cls, flow=2, **_: new(cls, flow, 2, 2, 2, 0.1)
+    few = CodeSteps(starts=2, search=2, chain=2)
+    monkeypatch.setattr(restoration, "Steps", lambda flow: restoration_steps(flow, few))
 
 
 @pytest.mark.parametrize("task", ["denoise", "enlarge", "deblur", "ct"])
