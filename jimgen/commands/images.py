@@ -216,7 +216,8 @@ def inpaint(
         loaded = load_run(run, changes=change)
         if loaded.method.inpaint is None:
             raise UserError(
-                f"{run} cannot inpaint: its method cannot keep known parts; flow, masked and autoregressive ones do"
+                f"{run} cannot inpaint: its method cannot keep known parts; conditional VAEs, flow, masked and "
+                "autoregressive methods do"
             )
         given = given_labels(loaded, label, set)
         fitted, known = _fitted_picture_and_mask(loaded, image, mask)

@@ -42,7 +42,7 @@ class Method(NamedTuple):
 
     reconstruct: encodes and decodes images (VAEs, tokenizers).
     space: the latent space, to interpolate in it and to find the code of a picture (GANs, VAEs).
-    inpaint: draws the unknown part of an image (flows, masked and autoregressive transformers).
+    inpaint: draws the unknown part of an image (flows, conditional VAEs, masked and autoregressive transformers).
     evaluate: computes metrics of held-out examples; training reports their means over the test split.
     aggregate: computes scalar metrics from dataset means, such as the usage of a codebook, which a single example does
         not have. It takes the means [k] of the vector-valued metrics of `evaluate`.

@@ -35,7 +35,8 @@ class Likelihood(NamedTuple):
     observe: Callable[[Array, Array, Array], Array]  # (key, index [b], images in [-1, 1]) -> x
     as_images: Callable[[Array], Array]  # x, or its expectation -> images in [-1, 1]
     expectation: Callable[[Array], Array]  # decoder output -> E[x|z]
-    nll: Callable[[Any, Array, Array], Array]  # (params, decoder output, x) -> -log p(x|z), nats [b]
+    nll: Callable[[Any, Array, Array, Array | None], Array]
+    # (params, decoder output, x, where) -> -log p(x|z) of the pixels where bool [b, h, w, c], None for all: nats [b]
     data: Literal["binarised"] | None  # the kind of discrete x, whose nats are a code length; None if x is not discrete
     params: dict[str, float] = {}  # initial values of parameters that are learned with the nets
 
@@ -55,7 +56,7 @@ def bernoulli(binarise: bool = True) -> Likelihood:
         observe=observe,
         as_images=lambda x: 2 * x - 1,
         expectation=jax.nn.sigmoid,
-        nll=lambda _, logits, x: bernoulli_nll(logits, x),
+        nll=lambda _, logits, x, where: bernoulli_nll(logits, x, where),
         data="binarised" if binarise else None,
     )
 
@@ -79,7 +80,7 @@ def gaussian(sigma: float | None = None) -> Likelihood:
         observe=lambda key, index, images: images,
         as_images=lambda x: x,
         expectation=lambda mean: mean,
-        nll=lambda params, mean, x: gaussian_nll(x, mean, log_sigma(params)),
+        nll=lambda params, mean, x, where: gaussian_nll(x, mean, log_sigma(params), where),
         data=None,
         params={"log_sigma": 0.0} if sigma is None else {},
     )
@@ -127,7 +128,7 @@ class _Nets(NamedTuple):
     def nll(self, variables: Variables, x: Array, z: Array, labels: Array) -> Array:
         """-log p(x|z), nats [b]."""
         params = variables["likelihood"]["params"] if self.likelihood.params else {}
-        return self.likelihood.nll(params, self._output(variables, z, labels), x)
+        return self.likelihood.nll(params, self._output(variables, z, labels), x, None)
 
     def _output(self, variables: Variables, z: Array, labels: Array) -> Array:
         return self.decoder.apply(variables["decoder"], z, labels)  # pyright: ignore[reportReturnType]
