@@ -63,7 +63,7 @@ class Config(ScheduledConfig):
     """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""
     clip: float = 1000.0
     """largest norm of the gradient; 0 for no limit"""
-    steps: int = 2500
+    steps: int = 5000
     """train steps in all, those before a resume included"""
     dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
     """precision of the computation; parameters stay float32"""
