@@ -80,8 +80,8 @@ class Decoder(nn.Module):
                 x = ResidualBlock(self.activation, self.dtype, name=f"block{i}_{j}")(x)
             width = self.widths[i - 1] if i else -(-self.widths[0] // 2)
             x = ConvTranspose(width, dtype=self.dtype, name=f"up{i}")(self.activation(x))
-            skip = {"padding": 0} | options | {"kernel_size": 1} if i else options  # the input itself is the last
-            x += Conv(width, **skip, name=f"skip{i}")(features[i])
+            kernel = 1 if i else 3  # the last features are the input itself
+            x += Conv(width, kernel, stride=1, padding=kernel // 2, dtype=self.dtype, name=f"skip{i}")(features[i])
         x = self.activation(Norm(dtype=self.dtype, name="norm")(x))
         return at_least_float32(Conv(self.channels, **options, name="output")(x))
 
