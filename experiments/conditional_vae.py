@@ -56,7 +56,7 @@ class Config(ScheduledConfig):
     """distribution of pixels. bernoulli binarises them anew at each step, cross_entropy keeps grey values, gaussian has
     standard deviation sigma, learned_gaussian learns it"""
     sigma: float = 0.2
-    """standard deviation of pixels in [-1, 1] (gaussian)"""
+    """standard deviation of pixels in [-1, 1] (gaussian), or the first value of a learned one (learned_gaussian)"""
     learning_rate: float = 2e-3
     """peak learning rate of Adam"""
     warmup_steps: int = 250
@@ -86,7 +86,7 @@ def build(config: Config, data: DataSpec) -> Method:
         "bernoulli": bernoulli,
         "cross_entropy": partial(bernoulli, binarise=False),
         "gaussian": partial(gaussian, config.sigma),
-        "learned_gaussian": gaussian,
+        "learned_gaussian": partial(gaussian, initial=config.sigma),
     }
     return conditional_vae(
         Encoder(config.latent_channels, **shared),

@@ -61,15 +61,17 @@ def bernoulli(binarise: bool = True) -> Likelihood:
     )
 
 
-def gaussian(sigma: float | None = None) -> Likelihood:
+def gaussian(sigma: float | None = None, initial: float = 1.0) -> Likelihood:
     """Pixels in [-1, 1] are the decoder's output plus noise of standard deviation sigma, shared; None learns sigma.
 
     A fixed sigma gives the loss ||x - D(E(x))||^2 + 2 sigma^2 KL up to a factor and a constant: lambda = 2 sigma^2. A
-    learned sigma has a soft lower bound (Rybkin et al., arXiv:2006.13202).
+    learned sigma has a soft lower bound (Rybkin et al., arXiv:2006.13202), and begins at `initial` > 0.
 
     Raises:
-        ValueError: if sigma is not above 0.
+        ValueError: if sigma or initial is not above 0.
     """
+    if not 0 < initial < math.inf:
+        raise ValueError(f"--sigma {initial}: must be above 0, also where learning it begins there")
     if sigma is not None and not 0 < sigma < math.inf:
         raise ValueError(f"--sigma {sigma}: must be above 0; --likelihood learned_gaussian learns it")
 
@@ -82,7 +84,7 @@ def gaussian(sigma: float | None = None) -> Likelihood:
         expectation=lambda mean: mean,
         nll=lambda params, mean, x, where: gaussian_nll(x, mean, log_sigma(params), where),
         data=None,
-        params={"log_sigma": 0.0} if sigma is None else {},
+        params={"log_sigma": math.log(initial)} if sigma is None else {},
     )
 
 

@@ -151,3 +151,9 @@ def test_the_kl_is_zero_where_the_posterior_is_the_prior():
     for mean, logvar in ((0.0, 0.0), (1.5, -1.0)):
         kl = stub((mean, logvar)).evaluate(STUBS, batch, key)["kl_nats"]
         np.testing.assert_allclose(kl, (mean**2 + math.exp(logvar) - 1 - logvar) / 2, rtol=1e-6)
+
+
+def test_a_learned_deviation_begins_where_it_is_told():
+    assert gaussian(initial=0.2).params == {"log_sigma": pytest.approx(math.log(0.2))}
+    with pytest.raises(ValueError, match="--sigma -1.0: must be above 0"):
+        gaussian(initial=-1.0)
