@@ -57,6 +57,15 @@ def _sum_per_example(values: Array) -> Array:
     return jnp.sum(values, axis=tuple(range(1, values.ndim)))
 
 
+def _sum_where(values: Array, where: Array | None) -> Array:
+    """Sums the elements of each example for which `where`, of the same shape, is True; None for all."""
+    if where is not None:
+        if jnp.shape(where) != values.shape:
+            raise ValueError(f"expected where {list(values.shape)}, got {list(jnp.shape(where))}")
+        values = jnp.where(where, values, 0.0)
+    return _sum_per_example(values)
+
+
 # Adversarial losses. x is a real image, G(z) a generated image and D(.) the discriminator's *logit*. The probability
 # that an image is real is sigmoid(D), so -log sigmoid(D) = softplus(-D) and -log(1 - sigmoid(D)) = softplus(D).
 
@@ -483,7 +492,7 @@ def absolute_error(x: Array, reconstruction: Array) -> Array:
     return _sum_per_example(jnp.abs(x - reconstruction))
 
 
-def bernoulli_nll(logits: Array, x: Array) -> Array:
+def bernoulli_nll(logits: Array, x: Array, where: Array | None = None) -> Array:
     """-sum [x log sigmoid(l) + (1 - x) log(1 - sigmoid(l))] = sum [softplus(l) - l x]: [b] nats, >= 0.
 
     It is a likelihood for binary x. For grey x it is a cross-entropy, not a density (Loaiza-Ganem and Cunningham, The
@@ -492,15 +501,16 @@ def bernoulli_nll(logits: Array, x: Array) -> Array:
     Args:
         logits: float [b, ...], any range.
         x: float [b, ...] in [0, 1].
+        where: bool [b, ...], the elements to sum over; None for all.
     Raises:
         ValueError: if the shapes differ.
     """
     logits, x = _of_one_shape(logits=logits, x=x)
     # Two terms, because softplus(l) - l x cancels completely where the decoder is confident and right.
-    return _sum_per_example(x * softplus(-logits) + (1 - x) * softplus(logits))
+    return _sum_where(x * softplus(-logits) + (1 - x) * softplus(logits), where)
 
 
-def gaussian_nll(x: Array, mean: Array, log_sigma: Scalar) -> Array:
+def gaussian_nll(x: Array, mean: Array, log_sigma: Scalar, where: Array | None = None) -> Array:
     """-log N(x; mean, sigma^2) = sum [(x - mean)^2 / (2 sigma^2) + log sigma + log(2 pi) / 2].
 
     This is a *density*: it may be negative, and it depends on the scale of x. For 8-bit x scaled to [-1, 1], add
@@ -510,17 +520,18 @@ def gaussian_nll(x: Array, mean: Array, log_sigma: Scalar) -> Array:
         x, mean: float [b, ...].
         log_sigma: log standard deviation in units of x, any value: a scalar (fixed, learned or `optimal_log_sigma`), or
             one per pixel, in the shape of x. Other shapes do not broadcast. See `soft_lower_bound`.
+        where: bool [b, ...], the elements to sum over; None for all.
     Returns:
         [b] nats, unbounded below as sigma -> 0. Exact for log_sigma >= -30; below, 1 / sigma is continued linearly.
     Raises:
-        ValueError: if the shapes differ, or log_sigma is neither a scalar nor of the shape of x.
+        ValueError: if the shapes differ, that of `where` too, or log_sigma is neither a scalar nor of the shape of x.
     """
     x, mean = _of_one_shape(x=x, mean=mean)
     if jnp.shape(log_sigma) not in ((), x.shape):
         raise ValueError(f"expected log_sigma a scalar or {list(x.shape)} as x, got {list(jnp.shape(log_sigma))}")
     log_sigma = jnp.asarray(log_sigma, x.dtype)
     standardised = (x - mean) * _exp_then_linear(-log_sigma, _LARGEST_EXPONENT / 2)  # half, because it is squared
-    return _sum_per_example(jnp.square(standardised) / 2 + log_sigma + math.log(2 * math.pi) / 2)
+    return _sum_where(jnp.square(standardised) / 2 + log_sigma + math.log(2 * math.pi) / 2, where)
 
 
 def optimal_log_sigma(x: Array, reconstruction: Array) -> Array:
@@ -639,6 +650,29 @@ def gaussian_kl_between(mean: Array, logvar: Array, prior_mean: Array, prior_log
     log_ratio = logvar - prior_logvar
     squared_distance = jnp.square(mean - prior_mean) * _exp_then_linear(-prior_logvar)
     return _sum_per_example(_expm1_then_linear(log_ratio) - log_ratio + squared_distance) / 2
+
+
+def normal_gamma_penalty(mean: Array, logvar: Array, mean_scale: Scalar = 1e4, sigma_weight: Scalar = 1e-4) -> Array:
+    """sum [m^2 / (2 s^2) + w (sigma - log sigma)], sigma = e^(logvar / 2): keeps a learned prior from drifting away.
+
+    It is minus the logarithm of a normal density of m times a gamma density of sigma, up to a constant. The sum is
+    smallest at m = 0, sigma = 1. At the default constants it is negligible, unless m or sigma become very large or
+    sigma nearly 0.
+
+    Args:
+        mean, logvar: float [b, ...], parameters of the prior of each example; logvar may have any value.
+        mean_scale: s > 0, a scalar, in units of z.
+        sigma_weight: w >= 0, a scalar.
+    Returns: [b] nats, >= 0. Exact for logvar <= 120; above, e^(logvar / 2) is continued linearly.
+    Raises:
+        ValueError: if the shapes differ, or mean_scale or sigma_weight is not a scalar.
+    References:
+        Ivanov et al., Variational Autoencoder with Arbitrary Conditioning, arXiv:1806.02382, section 4.3.1.
+    """
+    mean, logvar = _of_one_shape(mean=mean, logvar=logvar)
+    _require_scalar(mean_scale=mean_scale, sigma_weight=sigma_weight)
+    of_sigma = _exp_then_linear(logvar / 2) - logvar / 2
+    return _sum_per_example(jnp.square(mean / mean_scale) / 2 + sigma_weight * of_sigma)
 
 
 def free_bits(kl_per_dimension: Array, floor: Scalar) -> Array:

@@ -191,6 +191,22 @@ PER_EXAMPLE = {
         (COLUMN, COLUMN, FLAT),
         r"log_sigma a scalar or \[4, 1\] as x, got \[4\]",
     ),
+    "bernoulli_nll, of some elements": Row(
+        objectives.bernoulli_nll,
+        (jnp.array([[2.0, -1.0]]), jnp.array([[1.0, 0.0]]), np.array([[False, True]])),
+        [0.313262],
+        (EXTREME, jnp.array([[0.0, 1.0, 0.0, 1.0]]), np.array([[True, False, True, False]])),
+        (COLUMN, COLUMN, np.zeros(4, bool)),
+        r"where \[4, 1\], got \[4\]",
+    ),
+    "gaussian_nll, of some elements": Row(
+        objectives.gaussian_nll,
+        (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]]), 0.0, np.array([[True, False]])),
+        [1.043939],
+        (EXTREME, -EXTREME, -30.0, np.array([[True, False, True, False]])),
+        (COLUMN, COLUMN, 0.0, np.zeros(4, bool)),
+        r"where \[4, 1\], got \[4\]",
+    ),
     "gaussian_nll_at_the_optimal_sigma": Row(
         objectives.gaussian_nll,
         (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]]), math.log(0.15625) / 2),
@@ -247,6 +263,14 @@ PER_EXAMPLE = {
         (EXTREME, jnp.zeros((1, 4)), -EXTREME, jnp.full((1, 4), -40.0)),
         (COLUMN, COLUMN, COLUMN, FLAT),
         r"prior_mean \[4, 1\], prior_logvar \[4\]",
+    ),
+    "normal_gamma_penalty": Row(  # [1 + .25] / (2 4), plus .1 (1 + 2 - log 2)
+        objectives.normal_gamma_penalty,
+        (jnp.array([[1.0, -0.5]]), jnp.array([[0.0, math.log(4)]]), 2.0, 0.1),
+        [0.386935],
+        (EXTREME, EXTREME),
+        (COLUMN, FLAT),
+        r"mean \[4, 1\], logvar \[4\]",
     ),
     "free_bits": Row(
         objectives.free_bits,

@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import largest_difference, state_of, tiny_batch, tiny_gan, tiny_r3gan, tiny_sngan, tiny_stylegan2, tiny_vae
+from tiny import (
+    largest_difference,
+    state_of,
+    tiny_batch,
+    tiny_conditional_vae,
+    tiny_gan,
+    tiny_r3gan,
+    tiny_sngan,
+    tiny_stylegan2,
+    tiny_vae,
+)
 
 from jimgen import noise, objectives
 from jimgen.errors import UserError
@@ -22,6 +32,7 @@ METHODS = {
     "sngan": tiny_sngan,
     "stylegan2": tiny_stylegan2,
     "vae": tiny_vae,
+    "conditional_vae": tiny_conditional_vae,
 }
 
 

@@ -10,9 +10,11 @@ import optax
 from jimgen.augment import R3GAN, augment
 from jimgen.evaluation.extractors import Extractor
 from jimgen.methods.augmented import Augmented
+from jimgen.methods.conditional_vae import conditional_vae
 from jimgen.methods.gan import gan
 from jimgen.methods.stylegan2 import path_length_penalty, w_space
-from jimgen.methods.vae import bernoulli, vae
+from jimgen.methods.vae import bernoulli, gaussian, vae
+from jimgen.nets import conditional_vae as conditional_vae_nets
 from jimgen.nets import r3gan, sngan, stylegan2
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.nets.vae import ConvDecoder, ConvEncoder
@@ -97,6 +99,20 @@ def tiny_vae(dtype=jnp.float32, likelihood=None, **options):
         num_classes=3,
         tx=optax.adam(1e-3),
         likelihood=likelihood or bernoulli(),
+        **options,
+    )
+
+
+def tiny_conditional_vae(dtype=jnp.float32, likelihood=None, **options):
+    nets = {"widths": (4, 4), "num_classes": 3, "dtype": dtype}
+    return conditional_vae(
+        conditional_vae_nets.Encoder(2, **nets),
+        conditional_vae_nets.Encoder(2, **nets),
+        conditional_vae_nets.Decoder(SHAPE[-1], **nets),
+        image_shape=SHAPE,
+        num_classes=3,
+        tx=optax.adam(1e-3),
+        likelihood=likelihood or gaussian(),
         **options,
     )
 

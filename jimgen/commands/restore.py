@@ -121,7 +121,7 @@ def labels_of_draws(loaded: Any, num: int, label: int | None, settings: tuple[st
     from jimgen.runs.subject import given_labels
 
     spec, given = loaded.spec, given_labels(loaded, label, settings)
-    if loaded.conditional and not given and not getattr(loaded.config, "label_drop", 0):
+    if loaded.conditional and not given and not loaded.method.hides_labels:
         raise UserError(f"{loaded.folder} draws images of a class: say what the picture shows, for example --label 0")
     return balanced_labels(spec, num, {0: spec.num_classes if spec.num_classes > 1 else 0} | given)
 

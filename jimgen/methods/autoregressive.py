@@ -139,6 +139,7 @@ def pixel_autoregressive(
         ema=("net",),
         sample=sample,
         num_classes=net.num_classes,
+        hides_labels=label_drop > 0,
         evaluate=evaluate,
         inpaint=inpaint,
     )
@@ -266,6 +267,7 @@ def token_autoregressive(
         ema=("net",),
         sample=sample,
         num_classes=net.num_classes,
+        hides_labels=label_drop > 0,
         evaluate=evaluate,
         inpaint=inpaint,
     )

@@ -158,6 +158,7 @@ def flow(
         ema=("net",),
         sample=sample,
         num_classes=num_classes,
+        hides_labels=label_drop > 0,
         evaluate=evaluate,
         flow=Flow(
             lambda variables, labels, guide: predictor.guided_velocity(variables, labels, guidance if guide else PLAIN),

@@ -153,6 +153,7 @@ def gan(
         ema=("generator",),
         sample=sampler(space, truncation),
         num_classes=num_classes,
+        hides_labels=label_drop > 0,
         space=space,
         evaluate=_evaluation(game) if has_health else None,
         recovery=None

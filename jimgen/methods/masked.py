@@ -127,6 +127,7 @@ def masked(
         ema=("net",),
         sample=sample,
         num_classes=num_classes,
+        hides_labels=label_drop > 0,
         evaluate=evaluate,
         inpaint=inpaint,
     )

@@ -138,6 +138,7 @@ def mean_flow(
         ema=("net",),
         sample=sample,
         num_classes=num_classes,
+        hides_labels=label_drop > 0,
         evaluate=evaluate,
         flow=Flow(velocity, uniform_times),
     )

@@ -52,7 +52,7 @@ class Method(NamedTuple):
     reconstruct: encodes and decodes images (VAEs, tokenizers).
     space: the latent space, to interpolate in it and to find the code of a picture (GANs, VAEs).
     flow: the velocity field, to draw images given what is observed of them (flows).
-    inpaint: draws the unknown part of an image (flows, masked and autoregressive transformers).
+    inpaint: draws the unknown part of an image (flows, conditional VAEs, masked and autoregressive transformers).
     evaluate: computes metrics of held-out examples; training reports their means over the test split.
     aggregate: computes scalar metrics from dataset means, such as the usage of a codebook, which a single example does
         not have. It takes the means [k] of the vector-valued metrics of `evaluate`.
@@ -64,6 +64,7 @@ class Method(NamedTuple):
     ema: tuple[str, ...]  # nets whose moving average is kept, and used for sampling
     sample: Callable[[Variables, Array, Array], Array]  # (variables, key, labels) -> images
     num_classes: NumClasses = 0  # of the labels that the nets know; 0: samples do not depend on labels
+    hides_labels: bool = False  # whether training hides labels at times, so that they may be left open
     reconstruct: Callable[[Variables, Array, Array], Array] | None = None  # (variables, images, labels) -> images
     space: LatentSpace | None = None
     flow: Flow | None = None

@@ -35,7 +35,8 @@ class Likelihood(NamedTuple):
     observe: Callable[[Array, Array, Array], Array]  # (key, index [b], images in [-1, 1]) -> x
     as_images: Callable[[Array], Array]  # x, or its expectation -> images in [-1, 1]
     expectation: Callable[[Array], Array]  # decoder output -> E[x|z]
-    nll: Callable[[Any, Array, Array], Array]  # (params, decoder output, x) -> -log p(x|z), nats [b]
+    nll: Callable[[Any, Array, Array, Array | None], Array]
+    # (params, decoder output, x, where) -> -log p(x|z) of the pixels where bool [b, h, w, c], None for all: nats [b]
     data: Literal["binarised"] | None  # the kind of discrete x, whose nats are a code length; None if x is not discrete
     params: dict[str, float] = {}  # initial values of parameters that are learned with the nets
 
@@ -55,20 +56,22 @@ def bernoulli(binarise: bool = True) -> Likelihood:
         observe=observe,
         as_images=lambda x: 2 * x - 1,
         expectation=jax.nn.sigmoid,
-        nll=lambda _, logits, x: bernoulli_nll(logits, x),
+        nll=lambda _, logits, x, where: bernoulli_nll(logits, x, where),
         data="binarised" if binarise else None,
     )
 
 
-def gaussian(sigma: float | None = None) -> Likelihood:
+def gaussian(sigma: float | None = None, initial: float = 1.0) -> Likelihood:
     """Pixels in [-1, 1] are the decoder's output plus noise of standard deviation sigma, shared; None learns sigma.
 
     A fixed sigma gives the loss ||x - D(E(x))||^2 + 2 sigma^2 KL up to a factor and a constant: lambda = 2 sigma^2. A
-    learned sigma has a soft lower bound (Rybkin et al., arXiv:2006.13202).
+    learned sigma has a soft lower bound (Rybkin et al., arXiv:2006.13202), and begins at `initial` > 0.
 
     Raises:
-        ValueError: if sigma is not above 0.
+        ValueError: if sigma or initial is not above 0.
     """
+    if not 0 < initial < math.inf:
+        raise ValueError(f"--sigma {initial}: must be above 0, also where learning it begins there")
     if sigma is not None and not 0 < sigma < math.inf:
         raise ValueError(f"--sigma {sigma}: must be above 0; --likelihood learned_gaussian learns it")
 
@@ -79,9 +82,9 @@ def gaussian(sigma: float | None = None) -> Likelihood:
         observe=lambda key, index, images: images,
         as_images=lambda x: x,
         expectation=lambda mean: mean,
-        nll=lambda params, mean, x: gaussian_nll(x, mean, log_sigma(params)),
+        nll=lambda params, mean, x, where: gaussian_nll(x, mean, log_sigma(params), where),
         data=None,
-        params={"log_sigma": 0.0} if sigma is None else {},
+        params={"log_sigma": math.log(initial)} if sigma is None else {},
     )
 
 
@@ -127,7 +130,7 @@ class _Nets(NamedTuple):
     def nll(self, variables: Variables, x: Array, z: Array, labels: Array) -> Array:
         """-log p(x|z), nats [b]."""
         params = variables["likelihood"]["params"] if self.likelihood.params else {}
-        return self.likelihood.nll(params, self._output(variables, z, labels), x)
+        return self.likelihood.nll(params, self._output(variables, z, labels), x, None)
 
     def _output(self, variables: Variables, z: Array, labels: Array) -> Array:
         return self.decoder.apply(variables["decoder"], z, labels)  # pyright: ignore[reportReturnType]
@@ -197,6 +200,7 @@ def vae(
         ema=trained,
         sample=sampler(space),
         num_classes=num_classes,
+        hides_labels=label_drop > 0,
         reconstruct=reconstruct,
         space=space,
         evaluate=_evaluation(nets, bool(num_classes), importance_samples),

@@ -122,6 +122,7 @@ def test_a_sinogram_is_reconstructed(folders, jimgen, refused, tmp_path):
         ("flow", ["--task", "colourise"], "colourise needs a run on colours"),
         ("flow", ["--task", "deblur", "--blur", "-1"], "expected a standard deviation > 0"),
         ("flow", ["--task", "denoise", "--num", "0"], "--num 0: must be at least 1"),
+        ("vae", ["--task", "denoise", "--sigma", "9"], "say what the picture shows, for example --label 0"),
         ("dcgan", ["--task", "denoise", "--sigma", "9", "--own-size"], "only flows work by tiles"),
     ],
 )
@@ -136,9 +137,9 @@ def test_a_run_that_never_hid_labels_must_be_told_one():
     spec = SimpleNamespace(
         num_classes=3, attributes=(), columns=[SimpleNamespace(values=("a", "b", "c"))], conditions=3
     )
-    run = SimpleNamespace(folder="run", spec=spec, conditional=True, config=SimpleNamespace(label_drop=0.0))
+    run = SimpleNamespace(folder="run", spec=spec, conditional=True, method=SimpleNamespace(hides_labels=False))
     with pytest.raises(UserError, match="say what the picture shows, for example --label 0"):
         labels_of_draws(run, 2, None, ())
     assert labels_of_draws(run, 2, 1, ()).tolist() == [1, 1]
-    run.config.label_drop = 0.1
+    run.method.hides_labels = True
     assert labels_of_draws(run, 2, None, ()).tolist() == [3, 3]
