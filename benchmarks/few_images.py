@@ -6,7 +6,7 @@
     python benchmarks/few_images.py plot --out runs/few --picture few_images.png
 
 `data` writes the first 1000 training images of Fashion-MNIST and the whole test split into a file. `measure` takes the
-distance of 10,000 samples to that test split at 10 checkpoints. Overfitting is that of `jimgen.methods.health`: 0 where
+distance of samples to that test split at 10 checkpoints. Overfitting is that of `jimgen.methods.health`: 0 where
 D rates test images as it rates training images, 1 where it rates them as it rates fakes.
 """
 
@@ -42,8 +42,10 @@ class Args:
     """folder of the data and the runs"""
     model: str = ""
     """model to train, of MODELS"""
-    steps: int = 6000
+    steps: int = 5000
     """train steps; a multiple of 10"""
+    num: int = 5000
+    """number of samples at each checkpoint"""
     seed: int = 0
     """random seed"""
     picture: Path = Path("few_images.png")
@@ -84,7 +86,6 @@ def train(args: Args) -> None:
 def measure_run(args: Args) -> None:
     """Writes the distances of a run's checkpoints to the test split into distances.json in its folder."""
     from jimgen import data
-    from jimgen.data.dataset import num_rows
     from jimgen.evaluation.extractors import load_extractor
 
     dataset = data.load("fashion_mnist", size=32, fit="pad")
@@ -92,7 +93,7 @@ def measure_run(args: Args) -> None:
     nets = [load_extractor(name) for name in EXTRACTORS]
     rows, folder = [], args.out / args.model
     for step in sorted(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()):
-        distances = measured_at(folder, step, dataset, nets, "fd", num_rows(dataset.test))
+        distances = measured_at(folder, step, dataset, nets, "fd", args.num)
         rows.append({"step": step, **distances})
         print(json.dumps(rows[-1]), flush=True)
         (folder / "distances.json").write_text(json.dumps(rows, indent=1) + "\n")
