@@ -13,10 +13,10 @@ QUICK = ["--per-class", 2, "--steps", 1, "--shares", 0.5]
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr("jimgen.evaluation.arms.BATCH_SIZE", 4)
+    monkeypatch.setattr("jimgen.evaluation.arms.BATCH_SIZE", 32)
 
 
-def test_utility_of_a_run_is_printed_and_written(folders, jimgen, tmp_path):
+def test_utility_of_a_run_is_printed_and_written(folders, jimgen, optimised):
     said = jimgen("utility", folders["vae"], *QUICK, "--seeds", 2, "--num", 20)
     path = folders["vae"] / "utility.json"
     found = json.loads(path.read_text())
@@ -27,7 +27,7 @@ def test_utility_of_a_run_is_printed_and_written(folders, jimgen, tmp_path):
     assert all(sentence in said for sentence in found["results"][0]["sentences"])
 
 
-def test_utility_of_a_set_lies_beside_it_and_takes_few_images_of_another_set(jimgen, tmp_path):
+def test_utility_of_a_set_lies_beside_it_and_takes_few_images_of_another_set(jimgen, tmp_path, optimised):
     digits = data.load("digits")
     rows = np.concatenate([np.flatnonzero(digits.train.labels == label)[:2] for label in range(10)])
     images, labels = digits.train.images[rows], digits.train.labels[rows]
