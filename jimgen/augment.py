@@ -85,6 +85,18 @@ def random_flip(images: Array, keys: Array) -> Array:
     return jax.vmap(lambda image, key: _mirrored(image, jax.random.bernoulli(key)))(images, keys)
 
 
+def random_shift(images: Array, keys: Array) -> Array:
+    """Shifts each image by whole pixels, up to an eighth of each side, and reflects it at its edges.
+
+    All shifts are equally likely. Arguments as of `augment`.
+
+    References:
+        Zagoruyko and Komodakis, Wide Residual Networks, arXiv:1605.07146, section 3: 4 pixels of 32.
+    """
+    _check(images, keys)
+    return jax.vmap(_moved)(images, keys)
+
+
 def adapt(p: Scalar, signal: Scalar, target: Scalar, images: Scalar, length: float = 500_000) -> Array:
     """p +- images / length, up where the signal exceeds the target, clipped to [0, 1]: [].
 
@@ -278,6 +290,14 @@ def _reflected(places: Array, side: int) -> tuple[Array, Array]:
     inside = last - jnp.abs(jnp.mod(places, 2 * last) - last)
     before = jnp.clip(jnp.floor(inside), 0, last - 1)
     return before.astype(jnp.int32), (inside - before)[..., None]
+
+
+def _moved(image: Array, key: Array) -> Array:
+    for axis, own in enumerate(jax.random.split(key)):
+        last, most = image.shape[axis] - 1, _rounded(SHIFT * image.shape[axis])
+        places = jnp.arange(last + 1) - jax.random.randint(own, (), -most, most + 1)
+        image = jnp.take(image, last - jnp.abs(places % (2 * last) - last), axis=axis, mode="clip")
+    return image
 
 
 def _cut_out(image: Array, draws: _Draws, strength: float) -> Array:

@@ -18,6 +18,7 @@ from jimgen.commands.metrics import compare, evaluate, reference
 from jimgen.commands.pack import pack
 from jimgen.commands.restore import restore
 from jimgen.commands.shared import output_file, start_jax
+from jimgen.commands.utility import utility
 from jimgen.errors import UserError, errors_in_a_line
 from jimgen.interrupts import end_at_once
 
@@ -36,6 +37,7 @@ def main() -> None:
         "evaluate": evaluate,
         "compare": compare,
         "reference": reference,
+        "utility": utility,
         "pack": pack,
         "report": report,
         "runs": runs,

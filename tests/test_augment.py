@@ -22,6 +22,7 @@ from jimgen.augment import (
     diff_augment,
     overfitting_signal,
     random_flip,
+    random_shift,
 )
 from jimgen.parallel import DEVICE_AXIS
 
@@ -63,6 +64,7 @@ def test_noise_belongs_to_the_example() -> None:
         lambda images, keys: augmented(images, keys, 0.7, ALL),
         lambda images, keys: diff_augmented(images, keys, every),
         random_flip,
+        random_shift,
     )
     for function in functions:
         close(function(images[5:7], keys_of(8)[5:7]), function(images, keys_of(8))[5:7])
@@ -199,6 +201,15 @@ def test_diff_augment_by_its_parts() -> None:
     rgba = images_of(4, 4, 4, 4)
     np.testing.assert_array_equal(diff_augmented(rgba, keys_of(4), ("colour",))[..., 3], rgba[..., 3])
     np.testing.assert_array_equal(diff_augment(images, keys_of(300), ()), images)
+
+
+def test_shifts_are_by_whole_pixels_up_to_an_eighth_and_reflected() -> None:
+    images = images_of(300, 8, 16, 1)
+    moved = np.asarray(random_shift(images, keys_of(300)))
+    padded = np.pad(np.asarray(images), ((0, 0), (1, 1), (2, 2), (0, 0)), mode="reflect")
+    places = [padded[:, y : y + 8, x : x + 16] for y in range(3) for x in range(5)]
+    matches = np.stack([(moved == place).all((1, 2, 3)) for place in places])
+    assert (matches.sum(0) == 1).all() and matches.mean(1).min() > 0.02  # each of 15 in 1/15 of the cases
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ from jimgen.commands.shared import (
     RunFolder,
     output_file,
     output_folder,
+    real_images,
     require_positive,
     say_what_is_left_out,
+    show_table,
     start_jax,
 )
-from jimgen.errors import UserError
 from jimgen.sizes import Size
 
 
@@ -90,7 +91,7 @@ def evaluate(
     fitting = fitting_of(**asked)
     with start_jax():
         subject, run = subjects.subject_of(source, num, seed, classes, folder, best, change, fitting.reading)
-        dataset = _real_images(source, run, data, asked)
+        dataset = real_images(source, run, data, asked)
         say_what_is_left_out(dataset)
         result = measured(
             subject,
@@ -112,18 +113,6 @@ def evaluate(
 def _names_in(text: str) -> list[str]:
     """Names that commas separate."""
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _real_images(source: Path, run: Any | None, name: str | None, asked: dict[str, Any]) -> Any:
-    """The data set to compare with: the run's own by default. Raises UserError where neither run nor name tells it."""
-    from jimgen import data
-    from jimgen.runs.subject import load_data
-
-    if run is not None:
-        return load_data(run.config, name=name, **asked)
-    if name is None:
-        raise UserError(f"{source} does not say what it should be compared with: give --data")
-    return data.load(name, **asked)
 
 
 def compare(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
@@ -154,7 +143,7 @@ def compare(runs: tyro.conf.Positional[tuple[Path, ...]]) -> None:
             width = "" if found is None or math.isnan(found.half_width) else f" ± {found.half_width:.2g}"
             cells.append("" if found is None else f"{found.mean:.4g}{width}")
         table.add_row(name, *cells, *(f"{others[who]:.4g}" if who in others else "" for who in columns))
-    _show(table)
+    show_table(table)
     rows = {group.name: {name: found._asdict() for name, found in group.metrics.items()} for group in groups}
     print(json.dumps(rows).replace("NaN", "null"))
 
@@ -213,14 +202,6 @@ def reference(
     print(f"{count} images of {data} ({split}), {len(made.moments.mean)} features of {extractor}: {out}")
 
 
-def _show(table: Any) -> None:
-    """Prints a table, 240 characters wide to a file or a pipe, so that no number is cut. Brackets are not markup."""
-    from rich.console import Console
-
-    width = None if Console().is_terminal else 240
-    Console(width=width, markup=False, emoji=False).print(table)
-
-
 def _print_metrics(result: dict[str, Any]) -> None:
     """Prints the table of an evaluation, its warnings and its duration."""
     from rich.table import Table
@@ -233,7 +214,7 @@ def _print_metrics(result: dict[str, Any]) -> None:
         table.add_column(head, justify="right")
     for name, row in result["metrics"].items():
         table.add_row(name, *(f"{row[who]:.4g}" if who in row else "" for who in ("value", "real", "gaussian")))
-    _show(table)
+    show_table(table)
     for warning in result["warnings"]:
         print(f"warning: {warning}")
     seconds = result["seconds"]

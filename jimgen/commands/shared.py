@@ -7,14 +7,17 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from jimgen.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from jimgen.data import Dataset
+    from jimgen.runs.load import Run
 
 MOST = 2**31 - 1  # counters are 32-bit integers
 RunFolder = Annotated[Path, tyro.conf.Positional]
@@ -57,6 +60,33 @@ def say_what_is_left_out(dataset: Dataset) -> None:
         print(note, file=sys.stderr)
 
 
+def real_images(source: Path, run: Run | None, name: str | None, asked: dict[str, Any]) -> Dataset:
+    """The data set to compare with: the run's own by default. Raises UserError where neither run nor name tells it.
+
+    Args:
+        source: folder of the run, or path of a set of images.
+        run: the loaded run, if it is one.
+        name: name of the data set.
+        asked: choices of `data.load` in place of the run's.
+    """
+    from jimgen import data
+    from jimgen.runs.subject import load_data
+
+    if run is not None:
+        return load_data(run.config, name=name, **asked)
+    if name is None:
+        raise UserError(f"{source} does not say what it should be compared with: give --data")
+    return data.load(name, **asked)
+
+
+def show_table(table: Table) -> None:
+    """Prints a table, 240 characters wide to a file or a pipe, so that no number is cut. Brackets are not markup."""
+    from rich.console import Console
+
+    width = None if Console().is_terminal else 240
+    Console(width=width, markup=False, emoji=False).print(table)
+
+
 def require_positive(**numbers: int) -> None:
     """Raises UserError for a flag below 1 or above MOST."""
     for name, number in numbers.items():
@@ -71,12 +101,12 @@ def output_file(out: Path, *endings: str) -> Path:
 
     Args:
         out: path as the user gave it, or the default.
-        endings: allowed endings, ".png" or ".npz", in upper or lower case; none allow any name.
+        endings: allowed endings, ".png", ".npz" or ".json", in upper or lower case; none allow any name.
     Raises:
         UserError: the path has another ending, is a folder, or cannot be written.
     """
     if endings and out.suffix.lower() not in endings:
-        meaning = {".png": ".png (a grid)", ".npz": ".npz (arrays)"}
+        meaning = {".png": ".png (a grid)", ".npz": ".npz (arrays)", ".json": ".json"}
         raise UserError(f"--out {out}: give a name that ends in {' or '.join(meaning[end] for end in endings)}")
     return _writable(out, is_file=True)
 

@@ -11,11 +11,11 @@ the same, so these are part of the package.
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +32,18 @@ from jimgen.data.dataset import Arrays, Stream
 from jimgen.errors import UserError
 from jimgen.files import write_npz
 from jimgen.nets.classifier import Classifier
-from jimgen.noise import key_of
-from jimgen.train_step import Aux, Batch, Phase, Variables, compile_step, init_state, make_train_step
+from jimgen.noise import example_keys, key_of
+from jimgen.train_step import (
+    Aux,
+    Batch,
+    CompiledStep,
+    Phase,
+    TrainState,
+    Variables,
+    compile_step,
+    init_state,
+    make_train_step,
+)
 
 STRIDE = 2 ** (len(Classifier.widths) - 1)
 BATCH_SIZE = 128
@@ -42,39 +52,45 @@ WEIGHT_DECAY = 5e-3
 NET = "classifier"  # name of the net in the variables of the train step
 
 
-def train_classifier(
-    images: np.ndarray,
-    labels: np.ndarray,
+class Trainer(NamedTuple):
+    """A compiled train step of `Classifier`, for any number of trainings on images of one shape."""
+
+    first_state: Callable[[Array], TrainState]  # key -> state before the first step
+    step: CompiledStep
+    steps: int  # over which the learning rate falls to zero
+
+
+def make_trainer(
+    shape: tuple[int, ...],
     *,
     num_classes: NumClasses,
     steps: int,
-    seed: int = 0,
-    batch_size: int = BATCH_SIZE,
-) -> dict[str, Any]:
-    """Trains `Classifier` by cross-entropy -log p(label|image), with AdamW and a learning rate that falls to zero.
+    augment: Callable[[Array, Array], Array] | None = None,
+) -> Trainer:
+    """Cross-entropy -log p(label|image), AdamW, and a learning rate that falls to zero, as one compiled step.
 
     Args:
-        images: uint8 [n, h, w, c]; h and w multiples of 8.
-        labels: int [n] in [0, num_classes); or [n, columns].
+        shape: (height, width, channels) of the images; height and width multiples of 8.
         num_classes: number of logits, in all or of each column; the cross-entropies of columns are summed.
         steps: number of train steps.
-        seed: random seed for initial weights and order of images. The same seed gives the same weights.
-        batch_size: images per step.
-    Returns: The variables that `Classifier.apply` takes: params and batch_stats, numpy float32.
+        augment: function of images float32 [b, h, w, c] in [-1, 1] and keys [b] to images. It changes the images for
+            which a batch says "augmented", bool [b]. So trainings with and without it share the compiled step.
     Raises:
-        UserError: the arrays do not fit each other, or the strides do not divide the size.
+        UserError: there are no steps.
     References:
         Loshchilov and Hutter, Decoupled Weight Decay Regularization, arXiv:1711.05101.
     """
-    _check_images(images)
-    labels = _checked_columns(labels, len(images), num_classes)
     if steps < 1:
         raise UserError(f"steps is {steps}: give 1 or more")
     sizes = column_sizes(num_classes)
     net = Classifier(sum(sizes))
 
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        (_, logits), stats = net.apply(variables[NET], batch["image"], train=True, mutable=["batch_stats"])
+        images = batch["image"]
+        if augment is not None:
+            changed = augment(images, example_keys(key, batch["index"]))
+            images = jnp.where(batch["augmented"][:, None, None, None], changed, images)
+        (_, logits), stats = net.apply(variables[NET], images, train=True, mutable=["batch_stats"])
         parts = jnp.split(logits, np.cumsum(sizes)[:-1], axis=-1)
         pairs = zip(parts, columns_of(batch["label"]), strict=True)
         nats = sum(optax.softmax_cross_entropy_with_integer_labels(part, column) for part, column in pairs)
@@ -86,16 +102,62 @@ def train_classifier(
     rate = optax.cosine_decay_schedule(LEARNING_RATE, steps)
     phase = Phase("classifier", (NET,), objective, optax.adamw(rate, weight_decay=WEIGHT_DECAY))
     compiled = compile_step(make_train_step([phase], prepare=scale_batch), "jit")
+    example: Batch = {"image": jnp.zeros((2, *shape))}
+    first_state = jax.jit(lambda key: init_state(init, [phase], (), key, example))
+    return Trainer(first_state, compiled, steps)
+
+
+def train(trainer: Trainer, fed: Iterable[Batch], *, seed: int, checkpoints: Sequence[int]) -> list[dict[str, Any]]:
+    """One training, from random weights to the last step.
+
+    Args:
+        trainer: of `make_trainer`.
+        fed: batches, at least as many as steps: "image" uint8 [b, h, w, c], "label" int32 [b] or [b, columns], "index"
+            int32 [b] and, for a trainer that augments, "augmented" bool [b].
+        seed: random seed for initial weights and augmentation.
+        checkpoints: numbers of steps done, ascending.
+    Returns: The variables that `Classifier.apply` takes, numpy float32, at each checkpoint.
+    Raises:
+        UserError: an update was not finite.
+    """
     init_key, key = jax.random.split(key_of(seed))
-    example: Batch = {"image": jnp.zeros((2, *images.shape[1:]))}
-    state = jax.jit(lambda key: init_state(init, [phase], (), key, example))(init_key)
-    state = jax.device_put(state, compiled.state_sharding)
-    fed = batches(Arrays(images, labels), batch_size=batch_size, seed=seed, sharding=compiled.batch_sharding)
-    for _, batch in zip(range(steps), fed, strict=False):
-        state, _ = compiled.run(state, batch, key)
-    if int(state.skipped["classifier"]):
-        raise UserError(f"{int(state.skipped['classifier'])} of {steps} updates of the classifier were not finite")
-    return jax.tree.map(np.asarray, state.variables[NET])
+    state = jax.device_put(trainer.first_state(init_key), trainer.step.state_sharding)
+    kept = []
+    for done, batch in zip(range(1, trainer.steps + 1), fed, strict=False):
+        state, _ = trainer.step.run(state, batch, key)
+        if done in checkpoints:
+            kept.append(jax.tree.map(np.array, state.variables[NET]))  # a copy: the step donates the state
+    if skipped := int(state.skipped["classifier"]):
+        raise UserError(f"{skipped} of {trainer.steps} updates of the classifier were not finite")
+    return kept
+
+
+def train_classifier(
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    num_classes: NumClasses,
+    steps: int,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+) -> dict[str, Any]:
+    """Trains `Classifier` on images, by `make_trainer` and `train`.
+
+    Args:
+        images: uint8 [n, h, w, c]; h and w multiples of 8.
+        labels: int [n] in [0, num_classes); or [n, columns].
+        num_classes, steps: as of `make_trainer`.
+        seed: random seed for initial weights and order of images. The same seed gives the same weights.
+        batch_size: images per step.
+    Returns: The variables that `Classifier.apply` takes: params and batch_stats, numpy float32.
+    Raises:
+        UserError: the arrays do not fit each other, or the strides do not divide the size.
+    """
+    _check_images(images)
+    labels = _checked_columns(labels, len(images), num_classes)
+    trainer = make_trainer(images.shape[1:], num_classes=num_classes, steps=steps)
+    fed = batches(Arrays(images, labels), batch_size=batch_size, seed=seed, sharding=trainer.step.batch_sharding)
+    return train(trainer, fed, seed=seed, checkpoints=[steps])[0]
 
 
 def predict(
@@ -138,6 +200,11 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     if logits.shape[:1] != np.shape(labels):
         raise ValueError(f"expected logits [n, num_classes] and labels [n], got {logits.shape}, {np.shape(labels)}")
     return float(np.mean(logits.argmax(-1) == labels))
+
+
+def balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over the classes that occur in labels int [n] of `accuracy` on each: every class counts the same."""
+    return float(np.mean([accuracy(logits[labels == label], labels[labels == label]) for label in np.unique(labels)]))
 
 
 def classification_accuracy_score(

@@ -1,22 +1,12 @@
 """Comparison of evaluated runs, with confidence intervals over seeds."""
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from jimgen.errors import UserError
-
-
-class Interval(NamedTuple):
-    """Mean of n values and half the width of its 95% confidence interval, which is nan for one value."""
-
-    mean: float
-    half_width: float
-    n: int
+from jimgen.metrics.intervals import Interval, confidence_interval
 
 
 class Group(NamedTuple):
@@ -25,22 +15,6 @@ class Group(NamedTuple):
     name: str
     runs: tuple[Path, ...]
     metrics: dict[str, Interval]
-
-
-def confidence_interval(values: Sequence[float]) -> Interval:
-    """mean +- t_{.975, n-1} s / sqrt(n), Student's interval for the mean of independent normal values.
-
-    Raises:
-        ValueError: there are no values.
-    """
-    if not values:
-        raise ValueError("a confidence interval takes at least one value")
-    from scipy.stats import t  # slow to import: a second
-
-    n, mean = len(values), float(np.mean(values))
-    if n == 1:
-        return Interval(mean, math.nan, 1)
-    return Interval(mean, float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n)), n)
 
 
 def compare(

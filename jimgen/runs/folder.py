@@ -22,6 +22,7 @@ REPORT = "report.html"
 CHECKPOINTS, BEST = "checkpoints", "best"
 PROFILE = "profile"
 EVALUATION = "evaluation"
+UTILITY = "utility.json"
 
 
 class Saved(NamedTuple):

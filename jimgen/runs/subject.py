@@ -17,10 +17,11 @@ from jimgen.evaluation.compare import Group, compare
 from jimgen.evaluation.evaluate import Subject
 from jimgen.evaluation.generated import GeneratedSet, generate, read_generated
 from jimgen.evaluation.results import RESULTS, read_evaluation
+from jimgen.files import some_of
 from jimgen.noise import key_of
 from jimgen.runs import compatibility
 from jimgen.runs.config import RunConfig, uncompared_fields
-from jimgen.runs.folder import CONFIG, EVALUATION, METRICS_FILE, Saved, read_saved
+from jimgen.runs.folder import CONFIG, EVALUATION, METRICS_FILE, UTILITY, Saved, read_saved
 from jimgen.runs.load import Run, load_run
 from jimgen.train_step import eval_variables
 
@@ -129,6 +130,14 @@ def default_folder(path: Path) -> Path:
     return path.with_name(f"{path.name if path.is_dir() else path.stem}-evaluation")
 
 
+def default_file(path: Path) -> Path:
+    """Where the downstream utility of a run or of a set of images goes, unless told otherwise."""
+    folder = default_folder(path)
+    if (path / CONFIG).exists():
+        return path / UTILITY
+    return folder.with_name(f"{folder.name.removesuffix(f'-{EVALUATION}')}-{UTILITY}")
+
+
 def subject_of(
     path: Path,
     num: int,
@@ -148,17 +157,41 @@ def subject_of(
     """
     if (path / CONFIG).exists():
         run = load_run(path, best, changes)
-        classes = classes or ("frequency" if run.spec.attributes else "balanced")
-        drawn, step = draw_images(run, num, seed, classes), int(run.state.step)
-        about = {"run": str(path), "step": step, "best": best, "classes": classes, "seed": seed}
-        about["changes"] = list(changes)
-        return Subject(drawn, about, out or default_folder(path), _test_metrics(path, step)), run
+        return subject_of_run(run, num, seed, classes, out, best, changes), run
     found = read_generated(path, reading=reading)
     if len(found.images) < num:
         raise UserError(f"{path} holds {len(found.images)} images: --num {num} is too many")
     labels = None if found.labels is None else found.labels[:num]
     drawn = found._replace(images=found.images[:num], labels=labels)
     return Subject(drawn, {"images": str(path)}, out or default_folder(path)), None
+
+
+def subject_of_run(
+    run: Run,
+    num: int,
+    seed: int,
+    classes: Classes | None,
+    out: Path | None,
+    best: bool = False,
+    changes: Sequence[str] = (),
+) -> Subject:
+    """Images drawn from a loaded run as a subject; arguments as of `subject_of`."""
+    classes = classes or ("frequency" if run.spec.attributes else "balanced")
+    drawn, step = draw_images(run, num, seed, classes), int(run.state.step)
+    about = {"run": str(run.folder), "step": step, "best": best, "classes": classes, "seed": seed}
+    about["changes"] = list(changes)
+    return Subject(drawn, about, out or default_folder(run.folder), _test_metrics(run.folder, step))
+
+
+def require_same_classes(run: Run, spec: DataSpec) -> None:
+    """Raises UserError where a run knows no classes, or others than these data."""
+    if not run.conditional or run.spec.num_classes < 2:
+        raise UserError(f"{run.folder} draws images without classes: train a class-conditional run (--conditional)")
+    if run.spec.class_names != spec.class_names:
+        raise UserError(
+            f"{spec.name} has other classes than the run: {some_of(spec.class_names)} there, "
+            f"{some_of(run.spec.class_names)} here; an .npz names them in class_names"
+        )
 
 
 def _test_metrics(folder: Path, step: int) -> dict[str, float]:

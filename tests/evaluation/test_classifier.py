@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from jimgen.data import load
+from jimgen.data.batches import batches
+from jimgen.data.dataset import Arrays
 from jimgen.errors import UserError
 from jimgen.evaluation import classifier
 from jimgen.evaluation.extractors import WEIGHTS
@@ -93,6 +95,31 @@ def test_accuracy_by_hand():
     assert classifier.accuracy(np.array([[1, 2], [3, 0], [0, 1.0]]), np.array([1, 0, 0])) == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="labels .n."):
         classifier.accuracy(np.zeros((3, 2)), np.zeros((3, 1)))
+
+
+def test_every_class_counts_the_same_in_balanced_accuracy():
+    """Class 0: 1 of 1; class 2: 1 of 3. Class 1 has no image."""
+    logits = np.eye(3)[[0, 2, 0, 1]]
+    assert classifier.balanced_accuracy(logits, np.array([0, 2, 2, 2])) == pytest.approx((1 + 1 / 3) / 2)
+
+
+def test_checkpoints_are_the_variables_on_the_way_and_augmentation_changes_what_a_batch_says(trained):
+    """The last checkpoint of a batch that is not augmented: bit for bit what `train_classifier` gives."""
+    images, labels = bright_and_dark(20)
+    trainer = classifier.make_trainer((8, 8, 1), num_classes=2, steps=2, augment=lambda images, keys: -images)
+
+    def train(augmented: bool) -> list[dict]:
+        fed = batches(
+            Arrays(images, labels.astype(np.int32)), batch_size=8, seed=0, sharding=trainer.step.batch_sharding
+        )
+        flagged = ({**batch, "augmented": jnp.full(8, augmented)} for batch in fed)
+        return classifier.train(trainer, flagged, seed=0, checkpoints=[1, 2])
+
+    first, last = train(False)
+    jax.tree.map(np.testing.assert_array_equal, last, trained)
+    assert (first["params"]["stem"]["kernel"] != last["params"]["stem"]["kernel"]).any()
+    mirrored = train(True)[1]
+    assert (mirrored["batch_stats"]["stem_norm"]["mean"] != last["batch_stats"]["stem_norm"]["mean"]).all()
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,11 @@
-"""Runs side by side: intervals, groups of seeds, and what may not be compared."""
+"""Runs side by side: groups of seeds, and what may not be compared."""
 
 import json
-import math
 
 import pytest
 
 from jimgen.commands.metrics import compare as show_side_by_side
 from jimgen.errors import UserError
-from jimgen.evaluation.compare import confidence_interval
 from jimgen.runs.config import RunConfig, free_fields
 from jimgen.runs.report import write_report
 from jimgen.runs.subject import compare_runs
@@ -34,17 +32,6 @@ def write(folder, value, seed=0, experiment="dcgan", width=64, num=1000, subject
     found |= {} if subject is None else {"subject": subject}
     (folder / "evaluation" / "evaluation.json").write_text(json.dumps(found))
     return folder
-
-
-def test_intervals_by_hand():
-    """Student's t: 1, 2, 3 have deviation 1, t_{.975, 2} = 4.302653, so +- 4.302653 / sqrt 3 = 2.484138."""
-    found = confidence_interval([1.0, 2.0, 3.0])
-    assert found.mean == 2 and found.n == 3 and math.isclose(found.half_width, 2.484138, abs_tol=1e-6)
-    assert math.isclose(confidence_interval([0.0, 2.0]).half_width, 12.706205, abs_tol=1e-6)
-    alone = confidence_interval([5.0])
-    assert alone.mean == 5 and math.isnan(alone.half_width)
-    with pytest.raises(ValueError, match="at least one"):
-        confidence_interval([])
 
 
 def test_runs_that_differ_in_their_seed_are_one_group(tmp_path):
