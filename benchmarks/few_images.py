@@ -27,9 +27,9 @@ ROOT = Path(__file__).parent.parent
 NUM = 1000  # training images
 MODELS = {  # name -> experiment and its flags
     "r3gan": ("r3gan", ()),
-    "r3gan-augmented": ("r3gan", ("--last-augmentation", "0.5", "--flip")),
+    "r3gan-augmented": ("r3gan", ("--last-augmentation", "0.3")),
     "stylegan2": ("stylegan2", ("--augment-target", "0")),
-    "stylegan2-ada": ("stylegan2", ("--augment-images", "100000", "--flip")),
+    "stylegan2-ada": ("stylegan2", ("--augment-images", "100000")),
 }
 CHECKPOINTS = 10
 

@@ -137,7 +137,7 @@ def test_doctor_names_versions_devices_and_data(jimgen, monkeypatch):
         (["compare", "{dcgan}"], "has no evaluation yet"),
         (["reference", "digits", "--out", "{none}/x.json"], "ends in .npz"),
         (["sample", "{dcgan}", "--best"], "keeps no best checkpoint"),
-        (["inpaint", "{vae}", "{none}/x.png", "--mask", "{none}/y.png"], "cannot inpaint"),
+        (["inpaint", "{vae}", "{none}/x.png", "--mask", "{none}/y.png"], "say what the picture shows"),
         (["inpaint", "{flow}", "{none}/x.png", "--mask", "{none}/y.png"], "x.png"),
         (["report", "{none}"], "is not a folder"),
         (["report"], "at least one run"),
