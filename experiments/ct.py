@@ -5,10 +5,16 @@
     jimgen restore runs/ct slice.png --task ct --views 16 --simulate
     python benchmarks/ct.py runs/ct
 
-Of your own slices, split by patient: --data medical:FOLDER (see docs/data.md). Research only: no clinical claim.
-
 The net and its loss are those of flow.py, without labels: nobody knows them before the reconstruction. `jimgen restore`
-and the benchmark draw slices that agree with a sinogram, by jimgen/sampling/posterior.py.
+and the benchmark draw slices that agree with a sinogram, by jimgen/sampling/posterior.py. Your own slices, split by
+patient, are --data medical:FOLDER (docs/data.md). Research only: no clinical claim.
+
+On an accelerator, larger slices:
+
+    python experiments/ct.py --data folder:slices/ --channels 1 --size 128 --width 384 --depth 12 --head-dim 64 \
+        --batch-size 256 --learning-rate 5e-4 --warmup-steps 1000 --steps 40000 --ema-half-life 180000 --dtype bfloat16
+
+Results: none yet. The commands have not run to the end yet.
 """
 
 from jimgen.experiment import COUNT, DRAWING, ScheduledConfig, main  # first, so that Ctrl-C works while JAX loads

@@ -88,8 +88,8 @@ ANY_SHAPE = ("soft_lower_bound", "bits_per_dim", "lfq_entropy")  # of their firs
 
 
 def plain_arguments(function: Callable, array: Array) -> dict[str, Any]:
-    """The array for each array parameter, and 1 for each scalar."""
-    parameters = inspect.signature(function).parameters.values()
+    """The array for each array parameter, and 1 for each scalar; what may be left out (None) is."""
+    parameters = [p for p in inspect.signature(function).parameters.values() if p.default is not None]
     return {p.name: array if p.annotation is Array else 1 for p in parameters}
 
 

@@ -22,6 +22,7 @@ DRAWN = {
     "meanflow": "num_steps dtype",  # its guidance is learned
     "pixel_transformer": "guidance temperature top_k top_p dtype",
     "token_transformer": "tokenizer guidance temperature top_k top_p dtype",
+    "ct": "num_steps dtype",
     **dict.fromkeys(("dcgan", "r3gan", "sngan", "stylegan2"), "truncation dtype"),
 }
 
