@@ -40,7 +40,7 @@ def test_experiment_trains_stops_and_resumes(name, tmp_path, monkeypatch):
     Stopped after one step of two and begun again, it ends with the same weights, averages and figures, bit for bit.
     """
     module = load_experiment(name)
-    train.main(module.Config, module.build, tiny_flags(name, tmp_path / "run", size=16))
+    train.main(module.Config, module.build, tiny_flags(name, tmp_path / "run"))
     rows = rows_of(tmp_path / "run")
     losses = [value for row in rows for metric, value in row.items() if metric.endswith("/loss")]
     assert len(losses) >= 2 and all(math.isfinite(loss) for loss in losses)
@@ -48,7 +48,7 @@ def test_experiment_trains_stops_and_resumes(name, tmp_path, monkeypatch):
     assert saved_steps(tmp_path / "run") == [2]
     for path in ("samples/real.png", "samples/step_00000002.png", "report.html"):
         assert (tmp_path / "run" / path).exists()
-    config = tiny_config(name, tmp_path / "stopped", size=16)
+    config = tiny_config(name, tmp_path / "stopped")
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         signal_before(patch, 1)
         train.run(config, module.build)
