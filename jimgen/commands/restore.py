@@ -43,7 +43,8 @@ def restore(
     deviation shows where the model is not sure.
 
     Args:
-        run: folder of the run: a flow, a VAE or a GAN; for inpaint also a masked or autoregressive transformer.
+        run: folder of the run: a flow, a VAE or a GAN; for inpaint also a conditional VAE, a masked or an
+            autoregressive transformer.
         picture: picture to restore, brought to the run's size as training pictures were; for ct without --simulate an
             .npz of `sinogram`, line integrals [views, detectors] of values from 0 (black) to 1, in pixels.
         task: denoise, inpaint (fill in), enlarge, deblur, colourise or ct (computed tomography).

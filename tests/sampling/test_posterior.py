@@ -115,3 +115,15 @@ def test_pnp_flow_needs_a_draw():
             (1, 1, 1),
             averaged=0,
         )  # noqa: E501
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_both_lower_for_accelerators(platform):
+    operator, times = OPERATORS["radon"][0], uniform_times(2)
+    y = jnp.zeros((2, *operator(jnp.zeros((1, *SHAPE))).shape[1:]))
+
+    def both(y):
+        drawn = flower(normal_velocity(0, 1), operator, y, 0.1, times, jax.random.key(0), SHAPE)
+        return drawn, pnp_flow(normal_velocity(0, 1), operator, y, times, jax.random.key(0), SHAPE)
+
+    assert jax.jit(both).trace(y).lower(lowering_platforms=(platform,)).as_text()
