@@ -5,8 +5,9 @@
 
 Baselines: the picture as observed; the mean of a Gaussian fitted to the training images, given what is observed (for
 noise this is Wiener's filter in the space of the data); the nearest training images of what is observed; and, where
-scikit-image is installed, total variation and non-local means. PSNR of fillings is that of the hole. Single draws are
-compared by the Frechet distance of the data's classifier to all test images, and by the accuracy of that classifier.
+scikit-image is installed, total variation and non-local means. Of a flow also what PnP-Flow and RePaint make. PSNR of
+fillings is that of the hole. Single draws are compared by the Frechet distance of the data's classifier to all test
+images, and by the accuracy of that classifier.
 """
 
 import json
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax import Array
 
 from jimgen import noise
 from jimgen.apps.degradations import Operator, box_downsampled, identity, masked
@@ -28,8 +30,9 @@ from jimgen.data.dataset import num_rows, read_rows
 from jimgen.evaluation.extractors import extract, load_extractor
 from jimgen.metrics.frechet import frechet_distance, moments
 from jimgen.pictures import grid_of_rows, save_png, to_uint8
-from jimgen.runs.load import load_run
+from jimgen.runs.load import Run, load_run
 from jimgen.runs.subject import load_data
+from jimgen.sampling.posterior import pnp_flow
 from jimgen.train_step import eval_variables
 
 LEVELS = 127.5
@@ -123,6 +126,29 @@ def filters(task: Task, observed: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def others(
+    loaded: Run, task: Task, observed: np.ndarray, truth: np.ndarray, labels: np.ndarray, args: Args
+) -> dict[str, np.ndarray]:
+    """What a flow makes by PnP-Flow and, for fillings, by RePaint (one draw)."""
+    flow, variables = loaded.method.flow, eval_variables(loaded.state)
+    if flow is None:
+        return {}
+    key, shape = jax.random.key(args.seed + 2), loaded.spec.shape
+
+    def by_steps(y: Array, labels: Array) -> Array:
+        velocity = flow.velocity(variables, labels, False)
+        return pnp_flow(velocity, task.operator, y, flow.times(args.steps), key, shape)
+
+    found = {"PnP-Flow": np.asarray(jax.jit(by_steps)(jnp.asarray(observed), jnp.asarray(labels)))}
+    if task.known is not None and loaded.method.inpaint is not None:
+        known = jnp.broadcast_to(jnp.asarray(task.known), (len(truth), *task.known.shape))
+        filled = jax.jit(loaded.method.inpaint)(variables, key, jnp.asarray(truth), known, jnp.asarray(labels))
+        found["RePaint, single draw"] = np.asarray(filled)
+    if task.known is None:
+        return found
+    return {name: np.where(task.known[..., None], truth, x) for name, x in found.items()}
+
+
 def enlarged(task: Task, observed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """The observation as pictures of the full size: itself, or enlarged by Lanczos' filter."""
     if observed.shape[1:] == shape:
@@ -183,6 +209,7 @@ def main(args: Args) -> None:
             )
             return drawn if task.known is None else np.where(task.known[..., None], truth[:num], drawn)
 
+        found |= others(loaded, task, observed, truth, open_labels, args)
         began = time.process_time()
         drawn = np.stack([draw(i, args.num) for i in range(args.draws)])
         seconds = time.process_time() - began
