@@ -230,7 +230,7 @@ def main(args: Args) -> None:
         print(name, json.dumps(results[name]), flush=True)
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-        columns = [truth, *found.values(), drawn[1]]
+        columns = [truth, *found.values()]
         save_png(
             args.out / f"{name}.png", grid_of_rows([to_uint8(np.stack([x[i] for x in columns])) for i in range(12)])
         )
