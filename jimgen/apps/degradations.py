@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jimgen.data.fitting import LUMA
 from jimgen.noise import normal
 
 Operator = Callable[[Array], Array]
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue: ITU-R BT.601
 
 
 def identity(images: Array) -> Array:

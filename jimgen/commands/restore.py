@@ -149,6 +149,8 @@ def _problem(
     scaled = lambda levels: np.asarray(scale_images(jnp.asarray(levels)))  # noqa: E731
     if task == "colourise" and channels != 3:
         raise UserError(f"{loaded.folder} draws pictures of {channels} channels: colourise needs a run on colours")
+    if task == "ct" and not simulate and channels != 1:
+        raise UserError(f"{loaded.folder} draws pictures of {channels} channels: a sinogram needs a run on grey ones")
     if own_size and mask is not None:
         raise UserError("--own-size does not fill in: leave it out, or cut the picture to the run's size")
     if task == "ct" and not simulate:

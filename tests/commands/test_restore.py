@@ -119,6 +119,7 @@ def test_a_sinogram_is_reconstructed(folders, jimgen, refused, tmp_path):
         ("flow", ["--task", "enlarge", "--factor", "3", "--simulate"], "a factor of 3 does not divide"),
         ("flow", ["--task", "denoise", "--sigma", "0"], "--sigma 0: must be above 0"),
         ("flow", ["--task", "denoise", "--simulate"], "say how much noise to add, for example --sigma 25"),
+        ("vae", ["--task", "ct", "--label", "0"], "a sinogram needs a run on grey ones"),
         ("flow", ["--task", "colourise"], "colourise needs a run on colours"),
         ("flow", ["--task", "deblur", "--blur", "-1"], "expected a standard deviation > 0"),
         ("flow", ["--task", "denoise", "--num", "0"], "--num 0: must be at least 1"),
