@@ -86,7 +86,7 @@ class Args:
     seed: int = 0
     """random seed of noise, masks and draws"""
     out: Path = Path("restoration")
-    """folder for results.json and a picture for each task"""
+    """folder for results.json, a picture for each task and one of all tasks"""
 
 
 def gaussian_mean(train: np.ndarray, task: Task, observed: np.ndarray) -> np.ndarray:
@@ -188,6 +188,7 @@ def main(args: Args) -> None:
     inside[margin : height - margin, margin : width - margin] = True
     open_labels = np.full(args.num, loaded.spec.num_classes if loaded.conditional else 0, np.int32)
     results: dict[str, Any] = {}
+    sheet: list[np.ndarray] = []  # three rows a task: truth, observed, Gaussian, mean of draws, three draws
     for name, task in tasks_of(height, width, args.seed).items():
         if args.tasks and name not in args.tasks:
             continue
@@ -230,10 +231,11 @@ def main(args: Args) -> None:
         print(name, json.dumps(results[name]), flush=True)
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-        columns = [truth, *found.values()]
-        save_png(
-            args.out / f"{name}.png", grid_of_rows([to_uint8(np.stack([x[i] for x in columns])) for i in range(12)])
-        )
+        rows_of = lambda columns, count: [to_uint8(np.stack([x[i] for x in columns])) for i in range(count)]  # noqa: E731
+        save_png(args.out / f"{name}.png", grid_of_rows(rows_of([truth, *found.values()], min(12, args.num))))
+        usual = [truth, found["observed"], found["Gaussian"], found["mean of draws"], *drawn[:3]]
+        sheet += rows_of(usual, min(3, args.num))
+        save_png(args.out / "tasks.png", grid_of_rows(sheet))
 
 
 if __name__ == "__main__":
