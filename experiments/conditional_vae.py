@@ -10,7 +10,10 @@ On an accelerator, 64 pixels, colour:
     python experiments/conditional_vae.py --data folder:pictures/ --size 64 --width 64 --most-width 512 --blocks 1 \
         --depth 3 --latent-channels 16 --batch-size 256 --steps 50000 --ema-half-life 200000 --dtype bfloat16
 
-Results: none yet. The commands have not run to the end yet.
+Result of the first command, seed 0: 5000 steps in 837 CPU s (AMD EPYC, one core that also had other work, 2026-11-26).
+The mean of eight fillings of the middle 14x14 pixels of 500 test images has a PSNR of 16.7 dB in the hole (a Gaussian
+fitted to the training images: 16.3), that of the right half 16.5 (16.5), that of all but a random tenth of the pixels
+16.8 (17.3); docs/results.md has the whole table. The last command has not run yet.
 """
 
 from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads
