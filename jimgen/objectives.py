@@ -13,7 +13,7 @@ Conventions that every function here follows:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -490,6 +490,34 @@ def absolute_error(x: Array, reconstruction: Array) -> Array:
     """
     x, reconstruction = _of_one_shape(x=x, reconstruction=reconstruction)
     return _sum_per_example(jnp.abs(x - reconstruction))
+
+
+def _unit_length(x: Array) -> Array:
+    """x / |x| along the last axis, and 0 for 0, where the gradient is finite."""
+    return x * lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-8)
+
+
+def feature_distance(maps: Sequence[Array], reconstructed: Sequence[Array]) -> Array:
+    """sum_l mean_hw ||f_l / |f_l| - g_l / |g_l| ||^2 of two images' feature maps: [b], in [0, 4 x number of maps].
+
+    This is the distance of LPIPS before its learned weights, with any net; only LPIPS' own net and weights give LPIPS.
+
+    Args:
+        maps, reconstructed: feature maps f_l and g_l of a fixed net, float [b, h_l, w_l, c_l] each. A vector of zeros
+            has no direction: it stays zero.
+    Raises:
+        ValueError: if numbers or shapes of the maps differ.
+    References:
+        Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, arXiv:1801.03924,
+        equation 1 with w = 1.
+    """
+    if len(maps) != len(reconstructed) or not maps:
+        raise ValueError(f"expected equally many feature maps, got {len(maps)} and {len(reconstructed)}")
+    total = jnp.zeros(len(maps[0]))
+    for f, g in zip(maps, reconstructed, strict=True):
+        f, g = (_unit_length(x) for x in _of_one_shape(maps=f, reconstructed=g))
+        total += _sum_per_example(jnp.square(f - g)) / math.prod(f.shape[1:-1])
+    return total
 
 
 def bernoulli_nll(logits: Array, x: Array, where: Array | None = None) -> Array:
