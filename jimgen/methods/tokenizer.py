@@ -267,14 +267,19 @@ def tokenize_known(tokenizer: Tokenizer, variables: Variables, images: Array, kn
         known: bool [n, h, w, 1].
     Returns: Tokens int32 [n, rows * columns], and a mask of the known ones, bool [n, rows * columns].
     """
-    count = jnp.maximum(known.sum((1, 2), keepdims=True), 1)
-    mean = jnp.where(known, images, 0.0).sum((1, 2), keepdims=True) / count
-    tokens = tokenizer.tokenize(variables, jnp.where(known, images, mean))
+    tokens = tokenizer.tokenize(variables, with_mean_of_known(images, known))
     return tokens.reshape(images.shape[0], -1), known_tokens(known, tokenizer.grid)
 
 
+def with_mean_of_known(images: Array, known: Array) -> Array:
+    """Images [n, h, w, c] whose unknown pixels are the mean of the known ones: bool [n, h, w, 1]; 0 if none is."""
+    count = jnp.maximum(known.sum((1, 2), keepdims=True), 1)
+    mean = jnp.where(known, images, 0.0).sum((1, 2), keepdims=True) / count
+    return jnp.where(known, images, mean)
+
+
 def known_tokens(known: Array, grid: tuple[int, int]) -> Array:
-    """A token is known if all pixels of its cell are: bool [n, h, w, 1] -> bool [n, rows * columns].
+    """A token, or latent, is known if all pixels of its cell are: bool [n, h, w, 1] -> bool [n, rows * columns].
 
     Raises:
         ValueError: if the grid does not divide the image.
