@@ -13,7 +13,7 @@ Conventions that every function here follows:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -497,27 +497,24 @@ def _unit_length(x: Array) -> Array:
     return x * lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-8)
 
 
-def feature_distance(maps: Sequence[Array], reconstructed: Sequence[Array]) -> Array:
-    """sum_l mean_hw ||f_l / |f_l| - g_l / |g_l| ||^2 of two images' feature maps: [b], in [0, 4 x number of maps].
+def feature_distance(features: Array, reconstructed: Array) -> Array:
+    """mean over places of || f / |f| - g / |g| ||^2, for features f of an image and g of its reconstruction: [b].
 
-    This is the distance of LPIPS before its learned weights, with any net; only LPIPS' own net and weights give LPIPS.
+    The sum over several maps of a fixed net is the distance of LPIPS before its learned weights; only LPIPS' own net
+    and weights give LPIPS.
 
     Args:
-        maps, reconstructed: feature maps f_l and g_l of a fixed net, float [b, h_l, w_l, c_l] each. A vector of zeros
-            has no direction: it stays zero.
+        features, reconstructed: float [b, ..., c], vectors along the last axis; a vector of zeros stays zero.
+    Returns: [b], in [0, 4].
     Raises:
-        ValueError: if numbers or shapes of the maps differ.
+        ValueError: if the shapes differ.
     References:
         Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, arXiv:1801.03924,
-        equation 1 with w = 1.
+        equation 1 with w = 1 and one layer.
     """
-    if len(maps) != len(reconstructed) or not maps:
-        raise ValueError(f"expected equally many feature maps, got {len(maps)} and {len(reconstructed)}")
-    total = jnp.zeros(len(maps[0]))
-    for f, g in zip(maps, reconstructed, strict=True):
-        f, g = (_unit_length(x) for x in _of_one_shape(maps=f, reconstructed=g))
-        total += _sum_per_example(jnp.square(f - g)) / math.prod(f.shape[1:-1])
-    return total
+    features, reconstructed = _of_one_shape(features=features, reconstructed=reconstructed)
+    squares = _sum_per_example(jnp.square(_unit_length(features) - _unit_length(reconstructed)))
+    return squares / math.prod(features.shape[1:-1])
 
 
 def bernoulli_nll(logits: Array, x: Array, where: Array | None = None) -> Array:

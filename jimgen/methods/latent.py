@@ -20,7 +20,7 @@ POSTERIOR = 6  # folded into a step's key for the noise of z ~ q(z|x); smaller n
 def in_latents(autoencoder: Autoencoder, frozen: Variables, method: Method) -> Method:
     """The method over an autoencoder's latents as one over images: encodes what it trains on, decodes its samples.
 
-    Training draws new latents z ~ q(z|x) at each step. Metrics of held-out examples are those of latents, not of images.
+    Training draws new latents z ~ q(z|x) at each step. Metrics of held-out examples are of latents, not of images.
     In inpainting a latent is known if all pixels of its cell are, and known pixels are kept. Other restoration is left
     out (`Method.flow`): operators on images are not linear in the latents.
 

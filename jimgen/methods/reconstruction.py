@@ -33,12 +33,13 @@ CROSS_ENTROPY = Reconstruction(
 def with_features(reconstruction: Reconstruction, maps: FeatureMaps, weight: float) -> Reconstruction:
     """Adds the distance of a fixed net's feature maps: loss + weight D `feature_distance`, for D numbers in an image.
 
-    The factor D gives the distance, which is a mean over places, the scale of a sum over pixels, as in latent diffusion
-    (Rombach et al., arXiv:2112.10752, whose authors add it to the error of each pixel).
+    Distances of several maps are summed. The factor D gives means over places the scale of a sum over pixels, as in
+    latent diffusion (Rombach et al., arXiv:2112.10752), whose authors add the distance to the error of each pixel.
     """
 
     def loss(output: Array, images: Array) -> Array:
-        distance = feature_distance(maps(images), maps(reconstruction.as_images(output)))
+        pairs = zip(maps(images), maps(reconstruction.as_images(output)), strict=True)
+        distance = sum(feature_distance(*pair) for pair in pairs)
         return reconstruction.loss(output, images) + weight * math.prod(images.shape[1:]) * distance
 
     return reconstruction._replace(loss=loss)
