@@ -6,6 +6,17 @@ the discriminator of VQGAN (Esser et al., arXiv:2012.09841).
 
     python experiments/autoencoder.py --data digits --width 16 --steps 1000
 
+    python experiments/autoencoder.py --data fashion_mnist --size 32 --fit pad --kl-weight 0.05 --feature-weight 0.3 \
+        --feature-resolution 32 --adversarial-weight 0.5 --adversarial-start 500 --steps 2500 \
+        --workdir runs/autoencoder-fashion
+
+On an accelerator, 64 pixels, colour, latents of 16x16:
+
+    python experiments/autoencoder.py --data folder:pictures/ --size 64 --channels 3 --width 64 --most-width 256 \
+        --encoder-depth 2 --decoder-depth 2 --feature-weight 0.3 --adversarial-weight 0.5 --adversarial-start 15000 \
+        --dtype bfloat16 --batch-size 256 --steps 50000 --learning-rate 3e-4 --ema-half-life 200000 \
+        --workdir runs/autoencoder-64
+
 Results: none yet.
 """
 

@@ -6,6 +6,15 @@ arXiv:2112.10752.
     python experiments/autoencoder.py --data digits --width 16 --factor 2 --steps 1000 --workdir runs/autoencoder
     python experiments/latent_meanflow.py --data digits --autoencoder runs/autoencoder --steps 1000
 
+    D="--data fashion_mnist --size 32 --fit pad"
+    python experiments/latent_meanflow.py $D --autoencoder runs/autoencoder-fashion --steps 12000
+
+On an accelerator, with an autoencoder of 64-pixel colour images (its command is in experiments/autoencoder.py):
+
+    python experiments/latent_meanflow.py --data folder:pictures/ --size 64 --autoencoder runs/autoencoder-64 --patch 2 \
+        --width 384 --depth 12 --head-dim 64 --batch-size 256 --learning-rate 5e-4 --warmup-steps 1000 \
+        --steps 50000 --ema-half-life 200000 --dtype bfloat16
+
 Results: none yet.
 """
 
