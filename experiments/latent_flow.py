@@ -11,8 +11,8 @@ Lipman et al., arXiv:2210.02747, and the net of Peebles and Xie, arXiv:2212.0974
 
 On an accelerator, with an autoencoder of 64-pixel colour images (its command is in experiments/autoencoder.py):
 
-    python experiments/latent_flow.py --data folder:pictures/ --size 64 --autoencoder runs/autoencoder-64 --patch 2 \
-        --width 384 --depth 12 --head-dim 64 --batch-size 256 --learning-rate 5e-4 --warmup-steps 1000 \
+    python experiments/latent_flow.py --data folder:pictures/ --size 64 --autoencoder runs/autoencoder-64 \
+        --patch 2 --width 384 --depth 12 --head-dim 64 --batch-size 256 --learning-rate 5e-4 --warmup-steps 1000 \
         --steps 50000 --ema-half-life 200000 --dtype bfloat16
 
 Results: none yet.

@@ -61,7 +61,7 @@ def test_experiment_trains_stops_and_resumes(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_images_need_not_be_square_nor_opaque(name, tmp_path):
-    """8x12 with four channels (tokens and latents: one, as their runs): all that a method draws has the data's shape."""
+    """8x12 with four channels (tokens and latents: one, as their runs): all that a method draws has this shape."""
     size, module = (8, 12), load_experiment(name)
     config = tiny_config(name, tmp_path / "run", size=size)
     shape = (*size, 1 if contained_runs(config) else 4)
