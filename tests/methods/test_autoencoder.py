@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import SHAPE, in_training, largest_difference, state_of, tiny_batch
+from tiny import SHAPE, in_training, largest_difference, state_of, tiny_autoencoder, tiny_batch
 
 from jimgen import data, noise
 from jimgen.data.batches import scale_batch
@@ -18,12 +18,6 @@ from jimgen.nets.dcgan import Discriminator
 from jimgen.train_step import compile_step, make_train_step
 
 KEY = 7
-
-
-def tiny_autoencoder(dtype=jnp.float32, tx=None, **options):
-    """Images 8x12 as 4x6 latents of three channels."""
-    nets = Encoder(3, (4,), 0, dtype=dtype), Decoder(1, (4,), 0, dtype=dtype)
-    return autoencoder(*nets, image_shape=SHAPE, tx=tx or optax.adam(1e-2), **options)
 
 
 def maps_of(images):
