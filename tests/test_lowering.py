@@ -28,7 +28,10 @@ from jimgen.train_step import due_at, eval_variables
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
 PLATFORMS = ("cuda", "tpu")
-NATIVE = {"convolution", "reverse", "transpose"}  # the operations of a native convolution and its transpose
+NATIVE = {  # the operations of a native convolution and its transpose, also of a depthwise one
+    *("convolution", "reverse", "transpose"),
+    *("broadcast_in_dim", "constant", "reshape"),
+}
 
 
 def presets(name: str) -> list[list[str]]:
