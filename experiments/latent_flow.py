@@ -4,7 +4,7 @@ Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, ar
 Lipman et al., arXiv:2210.02747, and the net of Peebles and Xie, arXiv:2212.09748.
 
     python experiments/autoencoder.py --data digits --width 16 --factor 2 --steps 1000 --workdir runs/autoencoder
-    python experiments/latent_flow.py --data digits --autoencoder runs/autoencoder --steps 1000
+    python experiments/latent_flow.py --data digits --autoencoder runs/autoencoder --steps 500
 
     D="--data fashion_mnist --size 32 --fit pad"
     python experiments/latent_flow.py $D --autoencoder runs/autoencoder-fashion --steps 12000

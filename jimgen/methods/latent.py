@@ -59,7 +59,7 @@ def in_latents(autoencoder: Autoencoder, frozen: Variables, method: Method) -> M
         assert method.inpaint is not None
         known = as_mask(mask, images)
         z, _ = autoencoder.encode(variables, with_mean_of_known(images, known))
-        cells = known_tokens(known, z.shape[1:3]).reshape(z.shape[:3])
+        cells = known_tokens(known, autoencoder.latent_shape[:2]).reshape(z.shape[:3])
         return jnp.where(known, images, autoencoder.decode(variables, method.inpaint(variables, key, z, cells, labels)))
 
     return method._replace(
