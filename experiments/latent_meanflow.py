@@ -4,7 +4,7 @@ Geng et al., Mean Flows for One-step Generative Modeling, arXiv:2505.13447, over
 arXiv:2112.10752.
 
     python experiments/autoencoder.py --data digits --width 16 --factor 2 --steps 1000 --workdir runs/autoencoder
-    python experiments/latent_meanflow.py --data digits --autoencoder runs/autoencoder --steps 500
+    python experiments/latent_meanflow.py --data digits --autoencoder runs/autoencoder --steps 300
 
     D="--data fashion_mnist --size 32 --fit pad"
     python experiments/latent_meanflow.py $D --autoencoder runs/autoencoder-fashion --steps 12000
