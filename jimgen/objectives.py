@@ -492,6 +492,31 @@ def absolute_error(x: Array, reconstruction: Array) -> Array:
     return _sum_per_example(jnp.abs(x - reconstruction))
 
 
+def _unit_length(x: Array) -> Array:
+    """x / |x| along the last axis, and 0 for 0, where the gradient is finite."""
+    return x * lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-8)
+
+
+def feature_distance(features: Array, reconstructed: Array) -> Array:
+    """mean over places of || f / |f| - g / |g| ||^2, for features f of an image and g of its reconstruction: [b].
+
+    The sum over several maps of a fixed net is the distance of LPIPS before its learned weights; only LPIPS' own net
+    and weights give LPIPS.
+
+    Args:
+        features, reconstructed: float [b, ..., c], vectors along the last axis; a vector of zeros stays zero.
+    Returns: [b], in [0, 4].
+    Raises:
+        ValueError: if the shapes differ.
+    References:
+        Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, arXiv:1801.03924,
+        equation 1 with w = 1 and one layer.
+    """
+    features, reconstructed = _of_one_shape(features=features, reconstructed=reconstructed)
+    squares = _sum_per_example(jnp.square(_unit_length(features) - _unit_length(reconstructed)))
+    return squares / math.prod(features.shape[1:-1])
+
+
 def bernoulli_nll(logits: Array, x: Array, where: Array | None = None) -> Array:
     """-sum [x log sigmoid(l) + (1 - x) log(1 - sigmoid(l))] = sum [softplus(l) - l x]: [b] nats, >= 0.
 

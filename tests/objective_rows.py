@@ -175,6 +175,14 @@ PER_EXAMPLE = {
         (IMAGES, IMAGES[..., 0]),
         r"x \[4, 2, 2, 1\], reconstruction \[4, 2, 2\]",
     ),
+    "feature_distance": Row(  # (3, 4) / 5 and (1, 0): .4^2 + .8^2; (0, 2) and (0, 1) agree; the mean of both places
+        objectives.feature_distance,
+        (jnp.array([[[3.0, 4.0], [0.0, 2.0]]]), jnp.array([[[1.0, 0.0], [0.0, 1.0]]])),
+        [0.4],
+        (EXTREME, 0 * EXTREME),
+        (IMAGES, IMAGES[..., 0]),
+        r"features \[4, 2, 2, 1\], reconstructed \[4, 2, 2\]",
+    ),
     "bernoulli_nll": Row(
         objectives.bernoulli_nll,
         (jnp.array([[2.0], [-1.0]]), jnp.array([[1.0], [0.0]])),

@@ -74,6 +74,8 @@ def tiny_options(config_class, **options) -> dict:
     options = {name: value for name, value in SMALLEST.items() if name in fields} | options
     if "tokenizer" in fields:
         options.setdefault("tokenizer", tiny_tokenizer(options["size"]))
+    if "autoencoder" in fields:
+        options.setdefault("autoencoder", tiny_autoencoder(options["size"]))
     return options
 
 
@@ -82,6 +84,14 @@ def tiny_tokenizer(size: int) -> str:
     """The folder of a tiny tokenizer run on digits of this size."""
     folder = Path(tempfile.mkdtemp()) / "tokenizer"
     train.run(tiny_config("tokenizer", folder, size=size, codes=8), load_experiment("tokenizer").build)
+    return str(folder)
+
+
+@functools.cache
+def tiny_autoencoder(size: int) -> str:
+    """The folder of a tiny autoencoder run on digits of this size."""
+    folder = Path(tempfile.mkdtemp()) / "autoencoder"
+    train.run(tiny_config("autoencoder", folder, size=size), load_experiment("autoencoder").build)
     return str(folder)
 
 

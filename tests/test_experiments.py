@@ -22,6 +22,7 @@ from small_runs import (
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
 from jimgen.runs import train
+from jimgen.runs.config import contained_runs
 from jimgen.runs.loop import Interrupted
 from jimgen.runs.setup import build_method, initialise
 from jimgen.train_step import eval_variables
@@ -60,10 +61,10 @@ def test_experiment_trains_stops_and_resumes(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_images_need_not_be_square_nor_opaque(name, tmp_path):
-    """8x12 with four channels (tokens: one, as their tokenizer): all that a method draws has the shape of the data."""
+    """8x12 with four channels (tokens and latents: one, as their runs): all that a method draws has this shape."""
     size, module = (8, 12), load_experiment(name)
     config = tiny_config(name, tmp_path / "run", size=size)
-    shape = (*size, 1 if hasattr(config, "tokenizer") else 4)
+    shape = (*size, 1 if contained_runs(config) else 4)
     spec = DataSpec("drawn", shape, 10, tuple("0123456789"), 20, 10, "0" * 64)
     method = build_method(config, module.build, spec).method
     state = jax.eval_shape(partial(initialise, method, spec, 0))
@@ -85,6 +86,7 @@ def test_images_need_not_be_square_nor_opaque(name, tmp_path):
         ("vae", (31, 45), "Use 32x44 images"),
         ("conditional_vae", (31, 45), "Use 32x44 images"),
         ("tokenizer", (30, 46), "Use 32x48 images"),
+        ("autoencoder", (30, 46), "Use 32x48 images"),
         ("flow", (30, 46), "or 32x48 images"),
         ("pixel_transformer", (30, 46), "or 32x48 images"),
     ],

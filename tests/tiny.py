@@ -10,12 +10,13 @@ import optax
 from jimgen.augment import R3GAN, augment
 from jimgen.evaluation.extractors import Extractor
 from jimgen.methods.augmented import Augmented
+from jimgen.methods.autoencoder import autoencoder
 from jimgen.methods.conditional_vae import conditional_vae
 from jimgen.methods.gan import gan
 from jimgen.methods.stylegan2 import path_length_penalty, w_space
 from jimgen.methods.vae import bernoulli, gaussian, vae
+from jimgen.nets import autoencoder_kl, r3gan, sngan, stylegan2
 from jimgen.nets import conditional_vae as conditional_vae_nets
-from jimgen.nets import r3gan, sngan, stylegan2
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.nets.vae import ConvDecoder, ConvEncoder
 from jimgen.objectives import HINGE, RELATIVISTIC
@@ -115,6 +116,12 @@ def tiny_conditional_vae(dtype=jnp.float32, likelihood=None, **options):
         likelihood=likelihood or gaussian(),
         **options,
     )
+
+
+def tiny_autoencoder(dtype=jnp.float32, tx=None, **options):
+    """Images 8x12 as 4x6 latents of three channels."""
+    nets = autoencoder_kl.Encoder(3, (4,), 0, dtype=dtype), autoencoder_kl.Decoder(SHAPE[-1], (4,), 0, dtype=dtype)
+    return autoencoder(*nets, image_shape=SHAPE, tx=tx or optax.adam(1e-2), **options)
 
 
 def tiny_batch(size=8, seed=0, dtype=jnp.float32):

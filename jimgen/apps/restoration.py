@@ -90,7 +90,7 @@ def check(method: Method, variables: Variables, observation: Observation, labels
     """Raises as `restore` does, before it draws."""
     if method.flow is None and method.space is None and (method.inpaint is None or observation.known is None):
         task = "restore pictures" if method.inpaint is None else "do more than fill in missing parts"
-        raise UserError(f"this model cannot {task}; flows, VAEs and GANs restore, others at most fill in")
+        raise UserError(f"this model cannot {task}; flows in pixels, VAEs and GANs restore, others at most fill in")
     if not np.all(np.asarray(observation.sigma) > 0):
         raise ValueError("sigma must be above 0: give at least one grey level, 1/127.5, for values rounded to 8 bits")
     height, width, channels = _image_shape(method, variables, labels)

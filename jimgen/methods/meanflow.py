@@ -74,6 +74,7 @@ def mean_flow(
     label_drop: float = 0.1,
     guidance: float = 1.0,
     num_steps: int = 1,
+    clip: bool = True,
 ) -> Method:
     """A mean flow: one phase; sampler of one step or few, held-out errors.
 
@@ -92,6 +93,7 @@ def mean_flow(
         label_drop: probability with which training hides a label.
         guidance: w of classifier-free guidance, part of the training target: v = w v + (1 - w) u(z, t, t | no label).
         num_steps: steps of the sampler.
+        clip: whether to clip what is drawn to [-1, 1], the range of images.
     Raises:
         ValueError: for guidance without num_classes > 0 and label_drop > 0, or label_drop or r_equals_t outside [0, 1].
     """
@@ -120,7 +122,7 @@ def mean_flow(
         for t, r in zip(points[:-1], points[1:], strict=True):
             each = [jnp.full(labels.shape[:1], time, z.dtype) for time in (t, r)]
             z -= float(t - r) * model.average(variables, z, *each, labels)
-        return jnp.clip(z, -1.0, 1.0)
+        return jnp.clip(z, -1.0, 1.0) if clip else z
 
     def velocity(variables: Variables, labels: Array, guide: bool) -> Velocity:
         """v(z, t) = u(z, t, t), with the guidance that was learned."""

@@ -1,6 +1,5 @@
 """Tokenizers: autoencoders whose code is a grid of tokens (VQ-VAE, arXiv:1711.00937; VQGAN, arXiv:2012.09841)."""
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
@@ -9,11 +8,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array, lax
+from jax import Array
 
 from jimgen import noise
-from jimgen.methods.adversary import apply_in_training, discriminator_loss, real_and_fake_logits
+from jimgen.methods.adversary import Adversary, adversary_phase, decoder_loss
 from jimgen.methods.method import Method
+from jimgen.methods.reconstruction import CROSS_ENTROPY as CROSS_ENTROPY
+from jimgen.methods.reconstruction import L1 as L1
+from jimgen.methods.reconstruction import L2 as L2
+from jimgen.methods.reconstruction import Reconstruction, psnr
 from jimgen.nets.vq import (
     FiniteScalarQuantiser,
     LookupFreeQuantiser,
@@ -23,49 +26,11 @@ from jimgen.nets.vq import (
     count_tokens,
     perplexity,
 )
-from jimgen.objectives import (
-    HINGE,
-    AdversarialLoss,
-    absolute_error,
-    adaptive_weight,
-    bernoulli_nll,
-    squared_error,
-)
-from jimgen.parallel import mean_over_devices, num_shards
-from jimgen.schedules import linear_ramp
+from jimgen.parallel import num_shards
 from jimgen.train_step import Aux, Batch, Objective, Phase, Variables
 
 Quantiser = VectorQuantiser | FiniteScalarQuantiser | LookupFreeQuantiser
 NETS = ("encoder", "quantiser", "decoder")
-
-
-class Reconstruction(NamedTuple):
-    """How to convert a decoder's output to images, and to compare the two. Arrays [b, h, w, c], images in [-1, 1]."""
-
-    loss: Callable[[Array, Array], Array]  # (decoder output, images) -> [b], summed over pixels
-    as_images: Callable[[Array], Array]  # decoder output -> images, not clipped
-
-
-L1 = Reconstruction(lambda output, images: absolute_error(images, output), lambda output: output)
-L2 = Reconstruction(lambda output, images: squared_error(images, output), lambda output: output)
-# The output is logits of grey values in [0, 1]: for images that are nearly binary.
-CROSS_ENTROPY = Reconstruction(
-    lambda logits, images: bernoulli_nll(logits, jnp.clip((images + 1) / 2, 0.0, 1.0)),
-    lambda logits: 2 * jax.nn.sigmoid(logits) - 1,
-)
-
-
-class Adversary(NamedTuple):
-    """A discriminator of reconstructions. It trains from the first step; its loss trains the decoder after `start`."""
-
-    discriminator: nn.Module  # (images, labels [b], train=...) -> logits [b], or [b, h, w] of patches
-    tx: optax.GradientTransformation
-    loss: AdversarialLoss = HINGE
-    weight: float = 0.8  # of the adversarial loss
-    adaptive: bool = True  # multiply the weight by `adaptive_weight`
-    start: int = 0  # images seen before the weight begins to increase from zero
-    ramp: int = 0  # images over which it increases linearly; an abrupt start may destroy reconstructions
-    last_layer: str = "output"  # name of the decoder's last layer, whose kernel `adaptive_weight` uses
 
 
 class Tokenizer(NamedTuple):
@@ -102,6 +67,10 @@ class _Nets(NamedTuple):
 
     def output(self, variables: Variables, z_q: Array) -> Array:
         return self.decoder.apply(variables["decoder"], z_q)  # pyright: ignore[reportReturnType]
+
+    def training_images(self, variables: Variables, batch: Batch, key: Array) -> Array:
+        """Reconstructions, not clipped."""
+        return self.reconstruction.as_images(self.output(variables, self.quantise(variables, batch["image"])[1].z_q))
 
     def as_images(self, output: Array) -> Array:
         return jnp.clip(self.reconstruction.as_images(output), -1.0, 1.0)
@@ -182,8 +151,7 @@ def tokenizer(
     follow = _follow(quantiser, "codebook" in collections, usage_half_life)
     phases = (Phase("autoencoder", trained, objective, tx, follow),)
     if adversary:
-        judge = _discriminator_objective(nets, adversary)
-        phases = (Phase("discriminator", ("discriminator",), judge, adversary.tx), *phases)
+        phases = (adversary_phase(adversary, nets.training_images), *phases)
     method = Method(
         init=init,
         phases=phases,
@@ -228,56 +196,9 @@ def _autoencoder_objective(
         observed = {"z": z, "tokens": quantised.tokens}
         if not adversary:
             return loss.mean(), Aux(metrics, observed=observed)
-        adversarial = _generator_loss(nets, adversary, variables, output, batch).mean()
-        seen = batch["images_seen"] + 1  # the first image after the start counts already
-        weight = adversary.weight * linear_ramp(seen, adversary.start, adversary.ramp)
-        if adversary.adaptive:
-            weight *= _balance(nets, adversary, variables, quantised.z_q, batch)
-        metrics |= {"adversarial": adversarial, "adversarial_weight": weight}
-        return loss.mean() + weight * adversarial, Aux(metrics, observed=observed)
-
-    return objective
-
-
-def _generator_loss(nets: _Nets, adversary: Adversary, variables: Variables, output: Array, batch: Batch) -> Array:
-    """The generator's loss on a decoder output, [b] or [b, h, w]."""
-
-    def judge(images: Array) -> Array:
-        return apply_in_training(adversary.discriminator, variables["discriminator"], images, batch["label"])[0]
-
-    return adversary.loss.generator(judge(batch["image"]), judge(nets.reconstruction.as_images(output)))
-
-
-def _balance(nets: _Nets, adversary: Adversary, variables: Variables, z_q: Array, batch: Batch) -> Array:
-    """The weight that balances both gradients of the kernel of the decoder's last layer; a constant in the loss.
-
-    `adaptive_weight` is defined for errors averaged over pixels. It gets these, and num_dims rescales it to our sums.
-    """
-    variables, z_q = lax.stop_gradient((variables, z_q))
-    params, name = variables["decoder"]["params"], adversary.last_layer
-    num_dims = math.prod(nets.image_shape)
-
-    def output_by(kernel: Array) -> Array:
-        changed = {**params, name: {**params[name], "kernel": kernel}}
-        return nets.output({"decoder": {**variables["decoder"], "params": changed}}, z_q)
-
-    output, pull_back = jax.vjp(output_by, params[name]["kernel"])
-    losses = (
-        lambda output: nets.reconstruction.loss(output, batch["image"]).mean() / num_dims,
-        lambda output: _generator_loss(nets, adversary, variables, output, batch).mean(),
-    )
-    gradients = [mean_over_devices(pull_back(jax.grad(loss)(output))) for loss in losses]
-    return num_dims * adaptive_weight(*(optax.tree.norm(gradient) for gradient in gradients))
-
-
-def _discriminator_objective(nets: _Nets, adversary: Adversary) -> Objective:
-    def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
-        _, quantised = nets.quantise(variables, batch["image"])
-        fake = nets.reconstruction.as_images(nets.output(variables, quantised.z_q))
-        logits = real_and_fake_logits(
-            adversary.discriminator, variables["discriminator"], batch["image"], fake, batch["label"]
-        )
-        return discriminator_loss(adversary.loss, *logits[:2], penalty=None, stats=logits[2])
+        parts = nets.decoder, nets.reconstruction, variables, quantised.z_q, batch
+        adversarial, weighed = decoder_loss(adversary, *parts)
+        return loss.mean() + adversarial, Aux(metrics | weighed, observed=observed)
 
     return objective
 
@@ -320,10 +241,9 @@ def _evaluation(nets: _Nets) -> Callable[[Variables, Batch, Array], dict[str, Ar
         images, num_codes = batch["image"], nets.quantiser.num_codes
         _, quantised = nets.quantise(variables, images)
         output = nets.output(variables, quantised.z_q)
-        squares = squared_error(images, nets.as_images(output)) / images[0].size
         return {
             "reconstruction": nets.reconstruction.loss(output, images),
-            "psnr_db": 10 * jnp.log10(4 / jnp.maximum(squares, 1e-10)),  # images span 2
+            "psnr_db": psnr(images, nets.as_images(output)),
             "unigram_bits_per_token": unigram_bits(variables["usage"]["counts"], quantised.tokens),
             "code_counts": jax.vmap(partial(jnp.bincount, length=num_codes))(quantised.tokens.reshape(len(images), -1)),
         }
@@ -347,14 +267,19 @@ def tokenize_known(tokenizer: Tokenizer, variables: Variables, images: Array, kn
         known: bool [n, h, w, 1].
     Returns: Tokens int32 [n, rows * columns], and a mask of the known ones, bool [n, rows * columns].
     """
-    count = jnp.maximum(known.sum((1, 2), keepdims=True), 1)
-    mean = jnp.where(known, images, 0.0).sum((1, 2), keepdims=True) / count
-    tokens = tokenizer.tokenize(variables, jnp.where(known, images, mean))
+    tokens = tokenizer.tokenize(variables, with_mean_of_known(images, known))
     return tokens.reshape(images.shape[0], -1), known_tokens(known, tokenizer.grid)
 
 
+def with_mean_of_known(images: Array, known: Array) -> Array:
+    """Images [n, h, w, c] whose unknown pixels are the mean of the known ones: bool [n, h, w, 1]; 0 if none is."""
+    count = jnp.maximum(known.sum((1, 2), keepdims=True), 1)
+    mean = jnp.where(known, images, 0.0).sum((1, 2), keepdims=True) / count
+    return jnp.where(known, images, mean)
+
+
 def known_tokens(known: Array, grid: tuple[int, int]) -> Array:
-    """A token is known if all pixels of its cell are: bool [n, h, w, 1] -> bool [n, rows * columns].
+    """A token, or latent, is known if all pixels of its cell are: bool [n, h, w, 1] -> bool [n, rows * columns].
 
     Raises:
         ValueError: if the grid does not divide the image.

@@ -5,6 +5,7 @@ et al., MobileNetV2, arXiv:1801.04381, section 3.3). Each BatchNorm (epsilon .00
 it, so that only kernels and biases remain. Layers have the names of PyTorch's weights.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -32,16 +33,22 @@ class EfficientNetLite0(nn.Module):
 
     The features, in [0, 6], are the mean over the last feature map, whose sides are 1/32 of the image's. The logits are
     those of ImageNet's classes. 4,631,000 parameters.
+
+    With `maps` it returns the outputs of these blocks instead, float32 [n, h', w', c] each, and computes no more: after
+    blocks 0, 2, 4, 7, 10 the sides are 1/2, 1/4, 1/8, 1/16, 1/16 of the image's.
     """
 
+    maps: Sequence[int] = ()
+
     @nn.compact
-    def __call__(self, images: Array) -> tuple[Array, Array]:
+    def __call__(self, images: Array) -> tuple[Array, ...]:
         x = nn.relu6(nn.Conv(32, (3, 3), 2, name="_conv_stem")(images))
         blocks = [
             (kernel, stride if i == 0 else 1, expansion, features)
             for count, kernel, stride, expansion, features in STAGES
             for i in range(count)
         ]
+        found = {}
         for i, (kernel, stride, expansion, features) in enumerate(blocks):
             before = x
             if expansion > 1:
@@ -50,6 +57,10 @@ class EfficientNetLite0(nn.Module):
             x = nn.Conv(features, (1, 1), name=f"_blocks.{i}._project_conv")(x)
             if stride == 1 and x.shape == before.shape:
                 x = x + before
+            if i in self.maps:
+                found[i] = x
+            if self.maps and len(found) == len(self.maps):
+                return tuple(found[i] for i in self.maps)
         x = nn.relu6(nn.Conv(NUM_FEATURES, (1, 1), name="_conv_head")(x))
         features = jnp.mean(x, axis=(1, 2))
         return features, nn.Dense(NUM_CLASSES, name="_fc")(features)

@@ -80,3 +80,12 @@ def test_both_forms_of_the_depthwise_convolution_equal_the_definition(size, stri
         layer = DepthwiseConv(size, stride)
         biased = layer.apply({"params": {"kernel": kernel, "bias": np.array([1, 2, 3], np.float32)}}, x)
         np.testing.assert_allclose(biased, wanted + np.array([1.0, 2, 3]), atol=1e-5)
+
+
+def test_maps_are_the_outputs_of_blocks():
+    """In the order that was asked for, of the given sides; features of a net that ends at a block need no others."""
+    images = jnp.asarray(random_pictures(64)[:2], jnp.float32) / 128 - 1
+    shapes = jax.eval_shape(lambda x: EfficientNetLite0((4, 0, 10)).init_with_output(jax.random.key(0), x)[0], images)
+    assert [x.shape for x in shapes] == [(2, 8, 8, 40), (2, 32, 32, 16), (2, 4, 4, 112)]
+    variables = jax.eval_shape(lambda: EfficientNetLite0((0,)).init(jax.random.key(0), images))
+    assert set(variables["params"]) == {"_conv_stem", "_blocks.0._depthwise_conv", "_blocks.0._project_conv"}

@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 from small_runs import (
@@ -27,6 +28,7 @@ from small_runs import (
     saved_hash,
     saved_steps,
     signal_before,
+    tiny_autoencoder,
     tiny_config,
     tiny_flags,
     tiny_tokenizer,
@@ -35,6 +37,8 @@ from small_runs import (
 from jimgen import data, schedules
 from jimgen.data.dataset import DataSpec
 from jimgen.errors import UserError
+from jimgen.methods.autoencoder import autoencoder
+from jimgen.nets.autoencoder_kl import Decoder, Encoder
 from jimgen.runs import loop, train
 from jimgen.runs.checkpoint import content_hash
 from jimgen.runs.config import RunConfig, free_fields
@@ -200,7 +204,18 @@ def test_a_longer_run_in_another_mode_needs_no_override(copy, monkeypatch):
     assert asked == [dataclasses.replace(before, steps=3, mode="sharded", save_every=7)]
 
 
-SCHEDULED = ("flow", "maskgit", "meanflow", "pixel_transformer", "token_transformer", "tokenizer", "vae")
+SCHEDULED = (
+    "autoencoder",
+    "flow",
+    "latent_flow",
+    "latent_meanflow",
+    "maskgit",
+    "meanflow",
+    "pixel_transformer",
+    "token_transformer",
+    "tokenizer",
+    "vae",
+)
 
 
 @pytest.mark.parametrize("name", SCHEDULED)
@@ -215,6 +230,9 @@ def test_the_curve_of_the_learning_rate_belongs_to_schedule_steps_where_they_are
     monkeypatch.setattr(schedules, "warmup_cosine", warmup_cosine)
     if hasattr(module, "load_tokenizer"):
         monkeypatch.setattr(module, "load_tokenizer", lambda *_: (types.SimpleNamespace(num_codes=8, grid=(2, 2)), {}))
+    if hasattr(module, "load_autoencoder"):
+        made = autoencoder(Encoder(2, (4,)), Decoder(1, (4,)), image_shape=(8, 8, 1), tx=optax.sgd(1.0))
+        monkeypatch.setattr(module, "load_autoencoder", lambda *_: (made, {}))
     for steps, schedule_steps in ((30, 0), (30, 70), (70, 70)):
         config = module.Config(steps=steps, schedule_steps=schedule_steps)
         module.build(config, DataSpec("digits", (8, 8, 1), 10, (), 8, 8, ""))
@@ -335,26 +353,30 @@ def test_what_may_not_be_read_or_written_is_told(capsys, monkeypatch, ordinary_u
 # Runs that need other files
 
 
-def test_a_token_run_is_whole_by_itself(tmp_path, monkeypatch, capsys):
-    """From another working directory and without the tokenizer's folder it draws the same, and resumes the same."""
+@pytest.mark.parametrize(
+    ("name", "kind", "tiny"),
+    [("maskgit", "tokenizer", tiny_tokenizer), ("latent_flow", "autoencoder", tiny_autoencoder)],
+)
+def test_a_run_that_contains_another_is_whole_by_itself(name, kind, tiny, tmp_path, monkeypatch, capsys):
+    """From another working directory and without the other's folder it draws the same, and resumes the same."""
     whole, run = tmp_path / "whole", tmp_path / "moved"
-    shutil.copytree(tiny_tokenizer(8), tmp_path / "runs" / "tokenizer")
+    shutil.copytree(tiny(8), tmp_path / "runs" / kind)
     monkeypatch.chdir(tmp_path)
-    trained("maskgit", whole, tokenizer="runs/tokenizer", steps=2)
+    trained(name, whole, steps=2, **{kind: f"runs/{kind}"})
     with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
         signal_before(patch, 1)
-        trained("maskgit", tmp_path / "run", tokenizer="runs/tokenizer", steps=2)
+        trained(name, tmp_path / "run", steps=2, **{kind: f"runs/{kind}"})
     (tmp_path / "run").rename(run)
     shutil.rmtree(tmp_path / "runs")
     monkeypatch.chdir("/")
-    command("maskgit", "--workdir", str(run))
+    command(name, "--workdir", str(run))
     assert saved_hash(run) == saved_hash(whole)
     loaded = load_run(run)
     images = loaded.method.sample(eval_variables(loaded.state), jax.random.key(0), np.arange(3, dtype=np.int32))
     assert images.shape == (3, 8, 8, 1)
-    command("maskgit", "--workdir", str(run), "--tokenizer", "/runs/tokenizer")
-    message = refusal(capsys, "maskgit", "--workdir", str(run), "--tokenizer", "runs/other")
-    assert "tokenizer '/runs/tokenizer' -> 'runs/other'" in message
+    command(name, "--workdir", str(run), f"--{kind}", f"/runs/{kind}")
+    message = refusal(capsys, name, "--workdir", str(run), f"--{kind}", "runs/other")
+    assert f"{kind} '/runs/{kind}' -> 'runs/other'" in message
 
 
 def test_a_run_keeps_what_its_experiment_imports(tmp_path, monkeypatch):
