@@ -33,8 +33,9 @@ import flax.linen as nn
 import optax
 
 from jimgen.data.dataset import DataSpec
+from jimgen.methods.likelihoods import bernoulli, gaussian
 from jimgen.methods.method import Method
-from jimgen.methods.vae import bernoulli, gaussian, vae
+from jimgen.methods.vae import vae
 from jimgen.nets.layers import num_halvings
 from jimgen.nets.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
-from jax.nn import log_sigmoid, relu, sigmoid, softplus
+from jax.nn import log_sigmoid, logsumexp, relu, sigmoid, softplus
 from jax.scipy.special import entr
 
 from jimgen.parallel import device_axis, mean_over_devices
@@ -532,6 +532,52 @@ def gaussian_nll(x: Array, mean: Array, log_sigma: Scalar, where: Array | None =
     log_sigma = jnp.asarray(log_sigma, x.dtype)
     standardised = (x - mean) * _exp_then_linear(-log_sigma, _LARGEST_EXPONENT / 2)  # half, because it is squared
     return _sum_where(jnp.square(standardised) / 2 + log_sigma + math.log(2 * math.pi) / 2, where)
+
+
+def discretised_logistic_log_prob(x: Array, mean: Array, log_scale: Array) -> Array:
+    """log P(x) of each value x of 8 bits: a logistic distribution's mass between x - 1/255 and x + 1/255.
+
+    The bins of the smallest and the largest value are open, so that the 256 probabilities sum to 1. With a and b the
+    upper and lower edges in units of the scale, sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a)),
+    whose logarithm has no cancellation.
+
+    Args:
+        x: float [...], one of 256 levels in [-1, 1]: level / 127.5 - 1.
+        mean, log_scale: float [...], any value, in the units of x.
+    Returns: [...] nats, <= 0. Exact for log_scale >= -7; below, 1 / scale is continued linearly.
+    Raises:
+        ValueError: if the shapes differ.
+    References:
+        Salimans et al., PixelCNN++, arXiv:1701.05517, equation 2.
+    """
+    x, mean, log_scale = _of_one_shape(x=x, mean=mean, log_scale=log_scale)
+    inverse = _exp_then_linear(-log_scale, 7.0)
+    centred = (x - mean) * inverse
+    half = inverse / 255
+    inside = jnp.log(-jnp.expm1(-2 * half))
+    is_lowest, is_highest = x < -1 + 1 / 255, x > 1 - 1 / 255
+    below_upper = jnp.where(is_highest, 0.0, -softplus(-(centred + half)))
+    above_lower = jnp.where(is_lowest, 0.0, -softplus(centred - half))
+    return below_upper + above_lower + jnp.where(is_lowest | is_highest, 0.0, inside)
+
+
+def logistic_mixture_nll(x: Array, logits: Array, mean: Array, log_scale: Array, where: Array | None = None) -> Array:
+    """-sum log sum_k pi_k P_k(x), with P_k of `discretised_logistic_log_prob` and pi = softmax(logits): [b] nats, >= 0.
+
+    Args:
+        x: float [b, ...], one of 256 levels in [-1, 1].
+        logits, mean, log_scale: float [b, ..., k], any value; means and scales in the units of x.
+        where: bool [b, ...], the elements to sum over; None for all.
+    Raises:
+        ValueError: if the shapes differ.
+    References:
+        Salimans et al., PixelCNN++, arXiv:1701.05517, equation 1. Channels are independent here.
+    """
+    logits, mean, log_scale = _of_one_shape(logits=logits, mean=mean, log_scale=log_scale)
+    if jnp.shape(x) != logits.shape[:-1]:
+        raise ValueError(f"expected x {list(logits.shape[:-1])}, got {list(jnp.shape(x))}")
+    log_p = discretised_logistic_log_prob(jnp.broadcast_to(x[..., None], mean.shape), mean, log_scale)
+    return _sum_where(-logsumexp(jax.nn.log_softmax(logits) + log_p, axis=-1), where)
 
 
 def optimal_log_sigma(x: Array, reconstruction: Array) -> Array:

@@ -12,8 +12,9 @@ from jimgen.evaluation.extractors import Extractor
 from jimgen.methods.augmented import Augmented
 from jimgen.methods.conditional_vae import conditional_vae
 from jimgen.methods.gan import gan
+from jimgen.methods.likelihoods import bernoulli, gaussian
 from jimgen.methods.stylegan2 import path_length_penalty, w_space
-from jimgen.methods.vae import bernoulli, gaussian, vae
+from jimgen.methods.vae import vae
 from jimgen.nets import conditional_vae as conditional_vae_nets
 from jimgen.nets import r3gan, sngan, stylegan2
 from jimgen.nets.dcgan import Discriminator, Generator

@@ -1,8 +1,7 @@
 """Variational autoencoders (Kingma and Welling, arXiv:1312.6114): reconstruction + lambda KL, in one phase."""
 
-import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,82 +9,20 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jimgen import noise
 from jimgen.conditions import NumClasses, drop_labels
 from jimgen.methods.latents import draw_latents, sampler, z_space
+from jimgen.methods.likelihoods import Likelihood, bound_metrics
 from jimgen.methods.method import Method
-from jimgen.metrics.likelihood import LikelihoodProtocol, importance_weighted_bound
+from jimgen.metrics.likelihood import importance_weighted_bound
 from jimgen.objectives import (
-    bernoulli_nll,
     beta_vae_loss,
-    bits_per_dim,
     bounded_logvar,
     gaussian_kl,
     gaussian_nll,
     negative_elbo,
-    soft_lower_bound,
 )
 from jimgen.sampling.guidance import check_guidance
 from jimgen.train_step import Aux, Batch, Phase, Variables
-
-
-class Likelihood(NamedTuple):
-    """p(x|z): the data x that it models, and the interpretation of the decoder's output. Arrays [b, h, w, c]."""
-
-    observe: Callable[[Array, Array, Array], Array]  # (key, index [b], images in [-1, 1]) -> x
-    as_images: Callable[[Array], Array]  # x, or its expectation -> images in [-1, 1]
-    expectation: Callable[[Array], Array]  # decoder output -> E[x|z]
-    nll: Callable[[Any, Array, Array, Array | None], Array]
-    # (params, decoder output, x, where) -> -log p(x|z) of the pixels where bool [b, h, w, c], None for all: nats [b]
-    data: Literal["binarised"] | None  # the kind of discrete x, whose nats are a code length; None if x is not discrete
-    params: dict[str, float] = {}  # initial values of parameters that are learned with the nets
-
-
-def bernoulli(binarise: bool = True) -> Likelihood:
-    """Independent Bernoulli pixels; the decoder's output is their logits.
-
-    With `binarise`, x is drawn from the grey values anew at each step (dynamic binarisation; Salakhutdinov and Murray
-    2008). Without, x is the grey value itself: a common cross-entropy loss, which is not a likelihood.
-    """
-
-    def observe(key: Array, index: Array, images: Array) -> Array:
-        grey = jnp.clip((images + 1) / 2, 0.0, 1.0)
-        return noise.bernoulli(key, index, grey) if binarise else grey
-
-    return Likelihood(
-        observe=observe,
-        as_images=lambda x: 2 * x - 1,
-        expectation=jax.nn.sigmoid,
-        nll=lambda _, logits, x, where: bernoulli_nll(logits, x, where),
-        data="binarised" if binarise else None,
-    )
-
-
-def gaussian(sigma: float | None = None, initial: float = 1.0) -> Likelihood:
-    """Pixels in [-1, 1] are the decoder's output plus noise of standard deviation sigma, shared; None learns sigma.
-
-    A fixed sigma gives the loss ||x - D(E(x))||^2 + 2 sigma^2 KL up to a factor and a constant: lambda = 2 sigma^2. A
-    learned sigma has a soft lower bound (Rybkin et al., arXiv:2006.13202), and begins at `initial` > 0.
-
-    Raises:
-        ValueError: if sigma or initial is not above 0.
-    """
-    if not 0 < initial < math.inf:
-        raise ValueError(f"--sigma {initial}: must be above 0, also where learning it begins there")
-    if sigma is not None and not 0 < sigma < math.inf:
-        raise ValueError(f"--sigma {sigma}: must be above 0; --likelihood learned_gaussian learns it")
-
-    def log_sigma(params: Any) -> Array:
-        return soft_lower_bound(params["log_sigma"], -6.0) if sigma is None else jnp.asarray(math.log(sigma))
-
-    return Likelihood(
-        observe=lambda key, index, images: images,
-        as_images=lambda x: x,
-        expectation=lambda mean: mean,
-        nll=lambda params, mean, x, where: gaussian_nll(x, mean, log_sigma(params), where),
-        data=None,
-        params={"log_sigma": math.log(initial)} if sigma is None else {},
-    )
 
 
 class _Nets(NamedTuple):
@@ -230,14 +167,6 @@ def _evaluation(
             log_weights = jax.lax.map(log_weight, jax.random.split(jax.random.fold_in(key, 2), importance_samples))
             bounds[f"IWAE-{importance_samples}"] = -importance_weighted_bound(log_weights)
         metrics = {"reconstruction_nats": reconstruction, "kl_nats": kl}
-        given = "_given_label" if given_label else ""
-        for bound, nats in bounds.items():
-            if nets.likelihood.data is None:
-                metrics[f"neg_{bound.lower()}_nats"] = nats
-            else:
-                protocol = LikelihoodProtocol(nets.likelihood.data, bound)
-                metrics[protocol.name(f"nats{given}")] = nats
-                metrics[protocol.name(f"bits_per_dim{given}")] = bits_per_dim(nats, batch["image"][0].size)
-        return metrics
+        return metrics | bound_metrics(nets.likelihood, bounds, given_label, batch["image"][0].size)
 
     return evaluate

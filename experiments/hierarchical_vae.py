@@ -1,0 +1,107 @@
+"""Hierarchical VAE: latents at several resolutions, drawn from the top down.
+
+Child, Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images, arXiv:2011.10650.
+
+    python experiments/hierarchical_vae.py --data digits --steps 500
+
+Results: none yet. The commands have not run to the end yet.
+"""
+
+from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads
+    COUNT,
+    DRAWING,
+    ScheduledConfig,
+    main,
+)
+
+# isort: split
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import optax
+
+from jimgen.data.dataset import DataSpec
+from jimgen.gradient_skipping import skip_large_gradients
+from jimgen.methods.hierarchical_vae import hierarchical_vae
+from jimgen.methods.likelihoods import bernoulli, gaussian, logistic_mixture
+from jimgen.methods.method import Method
+from jimgen.nets.hierarchical_vae import Decoder, Encoder, Stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(ScheduledConfig):
+    widths: tuple[int, ...] = (32, 64, 256)
+    """channels of the feature maps of each size, the largest first, each half of the one before; of the vector last"""
+    levels: tuple[int, ...] = (1, 2, 2)
+    """latents of each size"""
+    latent_channels: tuple[int, ...] = (2, 4, 16)
+    """channels of the latents of each size; dimensions of the vector's"""
+    blocks: int = 1
+    """residual blocks of the encoder at each size"""
+    conditional: bool = False
+    """give class and attributes to both nets"""
+    label_drop: float = 0.1
+    """probability with which training hides the labels, where there are attributes, so that they may be left open"""
+    likelihood: Literal["bernoulli", "logistic_mixture", "learned_gaussian"] = "bernoulli"
+    """distribution of pixels. bernoulli binarises them anew at each step, logistic_mixture is exact for 8 bits,
+    learned_gaussian learns one standard deviation"""
+    components: int = field(default=5, metadata=COUNT)
+    """components of the mixture (logistic_mixture)"""
+    kl_warmup: int = 0
+    """images over which the weight of the KL rises from 0 to 1"""
+    free_nats: float = 0.0
+    """KL of each level, averaged over the batch, below which it costs nothing more"""
+    learning_rate: float = 2e-3
+    """peak learning rate of Adam"""
+    warmup_steps: int = 250
+    """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""
+    weight_decay: float = 0.0
+    """decoupled weight decay (AdamW)"""
+    skip: float = 500.0
+    """norm of the gradient from which updates may be skipped; the limit is at least ten times the running median"""
+    batch_size: int = 100
+    """images a step, over all devices"""
+    steps: int = 2000
+    """train steps in all, those before a resume included"""
+    temperature: float = field(default=1.0, metadata=DRAWING)
+    """factor on the standard deviations of the prior, for samples; less is less varied"""
+    dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
+    """precision of the computation; parameters stay float32"""
+
+    def check(self) -> None:
+        super().check()
+        if not len(self.widths) == len(self.levels) == len(self.latent_channels):
+            raise ValueError(
+                f"--widths {self.widths}, --levels {self.levels}, --latent-channels {self.latent_channels}: give each "
+                "one number for each size of feature maps and one for the vector"
+            )
+
+
+def build(config: Config, data: DataSpec) -> Method:
+    num_classes = data.conditions if config.conditional else 0
+    if config.conditional and not num_classes:
+        raise ValueError(f"--conditional needs classes or attributes, and {data.name} has none")
+    likelihoods = {
+        "bernoulli": bernoulli,
+        "logistic_mixture": partial(logistic_mixture, config.components),
+        "learned_gaussian": gaussian,
+    }
+    likelihood = likelihoods[config.likelihood]()
+    stages = tuple(map(Stage, config.widths, config.levels, config.latent_channels))
+    adam = optax.adamw(config.schedule(), weight_decay=config.weight_decay)
+    return hierarchical_vae(
+        Encoder(stages, config.blocks, num_classes, config.dtype),
+        Decoder(data.shape, stages, likelihood.outputs, num_classes, config.dtype),
+        tx=skip_large_gradients(adam, config.skip),
+        likelihood=likelihood,
+        num_classes=num_classes,
+        label_drop=config.label_drop if data.attributes else 0.0,
+        kl_warmup=config.kl_warmup,
+        free_nats=config.free_nats,
+        temperature=config.temperature,
+    )
+
+
+if __name__ == "__main__":
+    main(Config, build)

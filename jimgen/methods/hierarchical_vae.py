@@ -1,0 +1,250 @@
+"""Hierarchical VAEs: latents at several resolutions, drawn from the top down (Child, arXiv:2011.10650), in one phase.
+
+p(x, z) = p(x|z) prod_i p(z_i | z_<i) and q(z|x) = prod_i q(z_i | z_<i, x), all Gaussian. Level 0 is the top.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jimgen import noise
+from jimgen.conditions import NumClasses, drop_labels
+from jimgen.gradient_skipping import skipping_metrics
+from jimgen.methods.latents import sampler, z_space
+from jimgen.methods.likelihoods import Likelihood, bound_metrics
+from jimgen.methods.method import Method
+from jimgen.objectives import beta_vae_loss, bounded_logvar, free_bits, gaussian_kl_between, negative_elbo
+from jimgen.sampling.guidance import check_guidance
+from jimgen.schedules import linear_ramp
+from jimgen.train_step import Aux, Batch, Phase, Variables
+
+LATENT_NOISE = 100  # folded into a step's key with the number of the level
+
+
+class TopDown(Protocol):
+    """A decoder such as `nets.hierarchical_vae.Decoder`, a linen module with these methods."""
+
+    @property
+    def latent_shapes(self) -> tuple[tuple[int, ...], ...]: ...
+
+
+class Gaussian(NamedTuple):
+    """Mean and bounded log variance of the latent of a level, float [b, ...] each."""
+
+    mean: Array
+    logvar: Array
+
+    def at(self, eps: Array) -> Array:
+        """mean + sigma eps."""
+        return self.mean + jnp.exp(self.logvar / 2) * eps
+
+    def eps(self, z: Array) -> Array:
+        """The inverse of `at`."""
+        return (z - self.mean) * jnp.exp(-self.logvar / 2)
+
+
+class Level(NamedTuple):
+    """The latent of a level, its prior, and its posterior where features of an image are given."""
+
+    z: Array
+    prior: Gaussian
+    posterior: Gaussian | None
+
+    def kl(self) -> Array:
+        """KL(q || p) in nats, [b]."""
+        assert self.posterior is not None
+        return gaussian_kl_between(*self.posterior, *self.prior)
+
+
+Choose = Callable[[int, Gaussian, Gaussian | None], Array]  # (level, prior, posterior) -> z
+
+
+class Hierarchy(NamedTuple):
+    """Encoder, decoder and likelihood as functions of the variables."""
+
+    encoder: nn.Module
+    decoder: Any  # a TopDown
+    likelihood: Likelihood
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.decoder.latent_shapes)
+
+    def init(self, key: Array, batch: Batch) -> Variables:
+        encoder_key, decoder_key = jax.random.split(key)
+        images, labels = batch["image"], batch["label"]
+        features, encoder = self.encoder.init_with_output(encoder_key, images, labels)
+        z = tuple(jnp.zeros((images.shape[0], *shape)) for shape in self.decoder.latent_shapes)
+        variables: Variables = {"encoder": encoder, "decoder": self.decoder.init(decoder_key, features, labels, z)}
+        if params := self.likelihood.params:
+            variables["likelihood"] = {"params": {name: jnp.asarray(x) for name, x in params.items()}}
+        return variables
+
+    def features(self, variables: Variables, images: Array, labels: Array) -> Sequence[Array]:
+        """What the posterior sees of images in [-1, 1]."""
+        return self.encoder.apply(variables["encoder"], images, labels)  # pyright: ignore[reportReturnType]
+
+    def begin(self, variables: Variables, labels: Array) -> Array:
+        """The decoder's first state."""
+        return self.decoder.apply(variables["decoder"], labels, method="begin")
+
+    def prior(self, variables: Variables, i: int, state: Array) -> tuple[Array, Gaussian]:
+        """The state after the prior of level i, and the prior."""
+        state, (mean, logvar) = self.decoder.apply(variables["decoder"], i, state, method="prior")
+        return state, Gaussian(mean, bounded_logvar(logvar))
+
+    def posterior(self, variables: Variables, i: int, state: Array, features: Sequence[Array]) -> Gaussian:
+        """The posterior of level i, given the state after its prior."""
+        mean, logvar = self.decoder.apply(variables["decoder"], i, state, features, method="posterior")
+        return Gaussian(mean, bounded_logvar(logvar))
+
+    def absorb(self, variables: Variables, i: int, state: Array, z: Array) -> Array:
+        """The state after the latent of level i."""
+        return self.decoder.apply(variables["decoder"], i, state, z, method="absorb")
+
+    def output(self, variables: Variables, state: Array) -> Array:
+        """The input of the likelihood, [b, h, w, c outputs], of the last state."""
+        return self.decoder.apply(variables["decoder"], state, method="output")
+
+    def run(
+        self, variables: Variables, labels: Array, choose: Choose, features: Sequence[Array] | None = None
+    ) -> tuple[Array, tuple[Level, ...]]:
+        """The decoder's output, and its levels, whose latents `choose` decides; without features from the prior."""
+        state, levels = self.begin(variables, labels), []
+        for i in range(self.num_levels):
+            state, p = self.prior(variables, i, state)
+            q = None if features is None else self.posterior(variables, i, state, features)
+            levels.append(Level(choose(i, p, q), p, q))
+            state = self.absorb(variables, i, state, levels[-1].z)
+        return self.output(variables, state), tuple(levels)
+
+    def images(self, output: Array) -> Array:
+        """E[x|z] as images."""
+        return jnp.clip(self.likelihood.as_images(self.likelihood.expectation(output)), -1.0, 1.0)
+
+    def observed(self, batch: Batch, key: Array) -> Array:
+        """x of the likelihood: one draw if x is random."""
+        return self.likelihood.observe(jax.random.fold_in(key, 1), batch["index"], batch["image"])
+
+    def posterior_draws(
+        self, variables: Variables, x: Array, batch: Batch, key: Array
+    ) -> tuple[Array, tuple[Level, ...]]:
+        """-log p(x|z) in nats [b] at one z ~ q(z|x), and the levels."""
+        features = self.features(variables, self.likelihood.as_images(x), batch["label"])
+        output, levels = self.run(variables, batch["label"], drawn(key, batch["index"]), features)
+        return self.nll(variables, output, x), levels
+
+    def nll(self, variables: Variables, output: Array, x: Array) -> Array:
+        """-log p(x|z), nats [b]."""
+        params = variables["likelihood"]["params"] if self.likelihood.params else {}
+        return self.likelihood.nll(params, output, x, None)
+
+
+def drawn(key: Array, index: Array, temperature: float = 1.0) -> Choose:
+    """Draws each latent from its posterior, or from its prior where there is none, with sigma times the temperature."""
+
+    def choose(i: int, p: Gaussian, q: Gaussian | None) -> Array:
+        source = p if q is None else q
+        eps = noise.normal(jax.random.fold_in(key, LATENT_NOISE + i), index, source.mean.shape[1:])
+        return source.at(temperature * eps)
+
+    return choose
+
+
+def hierarchical_vae(
+    encoder: nn.Module,
+    decoder: TopDown,
+    *,
+    tx: optax.GradientTransformation,
+    likelihood: Likelihood,
+    num_classes: NumClasses = 0,
+    label_drop: float = 0.0,
+    kl_warmup: int = 0,
+    free_nats: float = 0.0,
+    temperature: float = 1.0,
+) -> Method:
+    """A hierarchical VAE: one phase that trains both nets; sampler, reconstructions, latent space, ELBO by level.
+
+    Args:
+        encoder: net (images [b, h, w, c] in [-1, 1], labels) -> features for the decoder's posteriors.
+        decoder: a net with the methods of `nets.hierarchical_vae.Decoder`.
+        tx: the optimiser.
+        likelihood: of methods/likelihoods.py; the decoder has `likelihood.outputs` outputs for each value.
+        num_classes: that of the nets; 0 if they ignore labels.
+        label_drop: probability with which training hides labels, so that they may be left open.
+        kl_warmup: images over which the weight of the KL rises from 0 to 1.
+        free_nats: KL of each level, averaged over the batch, below which it costs nothing more in the loss.
+        temperature: factor on the standard deviations of the prior, for samples.
+    Returns:
+        The method. Codes of its latent space are the noise of all levels side by side, top first: z = mean + sigma code
+        with the prior's mean and sigma.
+    Raises:
+        ValueError: if label_drop is outside [0, 1] or, with attributes, 0.
+    """
+    check_guidance(1.0, num_classes, label_drop)
+    nets = Hierarchy(encoder, decoder, likelihood)
+    trained = ("encoder", "decoder", *(["likelihood"] if likelihood.params else []))
+
+    def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
+        labels = drop_labels(batch["label"], jax.random.fold_in(key, 3), batch["index"], label_drop, num_classes)
+        x = nets.observed(batch, key)
+        reconstruction, levels = nets.posterior_draws(variables, x, {**batch, "label": labels}, key)
+        by_level = jnp.stack([level.kl() for level in levels], axis=1)
+        weight = linear_ramp(batch["images_seen"], 0, kl_warmup)
+        kl = free_bits(by_level, free_nats) if free_nats else by_level.sum(1)
+        loss = beta_vae_loss(reconstruction, kl, weight if kl_warmup else 1.0)
+        metrics = _parts(reconstruction, levels)
+        return loss.mean(), Aux({name: values.mean() for name, values in metrics.items()})
+
+    def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+        reconstruction, levels = nets.posterior_draws(variables, nets.observed(batch, key), batch, key)
+        metrics = _parts(reconstruction, levels)
+        bounds = {"ELBO": metrics.pop("neg_elbo_nats")}
+        return metrics | bound_metrics(likelihood, bounds, bool(num_classes), batch["image"][0].size)
+
+    def decode(variables: Variables, codes: Array, labels: Array) -> Array:
+        sizes = [jnp.zeros(shape).size for shape in decoder.latent_shapes]
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+        parts = jnp.split(codes, ends, axis=1)
+        choose = lambda i, p, q: p.at(parts[i].reshape(p.mean.shape))  # noqa: E731
+        return nets.images(nets.run(variables, labels, choose)[0])
+
+    def encode(variables: Variables, images: Array, labels: Array) -> Array:
+        features = nets.features(variables, images, labels)
+        _, levels = nets.run(variables, labels, lambda i, p, q: q.mean, features)  # pyright: ignore[reportOptionalMemberAccess]
+        codes = [level.prior.eps(level.z) for level in levels]
+        return jnp.concatenate([code.reshape(code.shape[0], -1) for code in codes], axis=1)
+
+    def reconstruct(variables: Variables, images: Array, labels: Array) -> Array:
+        features = nets.features(variables, images, labels)
+        return nets.images(nets.run(variables, labels, lambda i, p, q: q.mean, features)[0])  # pyright: ignore[reportOptionalMemberAccess]
+
+    space = z_space(sum(jnp.zeros(shape).size for shape in decoder.latent_shapes), decode, encode)
+    return Method(
+        init=nets.init,
+        phases=(Phase("hierarchical_vae", trained, objective, tx, watch=skipping_metrics),),
+        ema=trained,
+        sample=sampler(space, temperature),
+        num_classes=num_classes,
+        hides_labels=label_drop > 0,
+        reconstruct=reconstruct,
+        space=space,
+        evaluate=evaluate,
+    )
+
+
+def _parts(reconstruction: Array, levels: Sequence[Level]) -> dict[str, Array]:
+    """The parts of the ELBO, nats [b] each; level 0 is the top."""
+    by_level = [level.kl() for level in levels]
+    kl = sum(by_level, jnp.zeros_like(reconstruction))
+    return {
+        "reconstruction_nats": reconstruction,
+        "kl_nats": kl,
+        "neg_elbo_nats": negative_elbo(reconstruction, kl),
+        **{f"kl_nats_level{i}": values for i, values in enumerate(by_level)},
+    }
