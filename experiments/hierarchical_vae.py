@@ -31,13 +31,15 @@ from jimgen.nets.hierarchical_vae import Decoder, Encoder, Stage
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ScheduledConfig):
-    widths: tuple[int, ...] = (32, 64, 256)
+    patch: Literal[1, 2, 4, 8] = 4
+    """side of the patches that are the places of the largest feature maps"""
+    widths: tuple[int, ...] = (64, 256)
     """channels of the feature maps of each size, the largest first, each half of the one before; of the vector last"""
-    levels: tuple[int, ...] = (1, 2, 2)
+    levels: tuple[int, ...] = (3, 2)
     """latents of each size"""
-    latent_channels: tuple[int, ...] = (2, 4, 16)
+    latent_channels: tuple[int, ...] = (4, 16)
     """channels of the latents of each size; dimensions of the vector's"""
-    blocks: int = 1
+    blocks: int = 2
     """residual blocks of the encoder at each size"""
     conditional: bool = False
     """give class and attributes to both nets"""
@@ -91,8 +93,8 @@ def build(config: Config, data: DataSpec) -> Method:
     stages = tuple(map(Stage, config.widths, config.levels, config.latent_channels))
     adam = optax.adamw(config.schedule(), weight_decay=config.weight_decay)
     return hierarchical_vae(
-        Encoder(stages, config.blocks, num_classes, config.dtype),
-        Decoder(data.shape, stages, likelihood.outputs, num_classes, config.dtype),
+        Encoder(stages, config.patch, config.blocks, num_classes, config.dtype),
+        Decoder(data.shape, stages, config.patch, likelihood.outputs, num_classes, config.dtype),
         tx=skip_large_gradients(adam, config.skip),
         likelihood=likelihood,
         num_classes=num_classes,

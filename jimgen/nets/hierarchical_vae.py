@@ -1,9 +1,9 @@
 """Nets of a hierarchical VAE: a bottom-up encoder, and a top-down decoder that draws latents at every resolution.
 
-Child, Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images, arXiv:2011.10650. The n + 1
-stages of both nets are n sizes of feature maps, each half of the one before, and a vector at the top. Images are cut
-into blocks of 2x2 pixels, so the largest maps have half the sides of the image. All work is done by dense layers and by
-3x3 convolutions of small maps, which are the fastest on a CPU.
+Child, Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images, arXiv:2011.10650. Images are
+cut into patches. The n + 1 stages of both nets are n sizes of feature maps, the largest with one place for each patch
+and each half of the one before, and a vector at the top. So all work is done by dense layers and by 3x3 convolutions of
+small maps with many channels, which are fastest on a CPU.
 """
 
 import math
@@ -34,6 +34,22 @@ class Gaussian(NamedTuple):
     logvar: Array
 
 
+def map_size(image_shape: Sequence[int], patch: int, halvings: int) -> tuple[int, int]:
+    """Height and width of feature maps with one place for each patch, halved so many times.
+
+    Raises:
+        ValueError: if the patch is no power of two, or these maps do not divide the image.
+    """
+    if patch < 1 or patch & (patch - 1):
+        raise ValueError(f"patches of {patch}: their side must be a power of two")
+    return base_size(image_shape, patch.bit_length() - 1 + halvings, "the hierarchical VAE")
+
+
+def narrow(width: int) -> int:
+    """Channels of the smallest maps where they become a vector, and back: fewer, because each place has its own."""
+    return -(-width // 4)
+
+
 class _Residual(nn.Module):
     """Activation, 3x3 convolution (dense for vectors), activation, dense layer: [..., c] -> [..., features]."""
 
@@ -53,16 +69,17 @@ class _Residual(nn.Module):
         return nn.Dense(self.features, kernel_init=last, dtype=self.dtype, name="out")(nn.silu(x))
 
 
-def _cut(x: Array) -> Array:
-    """[b, 2h, 2w, c] -> [b, h, w, 4c]: blocks of 2x2 places."""
+def _cut(x: Array, n: int = 2) -> Array:
+    """[b, n h, n w, c] -> [b, h, w, n^2 c]: blocks of n x n places."""
     b, h, w, c = x.shape
-    return x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // 2, w // 2, 4 * c)
+    return x.reshape(b, h // n, n, w // n, n, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h // n, w // n, n * n * c)
 
 
-def _joined(x: Array) -> Array:
+def _joined(x: Array, n: int = 2) -> Array:
     """The inverse of `_cut`."""
     b, h, w, c = x.shape
-    return x.reshape(b, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, c // 4)
+    parts = x.reshape(b, h, w, n, n, c // n**2)
+    return parts.transpose(0, 1, 3, 2, 4, 5).reshape(b, n * h, n * w, c // n**2)
 
 
 class Encoder(nn.Module):
@@ -71,10 +88,11 @@ class Encoder(nn.Module):
     Each stage has `blocks` residual blocks.
 
     Raises:
-        ValueError: if 2^(len(stages) - 1) does not divide the image's sides.
+        ValueError: if patch 2^(len(stages) - 2) does not divide the image's sides, or the patch is no power of two.
     """
 
     stages: Sequence[Stage]
+    patch: int = 4
     blocks: int = 1
     num_classes: NumClasses = 0
     dtype: Dtype = jnp.float32
@@ -82,22 +100,22 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, images: Array, labels: Array) -> tuple[Array, ...]:
         num_maps = len(self.stages) - 1
-        base_size(images.shape[1:], num_maps, "the hierarchical VAE")
+        map_size(images.shape[1:], self.patch, num_maps - 1)
         scale = 1 / (self.blocks * len(self.stages))
         x = images.astype(self.dtype)
         features = []
         for i, stage in enumerate(self.stages):
             if i == 0:
-                x = Conv(stage.width, 3, 1, 1, dtype=self.dtype, name="stem")(_cut(x))
+                x = Conv(stage.width, 3, 1, 1, dtype=self.dtype, name="stem")(_cut(x, self.patch))
             elif i < num_maps:
                 x = nn.Dense(stage.width, dtype=self.dtype, name=f"down{i}")(_cut(x))
             else:
-                x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
-                x = nn.Dense(stage.width, dtype=self.dtype, name=f"down{i}")(nn.silu(x))
+                x = nn.Dense(narrow(x.shape[-1]), dtype=self.dtype, name="narrow")(nn.silu(x))
+                x = nn.Dense(stage.width, dtype=self.dtype, name=f"down{i}")(x.reshape(x.shape[0], -1))
                 if self.num_classes:
                     x += LabelEmbedding(self.num_classes, stage.width, name="label")(labels).astype(x.dtype)
             for j in range(self.blocks):
-                x += _Residual(stage.width, stage.width, scale, self.dtype, name=f"block{i}_{j}")(x)
+                x += _Residual(stage.width, -(-stage.width // 2), scale, self.dtype, name=f"block{i}_{j}")(x)
             features.append(x)
         return tuple(features)
 
@@ -116,7 +134,7 @@ class _Level(nn.Module):
         self.of_features = nn.Dense(width, dtype=self.dtype)
         self.posterior_net = _Residual(2 * latent, hidden, self.scale, self.dtype)
         self.from_z = nn.Dense(width, dtype=self.dtype)
-        self.block = _Residual(width, width, self.scale, self.dtype)
+        self.block = _Residual(width, hidden, self.scale, self.dtype)
 
     def prior(self, x: Array) -> tuple[Array, Gaussian]:
         out = self.prior_net(x)
@@ -149,6 +167,7 @@ class Decoder(nn.Module):
 
     image_shape: tuple[int, int, int]
     stages: Sequence[Stage]
+    patch: int = 4
     outputs: int = 1  # for each value of an image
     num_classes: NumClasses = 0
     dtype: Dtype = jnp.float32
@@ -167,7 +186,7 @@ class Decoder(nn.Module):
         """Height and width of a stage's maps; () for the vector."""
         if stage == len(self.stages) - 1:
             return ()
-        return base_size(self.image_shape, stage + 1, "the hierarchical VAE")
+        return map_size(self.image_shape, self.patch, stage)
 
     def setup(self) -> None:
         if len(self.stages) < 2 or not self.order:
@@ -177,10 +196,11 @@ class Decoder(nn.Module):
         if self.num_classes:
             self.label = LabelEmbedding(self.num_classes, self.stages[-1].width)
         self.level = [_Level(self.stages[i], scale, self.dtype) for i in self.order]
-        top = self.stages[-2].width * math.prod(self._size(len(self.stages) - 2))
-        widths = [top, *(4 * stage.width for stage in reversed(self.stages[:-2]))]
-        self.up = [nn.Dense(width, dtype=self.dtype) for width in widths]
-        self.to_output = nn.Dense(4 * self.image_shape[-1] * self.outputs, dtype=self.dtype)
+        narrowed = narrow(self.stages[-2].width) * math.prod(self._size(len(self.stages) - 2))
+        self.to_maps = nn.Dense(narrowed, dtype=self.dtype)
+        self.widen = nn.Dense(self.stages[-2].width, dtype=self.dtype)
+        self.up = [nn.Dense(4 * stage.width, dtype=self.dtype) for stage in self.stages[:-2]]
+        self.to_output = nn.Dense(self.patch**2 * self.image_shape[-1] * self.outputs, dtype=self.dtype)
 
     def __call__(self, features: Sequence[Array], labels: Array, z: Sequence[Array]) -> Array:
         """Runs every method once, to initialise: features, labels, the latents from the top -> the output."""
@@ -213,13 +233,15 @@ class Decoder(nn.Module):
 
     def output(self, x: Array) -> Array:
         """Parameters of p(x|z): float32 [b, h, w, c outputs], unbounded."""
-        return at_least_float32(_joined(self.to_output(nn.silu(x))))
+        return at_least_float32(_joined(self.to_output(nn.silu(x)), self.patch))
 
     def _down_to(self, x: Array, stage: int, target: int) -> Array:
         """The state of a stage in the form of a later one: larger maps."""
         while stage > target:
-            up = self.up[len(self.stages) - 1 - stage](nn.silu(x))
             stage -= 1
-            is_first_map = x.ndim == 2
-            x = up.reshape(x.shape[0], *self._size(stage), self.stages[stage].width) if is_first_map else _joined(up)
+            x = nn.silu(x)
+            if x.ndim == 2:
+                x = self.widen(self.to_maps(x).reshape(x.shape[0], *self._size(stage), -1))
+            else:
+                x = _joined(self.up[stage](x))
         return x
