@@ -23,9 +23,8 @@ import optax
 
 from jimgen.data.dataset import DataSpec
 from jimgen.gradient_skipping import skip_large_gradients
-from jimgen.methods.hierarchical_vae import hierarchical_vae
+from jimgen.methods.hierarchical_vae import HierarchicalVAE, hierarchical_vae
 from jimgen.methods.likelihoods import bernoulli, gaussian, logistic_mixture
-from jimgen.methods.method import Method
 from jimgen.nets.hierarchical_vae import Decoder, Encoder, Stage
 
 
@@ -54,7 +53,7 @@ class Config(ScheduledConfig):
     """images over which the weight of the KL rises from 0 to 1"""
     free_nats: float = 0.0
     """KL of each level, averaged over the batch, below which it costs nothing more"""
-    learning_rate: float = 2e-3
+    learning_rate: float = 1.5e-3
     """peak learning rate of Adam"""
     warmup_steps: int = 250
     """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""
@@ -80,7 +79,7 @@ class Config(ScheduledConfig):
             )
 
 
-def build(config: Config, data: DataSpec) -> Method:
+def build(config: Config, data: DataSpec) -> HierarchicalVAE:
     num_classes = data.conditions if config.conditional else 0
     if config.conditional and not num_classes:
         raise ValueError(f"--conditional needs classes or attributes, and {data.name} has none")

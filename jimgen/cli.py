@@ -14,6 +14,7 @@ from jimgen import __version__
 from jimgen.commands.data import data
 from jimgen.commands.images import inpaint, interpolate, reconstruct, sample
 from jimgen.commands.latents import directions, project
+from jimgen.commands.likelihood import likelihood
 from jimgen.commands.metrics import compare, evaluate, reference
 from jimgen.commands.pack import pack
 from jimgen.commands.restore import restore
@@ -35,6 +36,7 @@ def main() -> None:
         "project": project,
         "directions": directions,
         "evaluate": evaluate,
+        "likelihood": likelihood,
         "compare": compare,
         "reference": reference,
         "utility": utility,

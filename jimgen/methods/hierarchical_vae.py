@@ -17,8 +17,8 @@ from jimgen.conditions import NumClasses, drop_labels
 from jimgen.gradient_skipping import skipping_metrics
 from jimgen.methods.latents import sampler, z_space
 from jimgen.methods.likelihoods import Likelihood, bound_metrics
-from jimgen.methods.method import Method
-from jimgen.objectives import beta_vae_loss, bounded_logvar, free_bits, gaussian_kl_between, negative_elbo
+from jimgen.methods.method import ImportanceSampler, Method
+from jimgen.objectives import beta_vae_loss, bounded_logvar, free_bits, gaussian_kl_between, gaussian_nll, negative_elbo
 from jimgen.sampling.guidance import check_guidance
 from jimgen.schedules import linear_ramp
 from jimgen.train_step import Aux, Batch, Phase, Variables
@@ -59,6 +59,12 @@ class Level(NamedTuple):
         """KL(q || p) in nats, [b]."""
         assert self.posterior is not None
         return gaussian_kl_between(*self.posterior, *self.prior)
+
+    def log_ratio(self) -> Array:
+        """log p(z) - log q(z), nats [b]."""
+        assert self.posterior is not None
+        of_p, of_q = (gaussian_nll(self.z, g.mean, g.logvar / 2) for g in (self.prior, self.posterior))
+        return of_q - of_p
 
 
 Choose = Callable[[int, Gaussian, Gaussian | None], Array]  # (level, prior, posterior) -> z
@@ -139,10 +145,29 @@ class Hierarchy(NamedTuple):
         output, levels = self.run(variables, batch["label"], drawn(key, batch["index"]), features)
         return self.nll(variables, output, x), levels
 
+    def encode(self, variables: Variables, batch: Batch, key: Array) -> tuple[Array, Sequence[Array]]:
+        """x, and the features that the posterior sees."""
+        x = self.observed(batch, key)
+        return x, self.features(variables, self.likelihood.as_images(x), batch["label"])
+
+    def log_weight(self, variables: Variables, seen: tuple[Array, Sequence[Array]], batch: Batch, key: Array) -> Array:
+        """log p(x, z) - log q(z|x) at one z ~ q(z|x), for x and features of `encode`: nats [b]."""
+        x, features = seen
+        output, levels = self.run(variables, batch["label"], drawn(key, batch["index"]), features)
+        ratios = [level.log_ratio() for level in levels]
+        return sum(ratios, jnp.zeros(x.shape[0])) - self.nll(variables, output, x)
+
     def nll(self, variables: Variables, output: Array, x: Array) -> Array:
         """-log p(x|z), nats [b]."""
         params = variables["likelihood"]["params"] if self.likelihood.params else {}
         return self.likelihood.nll(params, output, x, None)
+
+
+class HierarchicalVAE(NamedTuple):
+    """The method, and its nets as functions, for bits-back coding."""
+
+    method: Method
+    nets: Hierarchy
 
 
 def drawn(key: Array, index: Array, temperature: float = 1.0) -> Choose:
@@ -167,7 +192,7 @@ def hierarchical_vae(
     kl_warmup: int = 0,
     free_nats: float = 0.0,
     temperature: float = 1.0,
-) -> Method:
+) -> HierarchicalVAE:
     """A hierarchical VAE: one phase that trains both nets; sampler, reconstructions, latent space, ELBO by level.
 
     Args:
@@ -181,8 +206,8 @@ def hierarchical_vae(
         free_nats: KL of each level, averaged over the batch, below which it costs nothing more in the loss.
         temperature: factor on the standard deviations of the prior, for samples.
     Returns:
-        The method. Codes of its latent space are the noise of all levels side by side, top first: z = mean + sigma code
-        with the prior's mean and sigma.
+        The method with its nets. Codes of its latent space are the noise of all levels side by side, top first:
+        z = mean + sigma code, with the prior's mean and sigma.
     Raises:
         ValueError: if label_drop is outside [0, 1] or, with attributes, 0.
     """
@@ -205,7 +230,7 @@ def hierarchical_vae(
         reconstruction, levels = nets.posterior_draws(variables, nets.observed(batch, key), batch, key)
         metrics = _parts(reconstruction, levels)
         bounds = {"ELBO": metrics.pop("neg_elbo_nats")}
-        return metrics | bound_metrics(likelihood, bounds, bool(num_classes), batch["image"][0].size)
+        return metrics | bound_metrics(likelihood.data, bounds, bool(num_classes), batch["image"][0].size)
 
     def decode(variables: Variables, codes: Array, labels: Array) -> Array:
         sizes = [jnp.zeros(shape).size for shape in decoder.latent_shapes]
@@ -225,7 +250,7 @@ def hierarchical_vae(
         return nets.images(nets.run(variables, labels, lambda i, p, q: q.mean, features)[0])  # pyright: ignore[reportOptionalMemberAccess]
 
     space = z_space(sum(jnp.zeros(shape).size for shape in decoder.latent_shapes), decode, encode)
-    return Method(
+    method = Method(
         init=nets.init,
         phases=(Phase("hierarchical_vae", trained, objective, tx, watch=skipping_metrics),),
         ema=trained,
@@ -235,7 +260,9 @@ def hierarchical_vae(
         reconstruct=reconstruct,
         space=space,
         evaluate=evaluate,
+        importance=ImportanceSampler(likelihood.data, nets.encode, nets.log_weight),
     )
+    return HierarchicalVAE(method, nets)
 
 
 def _parts(reconstruction: Array, levels: Sequence[Level]) -> dict[str, Array]:

@@ -1,16 +1,26 @@
 """Likelihoods p(x|z) of decoders: what an image is taken to be, and what a decoder's output means."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from jimgen import noise
 from jimgen.metrics.likelihood import LikelihoodProtocol
-from jimgen.objectives import bernoulli_nll, bits_per_dim, gaussian_nll, logistic_mixture_nll, soft_lower_bound
+from jimgen.objectives import (
+    bernoulli_nll,
+    bits_per_dim,
+    discretised_logistic_log_prob,
+    gaussian_nll,
+    logistic_mixture_nll,
+    soft_lower_bound,
+)
+
+DiscreteData = Literal["binarised", "8-bit"]
 
 
 class Likelihood(NamedTuple):
@@ -21,8 +31,10 @@ class Likelihood(NamedTuple):
     expectation: Callable[[Array], Array]  # decoder output -> E[x|z]
     nll: Callable[[Any, Array, Array, Array | None], Array]
     # (params, decoder output, x, where) -> -log p(x|z) of the pixels where bool [b, h, w, c], None for all: nats [b]
-    data: Literal["binarised", "8-bit"] | None  # the kind of discrete x, whose nats are a code length; None for others
+    data: DiscreteData | None  # the kind of discrete x, whose nats are a code length; None for others
     outputs: int = 1  # the decoder's outputs for each value of x, side by side along the last axis
+    log_probs: Callable[[Array], Array] | None = None
+    # decoder output -> log p(x|z) of every level of discrete x: [b, h, w, c, levels]
     params: dict[str, float] = {}  # initial values of parameters that are learned with the nets
 
 
@@ -43,6 +55,7 @@ def bernoulli(binarise: bool = True) -> Likelihood:
         expectation=jax.nn.sigmoid,
         nll=lambda _, logits, x, where: bernoulli_nll(logits, x, where),
         data="binarised" if binarise else None,
+        log_probs=(lambda logits: jax.nn.log_sigmoid(jnp.stack([-logits, logits], -1))) if binarise else None,
     )
 
 
@@ -93,23 +106,32 @@ def logistic_mixture(components: int = 5) -> Likelihood:
         logits, mean, _ = split(output)
         return (jax.nn.softmax(logits) * jnp.clip(mean, -1.0, 1.0)).sum(-1)
 
+    def log_probs(output: Array) -> Array:
+        logits, mean, log_scale = (part[..., None, :] for part in split(output))
+        x = jnp.arange(256) / 127.5 - 1
+        shape = (*mean.shape[:-2], 256, components)
+        x = jnp.broadcast_to(x.reshape((1,) * (mean.ndim - 2) + (256, 1)), shape)
+        log_p = discretised_logistic_log_prob(x, jnp.broadcast_to(mean, shape), jnp.broadcast_to(log_scale, shape))
+        return jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_p, axis=-1)
+
     return Likelihood(
         observe=lambda key, index, images: images,
         as_images=lambda x: x,
         expectation=expectation,
         nll=lambda _, output, x, where: logistic_mixture_nll(x, *split(output), where),
         data="8-bit",
+        log_probs=log_probs,
         outputs=3 * components,
     )
 
 
 def bound_metrics(
-    likelihood: Likelihood, bounds: dict[str, Array], given_label: bool, num_dims: int
-) -> dict[str, Array]:
+    data: DiscreteData | None, bounds: Mapping[str, ArrayLike], given_label: bool, num_dims: int
+) -> dict[str, ArrayLike]:
     """Metrics of bounds of -log p(x), whose names say what can be compared.
 
     Args:
-        likelihood: that of the bounds.
+        data: that of the likelihood.
         bounds: float [b] nats by name: ELBO, IWAE-64.
         given_label: whether they are likelihoods given the label.
         num_dims: h w c.
@@ -120,10 +142,10 @@ def bound_metrics(
     given = "_given_label" if given_label else ""
     metrics = {}
     for bound, nats in bounds.items():
-        if likelihood.data is None:
+        if data is None:
             metrics[f"neg_{bound.lower()}_nats"] = nats
         else:
-            protocol = LikelihoodProtocol(likelihood.data, bound)
+            protocol = LikelihoodProtocol(data, bound)
             metrics[protocol.name(f"nats{given}")] = nats
             metrics[protocol.name(f"bits_per_dim{given}")] = bits_per_dim(nats, num_dims)
     return metrics

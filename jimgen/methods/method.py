@@ -33,6 +33,15 @@ class Flow(NamedTuple):
     times: Callable[[int], np.ndarray]  # number of steps -> times from noise to image
 
 
+class ImportanceSampler(NamedTuple):
+    """Importance weights of latents, for bounds of log p(x) that are tighter than the ELBO."""
+
+    data: str | None  # the kind of discrete x, as of a Likelihood
+    encode: Callable[[Variables, Batch, Array], Any]  # (variables, batch, key) -> x and its posterior, arrays [n, ...]
+    log_weight: Callable[[Variables, Any, Batch, Array], Array]
+    # (variables, of `encode`, batch, key) -> log p(x, z) - log q(z|x) at one z ~ q(z|x): nats [n]
+
+
 class Recovery(NamedTuple):
     """How a collapse of the training is noticed, and what changes after a rollback to a healthy checkpoint."""
 
@@ -54,6 +63,7 @@ class Method(NamedTuple):
     flow: the velocity field, to draw images given what is observed of them (flows).
     inpaint: draws the unknown part of an image (flows, conditional VAEs, masked and autoregressive transformers).
     evaluate: computes metrics of held-out examples; training reports their means over the test split.
+    importance: draws importance weights, from which tight bounds of the likelihood are computed (VAEs).
     aggregate: computes scalar metrics from dataset means, such as the usage of a codebook, which a single example does
         not have. It takes the means [k] of the vector-valued metrics of `evaluate`.
     recovery: notices a collapse in training, and begins again (GANs).
@@ -72,6 +82,7 @@ class Method(NamedTuple):
     # (variables, key, images, mask, labels) -> images; mask bool [n, h, w], True = known
     evaluate: Callable[[Variables, Batch, Array], dict[str, Array]] | None = None  # -> metrics, [n] or [n, k] each
     aggregate: Callable[[dict[str, Array]], dict[str, Array]] | None = None  # means [k] -> metrics, [] each
+    importance: ImportanceSampler | None = None
     recovery: Recovery | None = None
 
 

@@ -1,6 +1,7 @@
 """Variational autoencoders (Kingma and Welling, arXiv:1312.6114): reconstruction + lambda KL, in one phase."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ from jax import Array
 from jimgen.conditions import NumClasses, drop_labels
 from jimgen.methods.latents import draw_latents, sampler, z_space
 from jimgen.methods.likelihoods import Likelihood, bound_metrics
-from jimgen.methods.method import Method
+from jimgen.methods.method import ImportanceSampler, Method
 from jimgen.metrics.likelihood import importance_weighted_bound
 from jimgen.objectives import (
     beta_vae_loss,
@@ -63,6 +64,15 @@ class _Nets(NamedTuple):
         """z ~ q(z|x), and its standard normal noise."""
         eps = draw_latents(key, batch["index"], self.latent_dim)
         return mean + jnp.exp(logvar / 2) * eps, eps
+
+    def log_weight(self, variables: Variables, seen: tuple[Array, Array, Array], batch: Batch, key: Array) -> Array:
+        """log p(x, z) - log q(z|x) at one z ~ q(z|x), for x, mean and log variance of `posterior`: nats [b]."""
+        x, mean, logvar = seen
+        z, eps = self.draw(mean, logvar, batch, key)
+        zeros = jnp.zeros_like(z)
+        # -log q(z|x) from the noise itself, because z - mean is inaccurate for a small standard deviation.
+        log_ratio = gaussian_nll(eps, zeros, 0.0) + logvar.sum(1) / 2 - gaussian_nll(z, zeros, 0.0)
+        return log_ratio - self.nll(variables, x, z, batch["label"])
 
     def nll(self, variables: Variables, x: Array, z: Array, labels: Array) -> Array:
         """-log p(x|z), nats [b]."""
@@ -141,6 +151,7 @@ def vae(
         reconstruct=reconstruct,
         space=space,
         evaluate=_evaluation(nets, bool(num_classes), importance_samples),
+        importance=ImportanceSampler(likelihood.data, nets.posterior, nets.log_weight),
     )
 
 
@@ -150,15 +161,8 @@ def _evaluation(
     """Evaluation by bounds of -log p(x) on held-out examples."""
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        x, mean, logvar = nets.posterior(variables, batch, key)
-
-        def log_weight(sample_key: Array) -> Array:
-            z, eps = nets.draw(mean, logvar, batch, sample_key)
-            zeros = jnp.zeros_like(z)
-            # -log q(z|x) from the noise itself, because z - mean is inaccurate for a small standard deviation.
-            log_ratio = gaussian_nll(eps, zeros, 0.0) + logvar.sum(1) / 2 - gaussian_nll(z, zeros, 0.0)
-            return log_ratio - nets.nll(variables, x, z, batch["label"])
-
+        x, mean, logvar = seen = nets.posterior(variables, batch, key)
+        log_weight = partial(nets.log_weight, variables, seen, batch)
         reconstruction = nets.nll(variables, x, nets.draw(mean, logvar, batch, key)[0], batch["label"])
         kl = gaussian_kl(mean, logvar)
         bounds = {"ELBO": negative_elbo(reconstruction, kl)}
@@ -167,6 +171,6 @@ def _evaluation(
             log_weights = jax.lax.map(log_weight, jax.random.split(jax.random.fold_in(key, 2), importance_samples))
             bounds[f"IWAE-{importance_samples}"] = -importance_weighted_bound(log_weights)
         metrics = {"reconstruction_nats": reconstruction, "kl_nats": kl}
-        return metrics | bound_metrics(nets.likelihood, bounds, given_label, batch["image"][0].size)
+        return metrics | bound_metrics(nets.likelihood.data, bounds, given_label, batch["image"][0].size)
 
     return evaluate
