@@ -12,7 +12,7 @@ import tyro
 
 from jimgen import __version__
 from jimgen.commands.data import data
-from jimgen.commands.images import inpaint, interpolate, reconstruct, sample
+from jimgen.commands.images import inpaint, interpolate, levels, reconstruct, sample
 from jimgen.commands.latents import directions, project
 from jimgen.commands.likelihood import likelihood
 from jimgen.commands.metrics import compare, evaluate, reference
@@ -31,6 +31,7 @@ def main() -> None:
         "sample": sample,
         "reconstruct": reconstruct,
         "interpolate": interpolate,
+        "levels": levels,
         "inpaint": inpaint,
         "restore": restore,
         "project": project,

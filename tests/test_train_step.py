@@ -11,6 +11,7 @@ from tiny import (
     tiny_batch,
     tiny_conditional_vae,
     tiny_gan,
+    tiny_hierarchical_vae,
     tiny_r3gan,
     tiny_sngan,
     tiny_stylegan2,
@@ -33,6 +34,7 @@ METHODS = {
     "stylegan2": tiny_stylegan2,
     "vae": tiny_vae,
     "conditional_vae": tiny_conditional_vae,
+    "hierarchical_vae": tiny_hierarchical_vae,
 }
 
 

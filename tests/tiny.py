@@ -9,15 +9,19 @@ import optax
 
 from jimgen.augment import R3GAN, augment
 from jimgen.evaluation.extractors import Extractor
+from jimgen.gradient_skipping import skip_large_gradients
 from jimgen.methods.augmented import Augmented
 from jimgen.methods.conditional_vae import conditional_vae
 from jimgen.methods.gan import gan
+from jimgen.methods.hierarchical_vae import hierarchical_vae
 from jimgen.methods.likelihoods import bernoulli, gaussian
 from jimgen.methods.stylegan2 import path_length_penalty, w_space
 from jimgen.methods.vae import vae
 from jimgen.nets import conditional_vae as conditional_vae_nets
+from jimgen.nets import hierarchical_vae as hierarchical_vae_nets
 from jimgen.nets import r3gan, sngan, stylegan2
 from jimgen.nets.dcgan import Discriminator, Generator
+from jimgen.nets.hierarchical_vae import Stage
 from jimgen.nets.vae import ConvDecoder, ConvEncoder
 from jimgen.objectives import HINGE, RELATIVISTIC
 from jimgen.schedules import cosine
@@ -116,6 +120,21 @@ def tiny_conditional_vae(dtype=jnp.float32, likelihood=None, **options):
         likelihood=likelihood or gaussian(),
         **options,
     )
+
+
+def tiny_hierarchical_vae(dtype=jnp.float32, likelihood=None, stages=None, skip=200.0, **options):
+    """Latents at two sizes, one of them twice, with labels."""
+    likelihood = likelihood or bernoulli()
+    stages = stages or (Stage(4, 2, 1), Stage(8, 1, 3))
+    made = hierarchical_vae(
+        hierarchical_vae_nets.Encoder(stages, 4, 1, num_classes=3, dtype=dtype),
+        hierarchical_vae_nets.Decoder(SHAPE, stages, 4, likelihood.outputs, num_classes=3, dtype=dtype),
+        num_classes=3,
+        tx=skip_large_gradients(optax.adam(1e-3), skip),
+        likelihood=likelihood,
+        **options,
+    )
+    return made.method
 
 
 def tiny_batch(size=8, seed=0, dtype=jnp.float32):

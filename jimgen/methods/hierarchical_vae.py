@@ -17,7 +17,7 @@ from jimgen.conditions import NumClasses, drop_labels
 from jimgen.gradient_skipping import skipping_metrics
 from jimgen.methods.latents import sampler, z_space
 from jimgen.methods.likelihoods import Likelihood, bound_metrics
-from jimgen.methods.method import ImportanceSampler, Method
+from jimgen.methods.method import ImportanceSampler, Levels, Method
 from jimgen.objectives import beta_vae_loss, bounded_logvar, free_bits, gaussian_kl_between, gaussian_nll, negative_elbo
 from jimgen.sampling.guidance import check_guidance
 from jimgen.schedules import linear_ramp
@@ -249,6 +249,12 @@ def hierarchical_vae(
         features = nets.features(variables, images, labels)
         return nets.images(nets.run(variables, labels, lambda i, p, q: q.mean, features)[0])  # pyright: ignore[reportOptionalMemberAccess]
 
+    def share(variables: Variables, key: Array, images: Array, labels: Array, kept: int) -> Array:
+        features, index = nets.features(variables, images, labels), jnp.arange(images.shape[0])
+        of_image, fresh = drawn(key, index), drawn(key, index, temperature)
+        choose = lambda i, p, q: of_image(i, p, q) if i < kept else fresh(i, p, None)  # noqa: E731
+        return nets.images(nets.run(variables, labels, choose, features)[0])
+
     space = z_space(sum(jnp.zeros(shape).size for shape in decoder.latent_shapes), decode, encode)
     method = Method(
         init=nets.init,
@@ -260,6 +266,7 @@ def hierarchical_vae(
         reconstruct=reconstruct,
         space=space,
         evaluate=evaluate,
+        levels=Levels(tuple("x".join(map(str, shape)) for shape in decoder.latent_shapes), share),
         importance=ImportanceSampler(likelihood.data, nets.encode, nets.log_weight),
     )
     return HierarchicalVAE(method, nets)
