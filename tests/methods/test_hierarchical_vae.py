@@ -76,7 +76,7 @@ def test_samples_are_cooler_at_a_lower_temperature(method, variables):
 
 
 def test_images_share_the_levels_that_are_kept(method, variables):
-    """With all levels kept, drawings of different noise differ only by the posterior; with none, the image has no say."""
+    """With none kept, the image has no say; with the top one kept, it has."""
     draw = jax.jit(method.levels.draw, static_argnums=4)
     key, images = jax.random.key(KEY), tiny_batch(3)["image"]
     assert method.levels.names == ("3", "2x3x1", "2x3x1")

@@ -18,17 +18,24 @@ def images(shape=(8, 16, 3)):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_shapes_and_precision(dtype):
     """Features of every stage, latents from the top down, outputs of the images' shape in float32."""
-    features, _ = initialised(Encoder(STAGES, 2, num_classes=3, dtype=dtype), images(), LABELS)
-    assert [x.shape for x in features] == [(2, 4, 8, 4), (2, 2, 4, 6), (2, 8)] and features[0].dtype == dtype
+    encoder = Encoder(STAGES, 2, num_classes=3, dtype=dtype)
     decoder = Decoder((8, 16, 3), STAGES, 2, outputs=5, num_classes=3, dtype=dtype)
     assert decoder.latent_shapes == ((3,), (3,), (4, 8, 2))
-    z = [jnp.zeros((2, *shape)) for shape in decoder.latent_shapes]
-    output, variables = initialised(decoder, features, LABELS, z)
-    assert output.shape == (2, 8, 16, 15) and output.dtype == jnp.float32
-    state = decoder.apply(variables, LABELS, method="begin")
-    state, prior = decoder.apply(variables, 0, state, method="prior")
-    posterior = decoder.apply(variables, 0, state, features, method="posterior")
-    assert {x.shape for x in (*prior, *posterior)} == {(2, 3)} and {x.dtype for x in posterior} == {jnp.float32}
+
+    def run(key):
+        features, _ = encoder.init_with_output(key, images(), LABELS)
+        z = [jnp.zeros((2, *shape)) for shape in decoder.latent_shapes]
+        output, variables = decoder.init_with_output(jax.random.clone(key), features, LABELS, z)
+        state = decoder.apply(variables, LABELS, method="begin")
+        state, prior = decoder.apply(variables, 0, state, method="prior")
+        posterior = decoder.apply(variables, 0, state, features, method="posterior")
+        return features, output, (*prior, *posterior)
+
+    features, output, latents = jax.eval_shape(run, jax.random.key(0))
+    assert [x.shape for x in features] == [(2, 4, 8, 4), (2, 2, 4, 6), (2, 8)]
+    assert {x.dtype for x in features} == {jnp.dtype(dtype)}
+    assert output.shape == (2, 8, 16, 15) and {x.shape for x in latents} == {(2, 3)}
+    assert {x.dtype for x in (output, *latents)} == {jnp.dtype("float32")}
 
 
 def test_every_latent_and_label_reaches_the_output_of_its_own_example_alone():
