@@ -12,6 +12,7 @@ from tiny import (
     tiny_conditional_vae,
     tiny_gan,
     tiny_hierarchical_vae,
+    tiny_prior_vae,
     tiny_r3gan,
     tiny_sngan,
     tiny_stylegan2,
@@ -35,6 +36,8 @@ METHODS = {
     "vae": tiny_vae,
     "conditional_vae": tiny_conditional_vae,
     "hierarchical_vae": tiny_hierarchical_vae,
+    "vae_vamp": lambda dtype: tiny_prior_vae("vamp", dtype),
+    "vae_flow": lambda dtype: tiny_prior_vae("flow", dtype),
 }
 
 

@@ -15,6 +15,7 @@ from jimgen.methods.conditional_vae import conditional_vae
 from jimgen.methods.gan import gan
 from jimgen.methods.hierarchical_vae import hierarchical_vae
 from jimgen.methods.likelihoods import bernoulli, gaussian
+from jimgen.methods.priors import flow_prior, vamp_prior
 from jimgen.methods.stylegan2 import path_length_penalty, w_space
 from jimgen.methods.vae import vae
 from jimgen.nets import conditional_vae as conditional_vae_nets
@@ -22,7 +23,8 @@ from jimgen.nets import hierarchical_vae as hierarchical_vae_nets
 from jimgen.nets import r3gan, sngan, stylegan2
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.nets.hierarchical_vae import Stage
-from jimgen.nets.vae import ConvDecoder, ConvEncoder
+from jimgen.nets.latent_flow import VelocityMLP
+from jimgen.nets.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from jimgen.objectives import HINGE, RELATIVISTIC
 from jimgen.schedules import cosine
 from jimgen.train_step import init_state
@@ -105,6 +107,19 @@ def tiny_vae(dtype=jnp.float32, likelihood=None, **options):
         tx=optax.adam(1e-3),
         likelihood=likelihood or bernoulli(),
         **options,
+    )
+
+
+def tiny_prior_vae(prior, dtype=jnp.float32):
+    """A VAE of dense layers without labels, whose prior has variables: "vamp" or "flow"."""
+    made = {"vamp": vamp_prior(4, SHAPE, 3), "flow": flow_prior(4, VelocityMLP(4, 1, dtype), 2)}[prior]
+    return vae(
+        MLPEncoder(4, (6,), dtype=dtype),
+        MLPDecoder(SHAPE, (6,), dtype=dtype),
+        latent_dim=4,
+        tx=optax.adam(1e-3, eps=1e-4),
+        likelihood=bernoulli(),
+        prior=made,
     )
 
 
