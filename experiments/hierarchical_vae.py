@@ -60,6 +60,8 @@ class Config(ScheduledConfig):
     learned_gaussian learns one standard deviation"""
     components: int = field(default=5, metadata=COUNT)
     """components of the mixture (logistic_mixture)"""
+    neighbours: bool = False
+    """let the means of pixels depend on pixels above and to the left, too (logistic_mixture)"""
     kl_warmup: int = 0
     """images over which the weight of the KL rises from 0 to 1"""
     free_nats: float = 0.0
@@ -96,7 +98,7 @@ def build(config: Config, data: DataSpec) -> HierarchicalVAE:
         raise ValueError(f"--conditional needs classes or attributes, and {data.name} has none")
     likelihoods = {
         "bernoulli": bernoulli,
-        "logistic_mixture": partial(logistic_mixture, config.components),
+        "logistic_mixture": partial(logistic_mixture, config.components, config.neighbours),
         "learned_gaussian": gaussian,
     }
     likelihood = likelihoods[config.likelihood]()

@@ -46,14 +46,15 @@ def skip_large_gradients(
         zero = jnp.zeros((), jnp.int32)
         return SkippingState(tx.init(params), zero, jnp.zeros(()), zero, zero)
 
-    def update(grads: Any, state: SkippingState, params: Any = None) -> tuple[Any, SkippingState]:
-        norm = optax.tree.norm(grads)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, SkippingState]:
+        norm = optax.tree.norm(updates)
         log_norm = jnp.log(jnp.maximum(norm, 1e-30)).astype(jnp.float32)
         threshold = jnp.maximum(least, factor * jnp.exp(jnp.where(state.updates == 0, log_norm, state.log_median)))
         is_large = norm > threshold
         skips = is_large & (state.in_a_row < most_in_a_row)
         scale = jnp.where(is_large, threshold / jnp.maximum(norm, 1e-30), 1.0)
-        updates, inner = tx.update(jax.tree.map(lambda g: (scale * g).astype(g.dtype), grads), state.inner, params)
+        scaled = jax.tree.map(lambda g: (scale * g).astype(g.dtype), updates)
+        updates, inner = tx.update(scaled, state.inner, params)
         updates = jax.tree.map(lambda u: jnp.where(skips, 0, u), updates)
         inner = jax.tree.map(lambda new, old: jnp.where(skips, old, new), inner, state.inner)
         size = jnp.maximum(MEDIAN_STEP, 1 / jnp.maximum(state.updates, 1))

@@ -53,7 +53,8 @@ class _Programs(NamedTuple):
     prior: Callable[..., Any]  # (variables, i, state) -> state, prior
     posterior: Callable[..., Any]  # (variables, i, state, features, prior) -> posterior in units of the prior
     absorb: Callable[..., Any]  # (variables, i, state, prior, eps) -> state
-    log_probs: Callable[..., Any]  # (variables, state) -> log p(x|z) of every level of x
+    output: Callable[..., Any]  # (variables, state) -> the decoder's output
+    log_probs: Callable[..., Any]  # (output, images) -> log p(x|z) of every level of x
 
 
 def make_coder(nets: Hierarchy, variables: Variables, images: np.ndarray) -> Coder:
@@ -101,7 +102,10 @@ def encode(coder: Coder, images: np.ndarray) -> np.ndarray:
             return found[-1]
 
         state = _descend(coder, pop, states, priors)
-        stack.push(_symbols(coder, image), _pixel_probabilities(coder, state))
+        output, symbols = coder.programs.output(coder.variables, state), _symbols(coder, image)
+        probabilities = _pixel_probabilities(coder, output, image)
+        for places in reversed(_turns(coder)):
+            stack.push(symbols[places], probabilities[places])
         for i in reversed(range(coder.nets.num_levels)):
             _push_uniform(stack, coder.bits[i], chosen[i])
     return stack.words()
@@ -124,7 +128,9 @@ def decode(coder: Coder, words: np.ndarray, count: int) -> np.ndarray:
             return found[-1]
 
         state = _descend(coder, pop, states, priors)
-        image = _image(coder, stack.pop(_pixel_probabilities(coder, state)))
+        output, image = coder.programs.output(coder.variables, state), np.zeros(coder.image_shape, np.uint8)
+        for places in _turns(coder):
+            image.ravel()[places] = _levels(coder, stack.pop(_pixel_probabilities(coder, output, image)[places]))
         features = _features(coder, image)
         for i in reversed(range(coder.nets.num_levels)):
             q = coder.programs.posterior(coder.variables, i, states[i], features, priors[i])
@@ -149,9 +155,9 @@ def _programs(nets: Hierarchy) -> _Programs:
     def absorb(variables: Variables, i: int, state: Array, p: Gaussian, eps: Array) -> Array:
         return nets.absorb(variables, i, state, p.at(eps))
 
-    def log_probs(variables: Variables, state: Array) -> Array:
+    def log_probs(output: Array, images: Array) -> Array:
         assert nets.likelihood.log_probs is not None
-        return nets.likelihood.log_probs(nets.output(variables, state))
+        return nets.likelihood.log_probs(output, scale_images(images))
 
     level = partial(jax.jit, static_argnums=1)
     return _Programs(
@@ -160,6 +166,7 @@ def _programs(nets: Hierarchy) -> _Programs:
         level(nets.prior),
         level(posterior),
         level(absorb),
+        jax.jit(nets.output),
         jax.jit(log_probs),
     )
 
@@ -210,12 +217,19 @@ def _host(q: Gaussian) -> Gaussian:
     return Gaussian(mean, logvar)  # pyright: ignore[reportArgumentType]
 
 
-def _pixel_probabilities(coder: Coder, state: Array) -> np.ndarray:
-    """p(x|z): float64 [h w c, levels of x]."""
-    log_p = np.asarray(coder.programs.log_probs(coder.variables, state), np.float64)
+def _pixel_probabilities(coder: Coder, output: Array, image: np.ndarray) -> np.ndarray:
+    """p(x|z), given earlier turns of the image: float64 [h w c, levels of x]."""
+    log_p = np.asarray(coder.programs.log_probs(output, jnp.asarray(image[None])), np.float64)
     if not np.isfinite(log_p).all():
         raise UserError("a probability is not a number: the run's weights are NaN, or its training has diverged")
     return np.exp(log_p).reshape(-1, log_p.shape[-1])
+
+
+def _turns(coder: Coder) -> list[np.ndarray]:
+    """The places in the flat image of each turn of the likelihood."""
+    height, width, channels = coder.image_shape
+    turns = np.repeat(coder.nets.likelihood.turns(height, width).ravel(), channels)
+    return [np.flatnonzero(turns == turn) for turn in range(turns.max() + 1)]
 
 
 def _symbols(coder: Coder, image: np.ndarray) -> np.ndarray:
@@ -226,9 +240,8 @@ def _symbols(coder: Coder, image: np.ndarray) -> np.ndarray:
     return (image // 255).astype(np.int32).ravel()
 
 
-def _image(coder: Coder, symbols: np.ndarray) -> np.ndarray:
-    levels = symbols if coder.nets.likelihood.data == "8-bit" else 255 * symbols
-    return levels.astype(np.uint8).reshape(coder.image_shape)
+def _levels(coder: Coder, symbols: np.ndarray) -> np.ndarray:
+    return (symbols if coder.nets.likelihood.data == "8-bit" else 255 * symbols).astype(np.uint8)
 
 
 # Bins of latents.
@@ -298,16 +311,12 @@ class _Stack:
     """An ANS coder, which remembers how far down it has been read."""
 
     def __init__(self, words: np.ndarray):
-        try:
-            import constriction  # pyright: ignore[reportMissingImports]
-        except ImportError as error:
-            raise UserError("lossless coding needs constriction: pip install constriction") from error
         if words.dtype != np.uint32 or words.ndim != 1:
             raise UserError(f"expected words uint32 [n], got {words.dtype} {list(words.shape)}")
-        models = constriction.stream.model
+        constriction = _constriction()
         self.coder = constriction.stream.stack.AnsCoder(np.ascontiguousarray(words))
-        self.categorical: Any = models.Categorical(perfect=False)
-        self.uniform: Callable[[int], Any] = models.Uniform
+        self.categorical = constriction.stream.model.Categorical(perfect=False)
+        self.uniform = constriction.stream.model.Uniform
         self.lowest = self.coder.num_words()
 
     def pop(self, probabilities: np.ndarray) -> np.ndarray:
@@ -328,3 +337,11 @@ class _Stack:
     def words(self) -> np.ndarray:
         """The code without the words at its bottom that were never read; the state itself is two words."""
         return self.coder.get_compressed()[max(0, self.lowest - 4) :]
+
+
+def _constriction() -> Any:
+    try:
+        import constriction  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError("lossless coding needs constriction: pip install constriction") from error
+    return constriction

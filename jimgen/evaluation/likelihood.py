@@ -12,8 +12,9 @@ from jax import Array
 from jimgen.data.batches import scale_images
 from jimgen.data.dataset import Arrays, Stream, num_rows, read_rows
 from jimgen.errors import UserError
-from jimgen.methods.likelihoods import DiscreteData, bound_metrics
+from jimgen.methods.likelihoods import bound_metrics
 from jimgen.methods.method import ImportanceSampler
+from jimgen.metrics.likelihood import DiscreteData
 from jimgen.noise import key_of
 from jimgen.train_step import Batch, Variables
 
@@ -109,8 +110,10 @@ def named_bounds(
 ) -> dict[str, tuple[float, float]]:
     """Means over images with their standard errors, by names that say what can be compared: see `bound_metrics`."""
     nats = {"ELBO": bounds.neg_elbo, f"IWAE-{samples}": bounds.neg_iwae}
-    values = bound_metrics(data, nats, given_label, math.prod(shape)) | {"effective_samples": bounds.effective}
-    return {name: _mean_and_error(np.asarray(x, np.float64)) for name, x in values.items()}
+    on_device = {name: jnp.asarray(x, jnp.float32) for name, x in nats.items()}
+    values = bound_metrics(data, on_device, given_label, math.prod(shape))
+    of_images = {name: np.asarray(x, np.float64) for name, x in values.items()}
+    return {name: _mean_and_error(x) for name, x in (of_images | {"effective_samples": bounds.effective}).items()}
 
 
 def _mean_and_error(values: np.ndarray) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from jax import Array
 
 from jimgen.conditions import NumClasses
 from jimgen.data.dataset import DataSpec
+from jimgen.metrics.likelihood import DiscreteData
 from jimgen.sampling.solvers import Velocity
 from jimgen.train_step import Batch, Phase, Variables
 
@@ -44,7 +45,7 @@ class Levels(NamedTuple):
 class ImportanceSampler(NamedTuple):
     """Importance weights of latents, for bounds of log p(x) that are tighter than the ELBO."""
 
-    data: str | None  # the kind of discrete x, as of a Likelihood
+    data: DiscreteData | None  # the kind of discrete x, as of a Likelihood
     encode: Callable[[Variables, Batch, Array], Any]  # (variables, batch, key) -> x and its posterior, arrays [n, ...]
     log_weight: Callable[[Variables, Any, Batch, Array], Array]
     # (variables, of `encode`, batch, key) -> log p(x, z) - log q(z|x) at one z ~ q(z|x): nats [n]

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import logsumexp
 
+DiscreteData = Literal["binarised", "8-bit"]
+
 
 class LikelihoodProtocol(NamedTuple):
     """Data and bound of a likelihood. Only likelihoods of equal protocols can be compared."""
 
-    data: Literal["binarised", "8-bit"]  # Bernoulli pixels, or the 256 values of a discrete (or dequantised) density
+    data: DiscreteData  # Bernoulli pixels, or the 256 values of a discrete (or dequantised) density
     bound: str  # "exact", "ELBO", or "IWAE-k" such as "IWAE-64"
 
     def name(self, metric: str) -> str:

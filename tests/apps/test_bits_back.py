@@ -47,12 +47,13 @@ def test_black_and_white_images_come_back_at_the_length_of_their_bound(binary):
     assert elbo < code_bits_per_dim(words, images) < 1.05 * elbo + extra / images.size
 
 
-def test_images_of_8_bits_come_back():
-    """Black and white ones and random ones, one by one and together."""
+@pytest.mark.parametrize("neighbours", [False, True])
+def test_images_of_8_bits_come_back(neighbours):
+    """Black and white ones and random ones, one by one and together; pixels that depend on their neighbours, too."""
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (3, *SHAPE)).astype(np.uint8)
     images[0], images[1, :2] = 0, 255
-    made, variables = made_of(logistic_mixture(2))
+    made, variables = made_of(logistic_mixture(2, neighbours))
     coder = make_coder(made.nets, variables, images)
     for part in (images, images[:1], images[:0]):
         np.testing.assert_array_equal(decode(coder, encode(coder, part), len(part)), part)
