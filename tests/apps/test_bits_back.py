@@ -22,7 +22,7 @@ def made_of(likelihood):
     decoder = Decoder(SHAPE, STAGES, 2, likelihood.outputs)
     made = hierarchical_vae(Encoder(STAGES, 2), decoder, tx=optax.sgd(0.1), likelihood=likelihood)
     batch = {"image": jnp.zeros((1, *SHAPE)), "label": jnp.zeros(1, jnp.int32), "index": jnp.arange(1)}
-    return made, jax.tree.map(lambda x: 1.5 * x + 0.02, jax.jit(made.method.init)(jax.random.key(0), batch))
+    return made, jax.tree.map(lambda x: x + 0.02, jax.jit(made.method.init)(jax.random.key(0), batch))
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +39,11 @@ def test_black_and_white_images_come_back_at_the_length_of_their_bound(binary):
     words = encode(coder, images)
     np.testing.assert_array_equal(decode(coder, words, len(images)), images)
     batch = {"image": jnp.asarray(images / 127.5 - 1, jnp.float32), "label": jnp.zeros(40, jnp.int32)}
-    draws = [
-        made.method.evaluate(variables, {**batch, "index": 40 * i + jnp.arange(40)}, jax.random.key(1)) for i in (0, 1)
-    ]
-    elbo = np.mean([float(draw["bits_per_dim[binarised,ELBO]"].mean()) for draw in draws])
+    metrics = jax.jit(made.method.evaluate)(variables, {**batch, "index": jnp.arange(40)}, jax.random.key(1))
+    elbo = float(metrics["bits_per_dim[binarised,ELBO]"].mean())
+    assert float(metrics["kl_nats"].mean()) > 0.1
     extra = sum(int(bits.sum()) for bits in coder.bits) + 6 * 32
-    assert elbo < code_bits_per_dim(words, images) < 1.05 * elbo + extra / images.size
+    assert 0.97 * elbo < code_bits_per_dim(words, images) < 1.05 * elbo + extra / images.size
 
 
 @pytest.mark.parametrize("neighbours", [False, True])
