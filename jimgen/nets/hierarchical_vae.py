@@ -27,11 +27,7 @@ class Stage(NamedTuple):
     latent: int  # channels of each latent
 
 
-class Gaussian(NamedTuple):
-    """Mean and log variance of a latent: float32 [b, h', w', d], or [b, d] at the top."""
-
-    mean: Array
-    logvar: Array
+Gaussian = tuple[Array, Array]  # mean and log variance of a latent: float32 [b, h', w', d], or [b, d] at the top
 
 
 def map_size(image_shape: Sequence[int], patch: int, halvings: int) -> tuple[int, int]:
@@ -150,7 +146,8 @@ class _Level(nn.Module):
 
 
 def _gaussian(parameters: Array) -> Gaussian:
-    return Gaussian(*jnp.split(at_least_float32(parameters), 2, axis=-1))
+    mean, logvar = jnp.split(at_least_float32(parameters), 2, axis=-1)
+    return mean, logvar
 
 
 class Decoder(nn.Module):
