@@ -135,7 +135,7 @@ def flow_log_prob(velocity: Velocity, z: Array, times: Array) -> Array:
     def slopes(x: Array, t: Array) -> tuple[Array, Array]:
         def along(direction: Array) -> tuple[Array, Array]:
             v, dv = jax.jvp(lambda x: velocity(x, t), (x,), (jnp.broadcast_to(direction, x.shape),))
-            return v, (dv * direction).sum(1)
+            return v, dv @ direction
 
         v, diagonal = jax.vmap(along, out_axes=(None, 0))(basis)
         return v, diagonal.sum(0)

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from tiny import SHAPE, compiled, in_training, state_of, tiny_batch, tiny_hierarchical_vae
 
-from jimgen import data
-from jimgen.data.batches import scale_batch
 from jimgen.methods.likelihoods import gaussian, logistic_mixture
 from jimgen.train_step import make_train_step
 
@@ -86,16 +84,14 @@ def test_images_share_the_levels_that_are_kept(method, variables):
     assert float(jnp.abs(kept - of_others).max()) > 1e-4 and float(jnp.abs(kept - free).max()) > 1e-4
 
 
-def test_training_on_digits_improves_the_bound_of_every_likelihood(optimised):
-    """8-bit digits at 8x12: 40 steps lower the test bound far below that of the start."""
-    dataset = data.load("digits", size=(8, 12), fit="pad")
-    rows = slice(0, 64)
-    batch = {"image": dataset.train.images[rows], "label": dataset.train.labels[rows] % 3, "index": np.arange(64)}
+def test_training_lowers_the_bound_of_images_of_8_bits():
+    """Of one batch, in a few steps; gradients are large at first, but few updates are skipped."""
+    batch = tiny_batch()
+    levels = jnp.round((batch["image"] + 1) * 127.5) / 127.5 - 1
     method = tiny_hierarchical_vae(likelihood=logistic_mixture(2))
-    step = jax.jit(make_train_step(method.phases, prepare=scale_batch))
-    state, found = state_of(method, scale_batch(jax.tree.map(jnp.asarray, batch))), []
-    for _ in range(40):
-        state, metrics = step(state, jax.tree.map(jnp.asarray, batch), jax.random.key(0))
+    step, state, found = jax.jit(make_train_step(method.phases)), state_of(method, batch), []
+    for _ in range(30):
+        state, metrics = step(state, {**batch, "image": levels}, jax.random.key(0))
         found.append(float(metrics["hierarchical_vae/neg_elbo_nats"]))
-    assert np.isfinite(found).all() and found[-1] < 0.8 * found[0]
-    assert float(metrics["hierarchical_vae/large_gradients"]) < 20
+    assert np.isfinite(found).all() and found[-1] < found[0]
+    assert float(metrics["hierarchical_vae/large_gradients"]) < 10
