@@ -137,15 +137,14 @@ def tiny_conditional_vae(dtype=jnp.float32, likelihood=None, **options):
     )
 
 
-def tiny_hierarchical_vae(dtype=jnp.float32, likelihood=None, stages=None, skip=200.0, **options):
-    """Latents at two sizes, one of them twice, with labels."""
-    likelihood = likelihood or bernoulli()
-    stages = stages or (Stage(4, 2, 1), Stage(8, 1, 3))
+def tiny_hierarchical_vae(dtype=jnp.float32, likelihood=None, **options):
+    """Latents at two sizes, with labels."""
+    likelihood, stages = likelihood or bernoulli(), (Stage(4, 1, 1), Stage(8, 1, 3))
     made = hierarchical_vae(
         hierarchical_vae_nets.Encoder(stages, 4, 1, num_classes=3, dtype=dtype),
         hierarchical_vae_nets.Decoder(SHAPE, stages, 4, likelihood.outputs, num_classes=3, dtype=dtype),
         num_classes=3,
-        tx=skip_large_gradients(optax.adam(1e-3), skip),
+        tx=skip_large_gradients(optax.adam(1e-3)),
         likelihood=likelihood,
         **options,
     )

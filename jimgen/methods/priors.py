@@ -11,6 +11,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.special import ndtr
 
@@ -99,6 +100,9 @@ def flow_prior(latent_dim: int, net: nn.Module, num_steps: int = 16) -> Prior:
     """
     times = uniform_times(num_steps)
 
+    def init(key: Array, batch: Batch) -> Variables:
+        return {**net.init(key, jnp.zeros((1, latent_dim)), jnp.zeros(1))}
+
     def velocity(variables: Variables) -> Velocity:
         def v(z: Array, t: Array) -> Array:
             return net.apply(variables[NET], z, jnp.broadcast_to(t, z.shape[:1]))  # pyright: ignore[reportReturnType]
@@ -115,12 +119,12 @@ def flow_prior(latent_dim: int, net: nn.Module, num_steps: int = 16) -> Prior:
         latent_dim,
         log_prob=lambda variables, encode, z: flow_log_prob(velocity(variables), z, times[::-1]),
         draw=lambda variables, encode, eps: heun(velocity(variables), eps, times, jax.random.key(0)),
-        init=lambda key, batch: net.init(key, jnp.zeros((1, latent_dim)), jnp.zeros(1)),
+        init=init,
         fit=fit,
     )
 
 
-def flow_log_prob(velocity: Velocity, z: Array, times: Array) -> Array:
+def flow_log_prob(velocity: Velocity, z: Array, times: Array | np.ndarray) -> Array:
     """log p(z) = log N(x_1; 0, I) + int_0^1 div v(x_t, t) dt along the path dx/dt = v from x_0 = z, by Heun's method.
 
     Args:

@@ -1,4 +1,4 @@
-"""Hierarchical VAEs: the ELBO and its levels, sampling, codes, levels shared with images, a short training."""
+"""Hierarchical VAEs: the ELBO and its levels, sampling, codes, levels shared with images."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from tiny import SHAPE, compiled, in_training, state_of, tiny_batch, tiny_hierarchical_vae
 
-from jimgen.methods.likelihoods import gaussian, logistic_mixture
-from jimgen.train_step import make_train_step
+from jimgen.methods.likelihoods import gaussian
 
 LABELS = jnp.asarray([0, 1, 2], jnp.int32)
 KEY = 3
-LEVELS = ("kl_nats_level0", "kl_nats_level1", "kl_nats_level2")
+LEVELS = ("kl_nats_level0", "kl_nats_level1")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +55,7 @@ def test_the_importance_weights_average_to_the_elbo(method, variables):
 def test_codes_are_noise_and_those_of_an_image_reconstruct_it(method, variables):
     images, space = tiny_batch(3)["image"], method.space
     codes = jax.jit(space.encode)(variables, images, LABELS)
-    assert codes.shape == (3, space.latent_dim) and space.latent_dim == 3 + 2 * 2 * 3
+    assert codes.shape == (3, space.latent_dim) and space.latent_dim == 3 + 2 * 3
     decoded = jax.jit(space.decode)(variables, codes, LABELS, jax.random.split(jax.random.key(0), 3))
     np.testing.assert_allclose(decoded, method.reconstruct(variables, images, LABELS), atol=1e-4)
 
@@ -77,21 +76,8 @@ def test_images_share_the_levels_that_are_kept(method, variables):
     """With none kept, the image has no say; with the top one kept, it has."""
     draw = jax.jit(method.levels.draw, static_argnums=4)
     key, images = jax.random.key(KEY), tiny_batch(3)["image"]
-    assert method.levels.names == ("3", "2x3x1", "2x3x1")
+    assert method.levels.names == ("3", "2x3x1")
     free, of_others = (draw(variables, jax.random.clone(key), x, LABELS, 0) for x in (images, -images))
     np.testing.assert_array_equal(free, of_others)
     kept, of_others = (draw(variables, jax.random.clone(key), x, LABELS, 1) for x in (images, -images))
     assert float(jnp.abs(kept - of_others).max()) > 1e-4 and float(jnp.abs(kept - free).max()) > 1e-4
-
-
-def test_training_lowers_the_bound_of_images_of_8_bits():
-    """Of one batch, in a few steps; gradients are large at first, but few updates are skipped."""
-    batch = tiny_batch()
-    levels = jnp.round((batch["image"] + 1) * 127.5) / 127.5 - 1
-    method = tiny_hierarchical_vae(likelihood=logistic_mixture(2))
-    step, state, found = jax.jit(make_train_step(method.phases)), state_of(method, batch), []
-    for _ in range(30):
-        state, metrics = step(state, {**batch, "image": levels}, jax.random.key(0))
-        found.append(float(metrics["hierarchical_vae/neg_elbo_nats"]))
-    assert np.isfinite(found).all() and found[-1] < found[0]
-    assert float(metrics["hierarchical_vae/large_gradients"]) < 10
