@@ -33,7 +33,6 @@ from typing import Literal
 import optax
 
 from jimgen.data.dataset import DataSpec
-from jimgen.gradient_skipping import skip_large_gradients
 from jimgen.methods.hierarchical_vae import HierarchicalVAE, hierarchical_vae
 from jimgen.methods.likelihoods import bernoulli, gaussian, logistic_mixture
 from jimgen.nets.hierarchical_vae import Decoder, Encoder, Stage
@@ -103,17 +102,17 @@ def build(config: Config, data: DataSpec) -> HierarchicalVAE:
     }
     likelihood = likelihoods[config.likelihood]()
     stages = tuple(map(Stage, config.widths, config.levels, config.latent_channels))
-    adam = optax.adamw(config.schedule(), weight_decay=config.weight_decay)
     return hierarchical_vae(
         Encoder(stages, config.patch, config.blocks, num_classes, config.dtype),
         Decoder(data.shape, stages, config.patch, likelihood.outputs, num_classes, config.dtype),
-        tx=skip_large_gradients(adam, config.skip),
+        tx=optax.adamw(config.schedule(), weight_decay=config.weight_decay),
         likelihood=likelihood,
         num_classes=num_classes,
         label_drop=config.label_drop if data.attributes else 0.0,
         kl_warmup=config.kl_warmup,
         free_nats=config.free_nats,
         temperature=config.temperature,
+        skip=config.skip,
     )
 
 

@@ -9,7 +9,6 @@ import optax
 
 from jimgen.augment import R3GAN, augment
 from jimgen.evaluation.extractors import Extractor
-from jimgen.gradient_skipping import skip_large_gradients
 from jimgen.methods.augmented import Augmented
 from jimgen.methods.conditional_vae import conditional_vae
 from jimgen.methods.gan import gan
@@ -144,7 +143,7 @@ def tiny_hierarchical_vae(dtype=jnp.float32, likelihood=None, **options):
         hierarchical_vae_nets.Encoder(stages, 4, 1, num_classes=3, dtype=dtype),
         hierarchical_vae_nets.Decoder(SHAPE, stages, 4, likelihood.outputs, num_classes=3, dtype=dtype),
         num_classes=3,
-        tx=skip_large_gradients(optax.adam(1e-3)),
+        tx=optax.adam(1e-3),
         likelihood=likelihood,
         **options,
     )

@@ -3,18 +3,20 @@
 p(x, z) = p(x|z) prod_i p(z_i | z_<i) and q(z|x) = prod_i q(z_i | z_<i, x), all Gaussian. Level 0 is the top.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
 from jimgen import noise
 from jimgen.conditions import NumClasses, drop_labels
-from jimgen.gradient_skipping import skipping_metrics
+from jimgen.gradient_skipping import skip_large_gradients, skipping_metrics
 from jimgen.methods.latents import sampler, z_space
 from jimgen.methods.likelihoods import Likelihood, bound_metrics
 from jimgen.methods.method import ImportanceSampler, Levels, Method
@@ -133,22 +135,33 @@ class Hierarchy(NamedTuple):
         """E[x|z] as images."""
         return jnp.clip(self.likelihood.as_images(self.likelihood.expectation(output)), -1.0, 1.0)
 
-    def observed(self, batch: Batch, key: Array) -> Array:
-        """x of the likelihood: one draw if x is random."""
-        return self.likelihood.observe(jax.random.fold_in(key, 1), batch["index"], batch["image"])
+    def encode(self, variables: Variables, batch: Batch, key: Array) -> tuple[Array, Sequence[Array]]:
+        """x (one draw if x is random), and the features that the posterior sees."""
+        x = self.likelihood.observe(jax.random.fold_in(key, 1), batch["index"], batch["image"])
+        return x, self.features(variables, self.likelihood.as_images(x), batch["label"])
 
-    def posterior_draws(
-        self, variables: Variables, x: Array, batch: Batch, key: Array
-    ) -> tuple[Array, tuple[Level, ...]]:
+    def parts(self, variables: Variables, batch: Batch, key: Array) -> tuple[Array, tuple[Level, ...]]:
         """-log p(x|z) in nats [b] at one z ~ q(z|x), and the levels."""
-        features = self.features(variables, self.likelihood.as_images(x), batch["label"])
+        x, features = self.encode(variables, batch, key)
         output, levels = self.run(variables, batch["label"], drawn(key, batch["index"]), features)
         return self.nll(variables, output, x), levels
 
-    def encode(self, variables: Variables, batch: Batch, key: Array) -> tuple[Array, Sequence[Array]]:
-        """x, and the features that the posterior sees."""
-        x = self.observed(batch, key)
-        return x, self.features(variables, self.likelihood.as_images(x), batch["label"])
+    def means(self, variables: Variables, images: Array, labels: Array) -> tuple[Array, tuple[Level, ...]]:
+        """The decoder's output and the levels where each latent is the mean of its posterior."""
+        choose = lambda i, p, q: q.mean  # noqa: E731
+        return self.run(variables, labels, choose, self.features(variables, images, labels))
+
+    def decode(self, variables: Variables, codes: Array, labels: Array) -> Array:
+        """Images of codes [n, d]: the noise of all levels side by side, in units of their priors."""
+        ends = np.cumsum([math.prod(shape) for shape in self.decoder.latent_shapes])[:-1]
+        parts = jnp.split(codes, ends, axis=1)
+        choose = lambda i, p, q: p.at(parts[i].reshape(p.mean.shape))  # noqa: E731
+        return self.images(self.run(variables, labels, choose)[0])
+
+    def mean_code(self, variables: Variables, images: Array, labels: Array) -> Array:
+        """The codes of `means`, [n, d]."""
+        codes = [level.prior.eps(level.z) for level in self.means(variables, images, labels)[1]]
+        return jnp.concatenate([code.reshape(code.shape[0], -1) for code in codes], axis=1)
 
     def log_weight(self, variables: Variables, seen: tuple[Array, Sequence[Array]], batch: Batch, key: Array) -> Array:
         """log p(x, z) - log q(z|x) at one z ~ q(z|x), for x and features of `encode`: nats [b]."""
@@ -192,6 +205,7 @@ def hierarchical_vae(
     kl_warmup: int = 0,
     free_nats: float = 0.0,
     temperature: float = 1.0,
+    skip: float = 500.0,
 ) -> HierarchicalVAE:
     """A hierarchical VAE: one phase that trains both nets; sampler, reconstructions, latent space, ELBO by level.
 
@@ -205,11 +219,12 @@ def hierarchical_vae(
         kl_warmup: images over which the weight of the KL rises from 0 to 1.
         free_nats: KL of each level, averaged over the batch, below which it costs nothing more in the loss.
         temperature: factor on the standard deviations of the prior, for samples.
+        skip: norm of the gradient from which an update may be skipped (`skip_large_gradients`), > 0.
     Returns:
         The method with its nets. Codes of its latent space are the noise of all levels side by side, top first:
         z = mean + sigma code, with the prior's mean and sigma.
     Raises:
-        ValueError: if label_drop is outside [0, 1] or, with attributes, 0.
+        ValueError: if label_drop is outside [0, 1] or, with attributes, 0; if skip <= 0.
     """
     check_guidance(1.0, num_classes, label_drop)
     nets = Hierarchy(encoder, decoder, likelihood)
@@ -217,8 +232,7 @@ def hierarchical_vae(
 
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
         labels = drop_labels(batch["label"], jax.random.fold_in(key, 3), batch["index"], label_drop, num_classes)
-        x = nets.observed(batch, key)
-        reconstruction, levels = nets.posterior_draws(variables, x, {**batch, "label": labels}, key)
+        reconstruction, levels = nets.parts(variables, {**batch, "label": labels}, key)
         by_level = jnp.stack([level.kl() for level in levels], axis=1)
         weight = linear_ramp(batch["images_seen"], 0, kl_warmup)
         kl = free_bits(by_level, free_nats) if free_nats else by_level.sum(1)
@@ -227,27 +241,10 @@ def hierarchical_vae(
         return loss.mean(), Aux({name: values.mean() for name, values in metrics.items()})
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        reconstruction, levels = nets.posterior_draws(variables, nets.observed(batch, key), batch, key)
+        reconstruction, levels = nets.parts(variables, batch, key)
         metrics = _parts(reconstruction, levels)
         bounds = {"ELBO": metrics.pop("neg_elbo_nats")}
         return metrics | bound_metrics(likelihood.data, bounds, bool(num_classes), batch["image"][0].size)
-
-    def decode(variables: Variables, codes: Array, labels: Array) -> Array:
-        sizes = [jnp.zeros(shape).size for shape in decoder.latent_shapes]
-        ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
-        parts = jnp.split(codes, ends, axis=1)
-        choose = lambda i, p, q: p.at(parts[i].reshape(p.mean.shape))  # noqa: E731
-        return nets.images(nets.run(variables, labels, choose)[0])
-
-    def encode(variables: Variables, images: Array, labels: Array) -> Array:
-        features = nets.features(variables, images, labels)
-        _, levels = nets.run(variables, labels, lambda i, p, q: q.mean, features)  # pyright: ignore[reportOptionalMemberAccess]
-        codes = [level.prior.eps(level.z) for level in levels]
-        return jnp.concatenate([code.reshape(code.shape[0], -1) for code in codes], axis=1)
-
-    def reconstruct(variables: Variables, images: Array, labels: Array) -> Array:
-        features = nets.features(variables, images, labels)
-        return nets.images(nets.run(variables, labels, lambda i, p, q: q.mean, features)[0])  # pyright: ignore[reportOptionalMemberAccess]
 
     def share(variables: Variables, key: Array, images: Array, labels: Array, kept: int) -> Array:
         features, index = nets.features(variables, images, labels), jnp.arange(images.shape[0])
@@ -255,15 +252,15 @@ def hierarchical_vae(
         choose = lambda i, p, q: of_image(i, p, q) if i < kept else fresh(i, p, None)  # noqa: E731
         return nets.images(nets.run(variables, labels, choose, features)[0])
 
-    space = z_space(sum(jnp.zeros(shape).size for shape in decoder.latent_shapes), decode, encode)
+    space = z_space(sum(map(math.prod, decoder.latent_shapes)), nets.decode, nets.mean_code)
     method = Method(
         init=nets.init,
-        phases=(Phase("hierarchical_vae", trained, objective, tx, watch=skipping_metrics),),
+        phases=(Phase("hierarchical_vae", trained, objective, skip_large_gradients(tx, skip), watch=skipping_metrics),),
         ema=trained,
         sample=sampler(space, temperature),
         num_classes=num_classes,
         hides_labels=label_drop > 0,
-        reconstruct=reconstruct,
+        reconstruct=lambda variables, images, labels: nets.images(nets.means(variables, images, labels)[0]),
         space=space,
         evaluate=evaluate,
         levels=Levels(tuple("x".join(map(str, shape)) for shape in decoder.latent_shapes), share),
