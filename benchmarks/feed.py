@@ -100,7 +100,8 @@ def train_step(batch_size: int) -> Callable[[Any], Any]:
     import optax
 
     from jimgen.data.batches import scale_batch
-    from jimgen.methods.vae import bernoulli, vae
+    from jimgen.methods.likelihoods import bernoulli
+    from jimgen.methods.vae import vae
     from jimgen.nets.vae import ConvDecoder, ConvEncoder
     from jimgen.train_step import compile_step, init_state, make_train_step
 

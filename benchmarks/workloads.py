@@ -10,8 +10,9 @@ from jax import Array, lax
 from jimgen import noise
 from jimgen.methods.flow import flow
 from jimgen.methods.gan import gan
+from jimgen.methods.likelihoods import bernoulli
 from jimgen.methods.method import Method
-from jimgen.methods.vae import bernoulli, vae
+from jimgen.methods.vae import vae
 from jimgen.nets import sngan
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.nets.diffusion_transformer import DiffusionTransformer

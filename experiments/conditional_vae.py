@@ -33,8 +33,8 @@ import optax
 
 from jimgen.data.dataset import DataSpec
 from jimgen.methods.conditional_vae import conditional_vae
+from jimgen.methods.likelihoods import bernoulli, gaussian
 from jimgen.methods.method import Method
-from jimgen.methods.vae import bernoulli, gaussian
 from jimgen.nets.conditional_vae import Decoder, Encoder
 from jimgen.nets.layers import num_halvings, stage_widths
 

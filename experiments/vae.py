@@ -33,8 +33,11 @@ import flax.linen as nn
 import optax
 
 from jimgen.data.dataset import DataSpec
+from jimgen.methods.likelihoods import bernoulli, gaussian
 from jimgen.methods.method import Method
-from jimgen.methods.vae import bernoulli, gaussian, vae
+from jimgen.methods.priors import flow_prior, standard_prior, vamp_prior
+from jimgen.methods.vae import vae
+from jimgen.nets.latent_flow import VelocityMLP
 from jimgen.nets.layers import num_halvings
 from jimgen.nets.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 
@@ -58,6 +61,11 @@ class Config(ScheduledConfig):
     standard deviation sigma, learned_gaussian learns it"""
     sigma: float = 0.1
     """standard deviation of pixels in [-1, 1] (gaussian): ||x - D(E(x))||^2 + lambda KL with lambda = 2 sigma^2"""
+    prior: Literal["standard", "vamp", "flow"] = "standard"
+    """distribution of z. vamp is a mixture of the posteriors of learned images, trained with the nets; flow is fitted
+    to the latents of nets that are trained for the standard one"""
+    components: int = field(default=500, metadata=COUNT)
+    """learned images (vamp)"""
     kl_weight: float = 1.0
     """weight of the KL term: beta of a beta-VAE"""
     importance_samples: int = 0
@@ -93,6 +101,11 @@ def build(config: Config, data: DataSpec) -> Method:
         "gaussian": partial(gaussian, config.sigma),
         "learned_gaussian": gaussian,
     }
+    priors = {
+        "standard": partial(standard_prior, config.latent_dim),
+        "vamp": partial(vamp_prior, config.latent_dim, data.shape, config.components, num_classes),
+        "flow": partial(flow_prior, config.latent_dim, VelocityMLP(dtype=config.dtype)),
+    }
     return vae(
         encoder,
         decoder,
@@ -103,6 +116,7 @@ def build(config: Config, data: DataSpec) -> Method:
         likelihood=likelihoods[config.likelihood](),
         kl_weight=config.kl_weight,
         importance_samples=config.importance_samples,
+        prior=priors[config.prior](),
     )
 
 

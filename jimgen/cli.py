@@ -12,8 +12,9 @@ import tyro
 
 from jimgen import __version__
 from jimgen.commands.data import data
-from jimgen.commands.images import inpaint, interpolate, reconstruct, sample
+from jimgen.commands.images import inpaint, interpolate, levels, reconstruct, sample
 from jimgen.commands.latents import directions, project
+from jimgen.commands.likelihood import likelihood
 from jimgen.commands.metrics import compare, evaluate, reference
 from jimgen.commands.pack import pack
 from jimgen.commands.restore import restore
@@ -30,11 +31,13 @@ def main() -> None:
         "sample": sample,
         "reconstruct": reconstruct,
         "interpolate": interpolate,
+        "levels": levels,
         "inpaint": inpaint,
         "restore": restore,
         "project": project,
         "directions": directions,
         "evaluate": evaluate,
+        "likelihood": likelihood,
         "compare": compare,
         "reference": reference,
         "utility": utility,

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array, lax
-from jax.nn import log_sigmoid, relu, sigmoid, softplus
+from jax.nn import log_sigmoid, logsumexp, relu, sigmoid, softplus
 from jax.scipy.special import entr
 
 from jimgen.parallel import device_axis, mean_over_devices
@@ -559,6 +559,54 @@ def gaussian_nll(x: Array, mean: Array, log_sigma: Scalar, where: Array | None =
     return _sum_where(jnp.square(standardised) / 2 + log_sigma + math.log(2 * math.pi) / 2, where)
 
 
+def discretised_logistic_log_prob(x: Array, mean: Array, log_scale: Array) -> Array:
+    """log P(x) of each value x of 8 bits: a logistic distribution's mass between x - 1/255 and x + 1/255.
+
+    The bins of the smallest and the largest value are open, so that the 256 probabilities sum to 1. With a and b the
+    upper and lower edges in units of the scale, sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - e^(b - a)),
+    whose logarithm has no cancellation.
+
+    Args:
+        x: float [...], one of 256 levels in [-1, 1]: level / 127.5 - 1.
+        mean, log_scale: float [...], any value, in the units of x.
+    Returns: [...] nats, <= 0. Exact for log_scale >= -7; below, 1 / scale is continued linearly.
+    Raises:
+        ValueError: if the shapes differ.
+    References:
+        Salimans et al., PixelCNN++, arXiv:1701.05517, equation 2.
+    """
+    x, mean, log_scale = _of_one_shape(x=x, mean=mean, log_scale=log_scale)
+    inverse = _exp_then_linear(-log_scale, 7.0)
+    centred = (x - mean) * inverse
+    half = inverse / 255
+    is_wide = half < 1e-4  # e^(b - a) = 1 - 2 half + ..., whose logarithm would be that of zero
+    narrow = jnp.log(-jnp.expm1(-2 * jnp.where(is_wide, 1.0, half)))
+    inside = jnp.where(is_wide, math.log(2 / 255) - log_scale - half, narrow)
+    is_lowest, is_highest = x < -1 + 1 / 255, x > 1 - 1 / 255
+    below_upper = jnp.where(is_highest, 0.0, -softplus(-(centred + half)))
+    above_lower = jnp.where(is_lowest, 0.0, -softplus(centred - half))
+    return below_upper + above_lower + jnp.where(is_lowest | is_highest, 0.0, inside)
+
+
+def logistic_mixture_nll(x: Array, logits: Array, mean: Array, log_scale: Array, where: Array | None = None) -> Array:
+    """-sum log sum_k pi_k P_k(x), with P_k of `discretised_logistic_log_prob` and pi = softmax(logits): [b] nats, >= 0.
+
+    Args:
+        x: float [b, ...], one of 256 levels in [-1, 1].
+        logits, mean, log_scale: float [b, ..., k], any value; means and scales in the units of x.
+        where: bool [b, ...], the elements to sum over; None for all.
+    Raises:
+        ValueError: if the shapes differ.
+    References:
+        Salimans et al., PixelCNN++, arXiv:1701.05517, equation 1. Channels are independent here.
+    """
+    logits, mean, log_scale = _of_one_shape(logits=logits, mean=mean, log_scale=log_scale)
+    if jnp.shape(x) != logits.shape[:-1]:
+        raise ValueError(f"expected x {list(logits.shape[:-1])}, got {list(jnp.shape(x))}")
+    log_p = discretised_logistic_log_prob(jnp.broadcast_to(x[..., None], mean.shape), mean, log_scale)
+    return _sum_where(-logsumexp(jax.nn.log_softmax(logits) + log_p, axis=-1), where)
+
+
 def optimal_log_sigma(x: Array, reconstruction: Array) -> Array:
     """log sigma* with sigma*^2 = mean (x - reconstruction)^2: [], the sigma of maximum likelihood (sigma-VAE).
 
@@ -723,6 +771,53 @@ def free_bits(kl_per_dimension: Array, floor: Scalar) -> Array:
     floors = jnp.broadcast_to(floor, (1, shape[1]))
     above = mean_over_devices(jnp.mean(kl_per_dimension, axis=0, keepdims=True)) > floors
     return jnp.sum(jnp.where(above, kl_per_dimension, floors), axis=1)
+
+
+def dreg_loss(log_weights: Array) -> Array:
+    """-sum_i sg(v_i)^2 log w_i with v = w / sum w: a surrogate whose gradient is that of -IWAE-k, with less variance.
+
+    For the parameters of the encoder only, where they reach log w through z alone: compute log q(z|x) with its mean and
+    variance under `stop_gradient`, and z = mean + sigma eps without. Its value means nothing; report
+    `importance_weighted_bound`, whose gradient also serves the decoder.
+
+    Args:
+        log_weights: log w = log p(x|z) + log p(z) - log q(z|x), float [k, b] nats, k >= 1.
+    Returns: [b].
+    Raises:
+        ValueError: for another shape.
+    References:
+        Tucker et al., Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives, arXiv:1810.04152,
+        equation 8.
+    """
+    if jnp.ndim(log_weights) != 2 or jnp.shape(log_weights)[0] < 1:
+        raise ValueError(f"expected log_weights [k, b] with k >= 1, got {list(jnp.shape(log_weights))}")
+    log_weights = at_least_float32(log_weights)
+    weights = lax.stop_gradient(jax.nn.softmax(log_weights, axis=0))
+    return -jnp.sum(jnp.square(weights) * log_weights, axis=0)
+
+
+def mixture_log_prob(z: Array, means: Array, logvars: Array) -> Array:
+    """log 1/K sum_k N(z; m_k, exp v_k): the density of an equal mixture of diagonal Gaussians, [b] nats.
+
+    As the prior p(z) of a VAE with components q(z|u_k) at learned inputs u_k it is VampPrior, whose KL at one
+    z ~ q(z|x) is log q(z|x) - log p(z).
+
+    Args:
+        z: float [b, d].
+        means, logvars: float [K, d], any value.
+    Returns: [b] nats, exact for logvars >= -60; below, 1 / sigma^2 is continued linearly.
+    Raises:
+        ValueError: if the shapes do not fit.
+    References:
+        Tomczak and Welling, VAE with a VampPrior, arXiv:1705.07120, equation 9.
+    """
+    means, logvars = _of_one_shape(means=means, logvars=logvars)
+    z = at_least_float32(z)
+    if z.ndim != 2 or means.ndim != 2 or z.shape[1] != means.shape[1]:
+        raise ValueError(f"expected z [b, d] and means [K, d], got {list(z.shape)} and {list(means.shape)}")
+    squared = jnp.square(z[:, None] - means[None]) * _exp_then_linear(-logvars)[None]
+    log_p = -(squared + (logvars + math.log(2 * math.pi))[None]).sum(-1) / 2
+    return logsumexp(log_p, axis=1) - math.log(means.shape[0])
 
 
 # The losses of a variational autoencoder.

@@ -66,6 +66,7 @@ class Phase(NamedTuple):
     period: int = 1
     periodic: Objective | None = None
     rate: Callable[[Variables], Array] | None = None  # variables -> factor on the updates of tx, []
+    watch: Callable[[Any], Metrics] | None = None  # state of tx after the update -> metrics of the optimiser
 
 
 def due_at(phases: Sequence[Phase], steps_done: int) -> Due:
@@ -185,7 +186,8 @@ def _run_phase(phase: Phase, state: TrainState, parts: Sequence[Batch], key: Arr
     variables, opt_state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (learned, opt_state), before)
     skipped = state.skipped[phase.name] + ~finite
     in_a_row = jnp.where(finite, 0, state.skipped_in_a_row[phase.name] + 1)
-    found = {**aux.metrics, **mean_over_devices(followed.metrics)}
+    watched = phase.watch(opt_state) if phase.watch else {}
+    found = {**aux.metrics, **mean_over_devices(followed.metrics), **watched}
     metrics = {"loss": loss, "grad_norm": grad_norm, **found, "skipped": skipped, "skipped_in_a_row": in_a_row}
     state = state.replace(
         variables=variables,

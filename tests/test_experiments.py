@@ -85,6 +85,7 @@ def test_images_need_not_be_square_nor_opaque(name, tmp_path):
         ("dcgan", (31, 45), "Use 32x44 images"),  # it halves as often as it can: only odd sides are too many
         ("vae", (31, 45), "Use 32x44 images"),
         ("conditional_vae", (31, 45), "Use 32x44 images"),
+        ("hierarchical_vae", (30, 46), "Use 32x48 images"),
         ("tokenizer", (30, 46), "Use 32x48 images"),
         ("autoencoder", (30, 46), "Use 32x48 images"),
         ("flow", (30, 46), "or 32x48 images"),

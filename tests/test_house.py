@@ -13,7 +13,7 @@ FLOORS = (  # from the top; a name is a file or a folder of jimgen/
     {"evaluation", "curves"},
     {"methods"},
     {"nets", "sampling", "data", "train_step"},
-    {"objectives", "metrics", "noise", "masking", "schedules", "arcs", "conditions", "augment"},
+    {"objectives", "metrics", "noise", "masking", "schedules", "arcs", "conditions", "augment", "gradient_skipping"},
     {
         "parallel",
         "cpu",

@@ -11,6 +11,8 @@ from tiny import (
     tiny_batch,
     tiny_conditional_vae,
     tiny_gan,
+    tiny_hierarchical_vae,
+    tiny_prior_vae,
     tiny_r3gan,
     tiny_sngan,
     tiny_stylegan2,
@@ -33,6 +35,9 @@ METHODS = {
     "stylegan2": tiny_stylegan2,
     "vae": tiny_vae,
     "conditional_vae": tiny_conditional_vae,
+    "hierarchical_vae": tiny_hierarchical_vae,
+    "vae_vamp": lambda dtype: tiny_prior_vae("vamp", dtype),
+    "vae_flow": lambda dtype: tiny_prior_vae("flow", dtype),
 }
 
 

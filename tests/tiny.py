@@ -13,12 +13,18 @@ from jimgen.methods.augmented import Augmented
 from jimgen.methods.autoencoder import autoencoder
 from jimgen.methods.conditional_vae import conditional_vae
 from jimgen.methods.gan import gan
+from jimgen.methods.hierarchical_vae import hierarchical_vae
+from jimgen.methods.likelihoods import bernoulli, gaussian
+from jimgen.methods.priors import flow_prior, vamp_prior
 from jimgen.methods.stylegan2 import path_length_penalty, w_space
-from jimgen.methods.vae import bernoulli, gaussian, vae
+from jimgen.methods.vae import vae
 from jimgen.nets import autoencoder_kl, r3gan, sngan, stylegan2
 from jimgen.nets import conditional_vae as conditional_vae_nets
+from jimgen.nets import hierarchical_vae as hierarchical_vae_nets
 from jimgen.nets.dcgan import Discriminator, Generator
-from jimgen.nets.vae import ConvDecoder, ConvEncoder
+from jimgen.nets.hierarchical_vae import Stage
+from jimgen.nets.latent_flow import VelocityMLP
+from jimgen.nets.vae import ConvDecoder, ConvEncoder, MLPDecoder, MLPEncoder
 from jimgen.objectives import HINGE, RELATIVISTIC
 from jimgen.schedules import cosine
 from jimgen.train_step import init_state
@@ -104,6 +110,19 @@ def tiny_vae(dtype=jnp.float32, likelihood=None, **options):
     )
 
 
+def tiny_prior_vae(prior, dtype=jnp.float32):
+    """A VAE of dense layers without labels, whose prior has variables: "vamp" or "flow"."""
+    made = {"vamp": vamp_prior(4, SHAPE, 3), "flow": flow_prior(4, VelocityMLP(4, 1, dtype), 2)}[prior]
+    return vae(
+        MLPEncoder(4, (6,), dtype=dtype),
+        MLPDecoder(SHAPE, (6,), dtype=dtype),
+        latent_dim=4,
+        tx=optax.adam(1e-3, eps=1e-4),
+        likelihood=bernoulli(),
+        prior=made,
+    )
+
+
 def tiny_conditional_vae(dtype=jnp.float32, likelihood=None, **options):
     nets = {"widths": (4, 4), "num_classes": 3, "dtype": dtype}
     return conditional_vae(
@@ -122,6 +141,20 @@ def tiny_autoencoder(dtype=jnp.float32, tx=None, **options):
     """Images 8x12 as 4x6 latents of three channels."""
     nets = autoencoder_kl.Encoder(3, (4,), 0, dtype=dtype), autoencoder_kl.Decoder(SHAPE[-1], (4,), 0, dtype=dtype)
     return autoencoder(*nets, image_shape=SHAPE, tx=tx or optax.adam(1e-2), **options)
+
+
+def tiny_hierarchical_vae(dtype=jnp.float32, likelihood=None, **options):
+    """Latents at two sizes, with labels."""
+    likelihood, stages = likelihood or bernoulli(), (Stage(4, 1, 1), Stage(8, 1, 3))
+    made = hierarchical_vae(
+        hierarchical_vae_nets.Encoder(stages, 4, 1, num_classes=3, dtype=dtype),
+        hierarchical_vae_nets.Decoder(SHAPE, stages, 4, likelihood.outputs, num_classes=3, dtype=dtype),
+        num_classes=3,
+        tx=optax.adam(1e-3),
+        likelihood=likelihood,
+        **options,
+    )
+    return made.method
 
 
 def tiny_batch(size=8, seed=0, dtype=jnp.float32):

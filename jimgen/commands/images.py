@@ -103,6 +103,47 @@ def reconstruct(run: RunFolder, /, num: int = 40, data: str | None = None, out: 
         _write(path, GeneratedSet(found, labels if spec.conditions else None, attributes=spec.attributes))
 
 
+def levels(run: RunFolder, /, num: int = 8, seed: int = 0, data: str | None = None, out: Path | None = None) -> None:
+    """Show what each level of a hierarchical VAE holds: a row for each test image, which keeps more of it to the right.
+
+    A row begins with the image. Its next picture is drawn freely; the following ones keep the latents of the image at
+    the top level, at the two top levels, and so on. What is not kept is drawn with the same noise along the row.
+
+    Args:
+        run: folder of the run.
+        num: number of rows.
+        seed: random seed for the latents.
+        data: name of the data set whose test images are used; by default the run's own.
+        out: path of the result: .png for a grid, .npz for its images. Default: RUN/levels.png
+    """
+    import numpy as np
+
+    from jimgen.data.batches import scale_images
+    from jimgen.data.dataset import read_rows
+    from jimgen.evaluation.generated import GeneratedSet
+    from jimgen.noise import key_of
+    from jimgen.train_step import eval_variables
+
+    require_positive(num=num)
+    key = key_of(seed)
+    path = output_file(out or run / "levels.png", *ENDINGS)
+    with start_jax() as jax:
+        loaded = load_run(run)
+        hierarchy = loaded.method.levels
+        if hierarchy is None:
+            raise UserError(f"{run} has no levels of latents: its method is no hierarchical VAE")
+        dataset = _data_of_its_shape(loaded, data)
+        columns = len(hierarchy.names) + 2
+        rows = _fitting(path, min(num, dataset.spec.num_test), dataset.spec.shape, tiles_each=columns)
+        images, labels = map(jax.numpy.asarray, read_rows(dataset.test, range(rows)))
+        scaled, draw = scale_images(images), jax.jit(hierarchy.draw, static_argnums=4)
+        variables = eval_variables(loaded.state)
+        drawn = [draw(variables, jax.random.clone(key), scaled, labels, kept) for kept in range(columns - 1)]
+        grid = np.stack([np.asarray(scaled), *map(np.asarray, drawn)], axis=1)
+    print("columns: the image, kept nothing, " + ", ".join(f"and {name}" for name in hierarchy.names))
+    _write(path, GeneratedSet(grid.reshape(-1, *grid.shape[2:]), None), columns)
+
+
 def _data_of_its_shape(loaded: Any, name: str | None) -> Any:
     """The run's data set, or the one of that name. Raises UserError for images of another shape, or other labels."""
     from jimgen.runs.subject import load_data, require_same_labels

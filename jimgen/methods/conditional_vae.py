@@ -16,8 +16,8 @@ from jax import Array
 from jimgen import noise
 from jimgen.conditions import NumClasses, drop_labels
 from jimgen.masking import Size, random_masks
+from jimgen.methods.likelihoods import Likelihood
 from jimgen.methods.method import Method
-from jimgen.methods.vae import Likelihood
 from jimgen.objectives import bounded_logvar, gaussian_kl_between, negative_elbo, normal_gamma_penalty
 from jimgen.sampling.guidance import check_guidance
 from jimgen.sampling.posterior import as_mask

@@ -8,6 +8,7 @@ from jax import Array
 
 from jimgen.conditions import NumClasses
 from jimgen.data.dataset import DataSpec
+from jimgen.metrics.likelihood import DiscreteData
 from jimgen.sampling.solvers import Velocity
 from jimgen.train_step import Batch, Phase, Variables
 
@@ -33,6 +34,23 @@ class Flow(NamedTuple):
     times: Callable[[int], np.ndarray]  # number of steps -> times from noise to image
 
 
+class Levels(NamedTuple):
+    """A hierarchy of latents, from the top down, of which images share some with given ones."""
+
+    names: tuple[str, ...]  # of each level, such as 7x7x4
+    draw: Callable[[Variables, Array, Array, Array, int], Array]
+    # (variables, key, images, labels, kept) -> images with the top `kept` levels of the given ones, the others drawn
+
+
+class ImportanceSampler(NamedTuple):
+    """Importance weights of latents, for bounds of log p(x) that are tighter than the ELBO."""
+
+    data: DiscreteData | None  # the kind of discrete x, as of a Likelihood
+    encode: Callable[[Variables, Batch, Array], Any]  # (variables, batch, key) -> x and its posterior, arrays [n, ...]
+    log_weight: Callable[[Variables, Any, Batch, Array], Array]
+    # (variables, of `encode`, batch, key) -> log p(x, z) - log q(z|x) at one z ~ q(z|x): nats [n]
+
+
 class Recovery(NamedTuple):
     """How a collapse of the training is noticed, and what changes after a rollback to a healthy checkpoint."""
 
@@ -54,6 +72,8 @@ class Method(NamedTuple):
     flow: the velocity field, to draw images given what is observed of them (flows).
     inpaint: draws the unknown part of an image (flows, conditional VAEs, masked and autoregressive transformers).
     evaluate: computes metrics of held-out examples; training reports their means over the test split.
+    levels: its latents are of several levels, and images may share the top ones with given images (hierarchical VAEs).
+    importance: draws importance weights, from which tight bounds of the likelihood are computed (VAEs).
     aggregate: computes scalar metrics from dataset means, such as the usage of a codebook, which a single example does
         not have. It takes the means [k] of the vector-valued metrics of `evaluate`.
     recovery: notices a collapse in training, and begins again (GANs).
@@ -72,6 +92,8 @@ class Method(NamedTuple):
     # (variables, key, images, mask, labels) -> images; mask bool [n, h, w], True = known
     evaluate: Callable[[Variables, Batch, Array], dict[str, Array]] | None = None  # -> metrics, [n] or [n, k] each
     aggregate: Callable[[dict[str, Array]], dict[str, Array]] | None = None  # means [k] -> metrics, [] each
+    levels: Levels | None = None
+    importance: ImportanceSampler | None = None
     recovery: Recovery | None = None
 
 

@@ -1,8 +1,8 @@
 """Variational autoencoders (Kingma and Welling, arXiv:1312.6114): reconstruction + lambda KL, in one phase."""
 
-import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,82 +10,22 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jimgen import noise
 from jimgen.conditions import NumClasses, drop_labels
+from jimgen.methods import priors
 from jimgen.methods.latents import draw_latents, sampler, z_space
-from jimgen.methods.method import Method
-from jimgen.metrics.likelihood import LikelihoodProtocol, importance_weighted_bound
+from jimgen.methods.likelihoods import Likelihood, bound_metrics
+from jimgen.methods.method import ImportanceSampler, LatentSpace, Method
+from jimgen.methods.priors import Prior, standard_prior
+from jimgen.metrics.likelihood import importance_weighted_bound
 from jimgen.objectives import (
-    bernoulli_nll,
     beta_vae_loss,
-    bits_per_dim,
     bounded_logvar,
     gaussian_kl,
     gaussian_nll,
     negative_elbo,
-    soft_lower_bound,
 )
 from jimgen.sampling.guidance import check_guidance
 from jimgen.train_step import Aux, Batch, Phase, Variables
-
-
-class Likelihood(NamedTuple):
-    """p(x|z): the data x that it models, and the interpretation of the decoder's output. Arrays [b, h, w, c]."""
-
-    observe: Callable[[Array, Array, Array], Array]  # (key, index [b], images in [-1, 1]) -> x
-    as_images: Callable[[Array], Array]  # x, or its expectation -> images in [-1, 1]
-    expectation: Callable[[Array], Array]  # decoder output -> E[x|z]
-    nll: Callable[[Any, Array, Array, Array | None], Array]
-    # (params, decoder output, x, where) -> -log p(x|z) of the pixels where bool [b, h, w, c], None for all: nats [b]
-    data: Literal["binarised"] | None  # the kind of discrete x, whose nats are a code length; None if x is not discrete
-    params: dict[str, float] = {}  # initial values of parameters that are learned with the nets
-
-
-def bernoulli(binarise: bool = True) -> Likelihood:
-    """Independent Bernoulli pixels; the decoder's output is their logits.
-
-    With `binarise`, x is drawn from the grey values anew at each step (dynamic binarisation; Salakhutdinov and Murray
-    2008). Without, x is the grey value itself: a common cross-entropy loss, which is not a likelihood.
-    """
-
-    def observe(key: Array, index: Array, images: Array) -> Array:
-        grey = jnp.clip((images + 1) / 2, 0.0, 1.0)
-        return noise.bernoulli(key, index, grey) if binarise else grey
-
-    return Likelihood(
-        observe=observe,
-        as_images=lambda x: 2 * x - 1,
-        expectation=jax.nn.sigmoid,
-        nll=lambda _, logits, x, where: bernoulli_nll(logits, x, where),
-        data="binarised" if binarise else None,
-    )
-
-
-def gaussian(sigma: float | None = None, initial: float = 1.0) -> Likelihood:
-    """Pixels in [-1, 1] are the decoder's output plus noise of standard deviation sigma, shared; None learns sigma.
-
-    A fixed sigma gives the loss ||x - D(E(x))||^2 + 2 sigma^2 KL up to a factor and a constant: lambda = 2 sigma^2. A
-    learned sigma has a soft lower bound (Rybkin et al., arXiv:2006.13202), and begins at `initial` > 0.
-
-    Raises:
-        ValueError: if sigma or initial is not above 0.
-    """
-    if not 0 < initial < math.inf:
-        raise ValueError(f"--sigma {initial}: must be above 0, also where learning it begins there")
-    if sigma is not None and not 0 < sigma < math.inf:
-        raise ValueError(f"--sigma {sigma}: must be above 0; --likelihood learned_gaussian learns it")
-
-    def log_sigma(params: Any) -> Array:
-        return soft_lower_bound(params["log_sigma"], -6.0) if sigma is None else jnp.asarray(math.log(sigma))
-
-    return Likelihood(
-        observe=lambda key, index, images: images,
-        as_images=lambda x: x,
-        expectation=lambda mean: mean,
-        nll=lambda params, mean, x, where: gaussian_nll(x, mean, log_sigma(params), where),
-        data=None,
-        params={"log_sigma": math.log(initial)} if sigma is None else {},
-    )
 
 
 class _Nets(NamedTuple):
@@ -95,6 +35,7 @@ class _Nets(NamedTuple):
     decoder: nn.Module
     likelihood: Likelihood
     latent_dim: int
+    prior: Prior
 
     def init(self, key: Array, batch: Batch) -> Variables:
         encoder_key, decoder_key = jax.random.split(key)
@@ -105,6 +46,8 @@ class _Nets(NamedTuple):
         }
         if params := self.likelihood.params:
             variables["likelihood"] = {"params": {name: jnp.asarray(x) for name, x in params.items()}}
+        if self.prior.init:
+            variables[priors.NET] = self.prior.init(jax.random.fold_in(key, 2), batch)
         return variables
 
     def encode(self, variables: Variables, images: Array, labels: Array) -> tuple[Array, Array]:
@@ -127,6 +70,18 @@ class _Nets(NamedTuple):
         eps = draw_latents(key, batch["index"], self.latent_dim)
         return mean + jnp.exp(logvar / 2) * eps, eps
 
+    def log_weight(self, variables: Variables, seen: tuple[Array, Array, Array], batch: Batch, key: Array) -> Array:
+        """log p(x, z) - log q(z|x) at one z ~ q(z|x), for x, mean and log variance of `posterior`: nats [b]."""
+        x, mean, logvar = seen
+        z, eps = self.draw(mean, logvar, batch, key)
+        return -self.log_ratio(variables, z, logvar, eps) - self.nll(variables, x, z, batch["label"])
+
+    def log_ratio(self, variables: Variables, z: Array, logvar: Array, eps: Array) -> Array:
+        """log q(z|x) - log p(z) at z = mean + sigma eps, nats [b]: an estimate of the KL."""
+        # log q(z|x) from the noise itself, because z - mean is inaccurate for a small standard deviation.
+        log_q = -gaussian_nll(eps, jnp.zeros_like(eps), 0.0) - logvar.sum(1) / 2
+        return log_q - self.prior.log_prob(variables, self.encode, z)
+
     def nll(self, variables: Variables, x: Array, z: Array, labels: Array) -> Array:
         """-log p(x|z), nats [b]."""
         params = variables["likelihood"]["params"] if self.likelihood.params else {}
@@ -147,14 +102,18 @@ def vae(
     label_drop: float = 0.0,
     kl_weight: float = 1.0,
     importance_samples: int = 0,
+    prior: Prior | None = None,
+    prior_tx: optax.GradientTransformation | None = None,
 ) -> Method:
     """A VAE: one phase that trains encoder, decoder and the likelihood's parameters; sampler, reconstructions, ELBO.
+
+    A prior that is fitted to the latents has a phase of its own, which leaves the nets unchanged.
 
     Args:
         encoder: net (images [b, h, w, c] in [-1, 1], labels) -> mean, logvar of q(z|x), [b, latent_dim] each. Log
             variances above 40 are bounded below 50 (`bounded_logvar`), in draws and losses alike.
         decoder: net (z [b, latent_dim], labels) -> the input of the likelihood, [b, h, w, c].
-        latent_dim: dimension of z, whose prior is N(0, I).
+        latent_dim: dimension of z.
         tx: the optimiser.
         likelihood: `bernoulli(...)` or `gaussian(...)`.
         num_classes: that of the nets; 0 if they ignore labels.
@@ -162,6 +121,8 @@ def vae(
         kl_weight: beta of the beta-VAE; 1 gives the ELBO.
         importance_samples: k of the tighter bound IWAE-k that `evaluate` adds; 0 for none. It decodes each image k
             times.
+        prior: of methods/priors.py; None for N(0, I).
+        prior_tx: the optimiser of a fitted prior; None for `tx`.
     Returns:
         The method. If x is discrete, the names of its metrics contain data and bound: nats[binarised,ELBO],
         bits_per_dim[binarised,IWAE-64]; with "_given_label" before the bracket for conditional nets.
@@ -171,14 +132,18 @@ def vae(
     if importance_samples < 0:
         raise ValueError(f"importance_samples {importance_samples}: must not be negative")
     check_guidance(1.0, num_classes, label_drop)
-    nets = _Nets(encoder, decoder, likelihood, latent_dim)
-    trained = ("encoder", "decoder", *(["likelihood"] if likelihood.params else []))
+    prior = prior or standard_prior(latent_dim)
+    nets = _Nets(encoder, decoder, likelihood, latent_dim, prior)
+    own = ["encoder", "decoder", *(["likelihood"] if likelihood.params else [])]
+    is_joint = not (prior.is_standard or prior.fit)
+    trained = (*own, *([priors.NET] if is_joint else []))
 
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
         labels = drop_labels(batch["label"], jax.random.fold_in(key, 3), batch["index"], label_drop, num_classes)
         x, mean, logvar = nets.posterior(variables, {**batch, "label": labels}, key)
-        reconstruction = nets.nll(variables, x, nets.draw(mean, logvar, batch, key)[0], labels)
-        kl = gaussian_kl(mean, logvar)
+        z, eps = nets.draw(mean, logvar, batch, key)
+        reconstruction = nets.nll(variables, x, z, labels)
+        kl = nets.log_ratio(variables, z, logvar, eps) if is_joint else gaussian_kl(mean, logvar)
         parts = {
             "reconstruction_nats": reconstruction,
             "kl_nats": kl,
@@ -187,23 +152,51 @@ def vae(
         loss = beta_vae_loss(reconstruction, kl, kl_weight)
         return loss.mean(), Aux({name: part.mean() for name, part in parts.items()})
 
+    def fitting(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
+        assert prior.fit is not None
+        _, mean, logvar = nets.posterior(variables, batch, key)
+        z, _ = nets.draw(mean, logvar, batch, key)
+        return prior.fit(variables, z, batch["index"], jax.random.fold_in(key, 5)).mean(), Aux({})
+
     def mean_code(variables: Variables, images: Array, labels: Array) -> Array:
         return nets.encode(variables, images, labels)[0]
 
     def reconstruct(variables: Variables, images: Array, labels: Array) -> Array:
         return nets.decode(variables, mean_code(variables, images, labels), labels)
 
-    space = z_space(latent_dim, nets.decode, mean_code)
+    phases = (Phase("vae", trained, objective, tx),)
+    if prior.fit:
+        phases += (Phase("prior", (priors.NET,), fitting, prior_tx or tx),)
+    space = _space(nets, mean_code)
     return Method(
         init=nets.init,
-        phases=(Phase("vae", trained, objective, tx),),
-        ema=trained,
+        phases=phases,
+        ema=(*own, *([priors.NET] if prior.init else [])),
         sample=sampler(space),
         num_classes=num_classes,
         hides_labels=label_drop > 0,
         reconstruct=reconstruct,
         space=space,
         evaluate=_evaluation(nets, bool(num_classes), importance_samples),
+        importance=ImportanceSampler(likelihood.data, nets.posterior, nets.log_weight),
+    )
+
+
+def _space(nets: _Nets, mean_code: Callable[[Variables, Array, Array], Array]) -> LatentSpace:
+    """The space of z. Of another prior than N(0, I), codes of noise are its draws, and paths between them straight."""
+    prior = nets.prior
+    space = z_space(nets.latent_dim, nets.decode, mean_code)
+    if prior.is_standard:
+        return space
+
+    def centre(variables: Variables, labels: Array) -> Array:
+        return prior.draw(variables, nets.encode, jnp.zeros((labels.shape[0], prior.noise_dim)))
+
+    return space._replace(
+        latent_dim=prior.noise_dim,
+        from_z=lambda variables, z, labels: prior.draw(variables, nets.encode, z),
+        centre=centre,
+        is_straight=True,
     )
 
 
@@ -213,31 +206,17 @@ def _evaluation(
     """Evaluation by bounds of -log p(x) on held-out examples."""
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
-        x, mean, logvar = nets.posterior(variables, batch, key)
-
-        def log_weight(sample_key: Array) -> Array:
-            z, eps = nets.draw(mean, logvar, batch, sample_key)
-            zeros = jnp.zeros_like(z)
-            # -log q(z|x) from the noise itself, because z - mean is inaccurate for a small standard deviation.
-            log_ratio = gaussian_nll(eps, zeros, 0.0) + logvar.sum(1) / 2 - gaussian_nll(z, zeros, 0.0)
-            return log_ratio - nets.nll(variables, x, z, batch["label"])
-
-        reconstruction = nets.nll(variables, x, nets.draw(mean, logvar, batch, key)[0], batch["label"])
-        kl = gaussian_kl(mean, logvar)
+        x, mean, logvar = seen = nets.posterior(variables, batch, key)
+        log_weight = partial(nets.log_weight, variables, seen, batch)
+        z, eps = nets.draw(mean, logvar, batch, key)
+        reconstruction = nets.nll(variables, x, z, batch["label"])
+        kl = gaussian_kl(mean, logvar) if nets.prior.is_standard else nets.log_ratio(variables, z, logvar, eps)
         bounds = {"ELBO": negative_elbo(reconstruction, kl)}
         if importance_samples:
             # One draw at a time, because k decoded batches would not fit into memory.
             log_weights = jax.lax.map(log_weight, jax.random.split(jax.random.fold_in(key, 2), importance_samples))
             bounds[f"IWAE-{importance_samples}"] = -importance_weighted_bound(log_weights)
         metrics = {"reconstruction_nats": reconstruction, "kl_nats": kl}
-        given = "_given_label" if given_label else ""
-        for bound, nats in bounds.items():
-            if nets.likelihood.data is None:
-                metrics[f"neg_{bound.lower()}_nats"] = nats
-            else:
-                protocol = LikelihoodProtocol(nets.likelihood.data, bound)
-                metrics[protocol.name(f"nats{given}")] = nats
-                metrics[protocol.name(f"bits_per_dim{given}")] = bits_per_dim(nats, batch["image"][0].size)
-        return metrics
+        return metrics | bound_metrics(nets.likelihood.data, bounds, given_label, batch["image"][0].size)
 
     return evaluate

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from jax import Array
 from jax.nn import logsumexp
 
+DiscreteData = Literal["binarised", "8-bit"]
+
 
 class LikelihoodProtocol(NamedTuple):
     """Data and bound of a likelihood. Only likelihoods of equal protocols can be compared."""
 
-    data: Literal["binarised", "8-bit"]  # Bernoulli pixels, or the 256 values of a discrete (or dequantised) density
+    data: DiscreteData  # Bernoulli pixels, or the 256 values of a discrete (or dequantised) density
     bound: str  # "exact", "ELBO", or "IWAE-k" such as "IWAE-64"
 
     def name(self, metric: str) -> str:
@@ -44,3 +46,12 @@ def importance_weighted_bound(log_weights: Array) -> Array:
     if log_weights.ndim != 2 or log_weights.shape[0] < 1:
         raise ValueError(f"expected log_weights [k, n] with k >= 1, got {list(jnp.shape(log_weights))}")
     return logsumexp(log_weights, axis=0) - math.log(log_weights.shape[0])
+
+
+def effective_sample_size(log_weights: Array) -> Array:
+    """(sum w)^2 / sum w^2 of importance weights: [n], 1 to k; near 1, one sample decides the bound.
+
+    Args:
+        log_weights: log w, float [k, n], k >= 1.
+    """
+    return jnp.exp(2 * logsumexp(log_weights, axis=0) - logsumexp(2 * log_weights, axis=0))

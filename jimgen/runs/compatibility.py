@@ -29,7 +29,7 @@ DRAWING_FIELDS = {  # names that stand for DRAWING in configs without metadata
 def _old_modules() -> dict[str, ModuleType]:
     """The modules of earlier versions by name: today's, with the names that have gone elsewhere since."""
     from jimgen.data.batches import scale_batch
-    from jimgen.methods import flow, gan, masked, meanflow, vae
+    from jimgen.methods import flow, gan, likelihoods, masked, meanflow, vae
     from jimgen.runs.config import RunConfig
     from jimgen.sampling import guidance, logits, posterior, solvers
     from jimgen.train_step import eval_variables
@@ -47,7 +47,13 @@ def _old_modules() -> dict[str, ModuleType]:
         "jimgen.sampling_logits": _with(logits, guide_logits=guidance.guide),
         "jimgen.methods.flow": _with(flow, as_mask=posterior.as_mask),
         "jimgen.methods.gan": _with(gan, gan=_with_num_classes(gan.gan)),
-        "jimgen.methods.vae": _with(vae, vae=_with_num_classes(vae.vae)),
+        "jimgen.methods.vae": _with(
+            vae,
+            vae=_with_num_classes(vae.vae),
+            Likelihood=likelihoods.Likelihood,
+            bernoulli=likelihoods.bernoulli,
+            gaussian=likelihoods.gaussian,
+        ),
         "jimgen.methods.masked": _with(masked, masked=_with_old_keywords(masked.masked)),
         "jimgen.methods.meanflow": _with(meanflow, mean_flow=_with_old_keywords(meanflow.mean_flow)),
     }

@@ -12,7 +12,7 @@ from tiny import SHAPE, compiled, state_of, tiny_batch, tiny_conditional_vae
 
 from jimgen.masking import half
 from jimgen.methods.conditional_vae import conditional_vae
-from jimgen.methods.vae import bernoulli, gaussian
+from jimgen.methods.likelihoods import bernoulli, gaussian
 
 KEY = 3
 STUBS = {"prior": {}, "posterior": {}, "decoder": {}}

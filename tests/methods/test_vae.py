@@ -14,7 +14,8 @@ from tiny import SHAPE, compiled, state_of, tiny_batch
 from jimgen import data
 from jimgen.data.batches import scale_batch
 from jimgen.methods.latents import interpolate
-from jimgen.methods.vae import bernoulli, gaussian, vae
+from jimgen.methods.likelihoods import bernoulli, gaussian
+from jimgen.methods.vae import vae
 from jimgen.nets.vae import MLPDecoder, MLPEncoder
 from jimgen.train_step import make_train_step
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jimgen.metrics.likelihood import LikelihoodProtocol, importance_weighted_bound
+from jimgen.metrics.likelihood import LikelihoodProtocol, effective_sample_size, importance_weighted_bound
 from jimgen.objectives import bits_per_dim
 
 
@@ -66,3 +66,10 @@ def test_bad_input():
     for shape in ((3,), (0, 3), (2, 3, 1)):
         with pytest.raises(ValueError, match=r"log_weights \[k, n\]"):
             importance_weighted_bound(jnp.zeros(shape))
+
+
+def test_effective_samples_by_hand():
+    """Of unequal weights, of equal ones, and of one that outweighs all others."""
+    log_weights = jnp.array([[-3.0, 5.0, 900.0], [-1.0, 5.0, -900.0], [-2.0, 5.0, 0.0]])
+    np.testing.assert_allclose(effective_sample_size(log_weights), [1.9587, 3.0, 1.0], rtol=1e-4)
+    np.testing.assert_allclose(importance_weighted_bound(log_weights)[0], -1.691006, rtol=1e-6)

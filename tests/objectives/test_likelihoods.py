@@ -12,6 +12,7 @@ from objective_rows import EXTREME
 from scipy import integrate, stats
 
 from jimgen import objectives
+from jimgen.metrics.likelihood import importance_weighted_bound
 
 # Likelihoods.
 
@@ -43,6 +44,57 @@ def test_gaussian_matches_scipy_for_shared_and_for_pixelwise_sigma() -> None:
     shared = nll(x, mean, -0.5)
     close(shared, -stats.norm.logpdf(np.asarray(x), np.asarray(mean), math.exp(-0.5)).sum((1, 2)), rtol=1e-5)
     close(shared, nll(x, mean, jnp.full_like(x, -0.5)), rtol=1e-5)
+
+
+def test_the_levels_of_a_discretised_logistic_sum_to_one(x64) -> None:
+    """For narrow and wide scales, and means outside of the range; in agreement with SciPy."""
+    levels = jnp.arange(256) / 127.5 - 1
+    for mean, log_scale in ((0.0, -2.0), (-1.2, -6.9), (0.3, 3.0), (5.0, 0.0)):
+        log_p = objectives.discretised_logistic_log_prob(levels, 0 * levels + mean, 0 * levels + log_scale)
+        close(jax.scipy.special.logsumexp(log_p), 0.0, atol=1e-12)
+        edges = np.concatenate([[-np.inf], np.asarray(levels[1:]) - 1 / 255, [np.inf]])
+        close(jnp.exp(log_p), np.diff(stats.logistic.cdf(edges, mean, math.exp(log_scale))), atol=1e-12)
+
+
+def test_a_mixture_of_one_logistic_is_that_logistic() -> None:
+    x = jnp.array([[-1.0, 3 / 127.5 - 1, 1.0]])
+    mean, log_scale = normal(30, 1, 3), normal(31, 1, 3)
+    nll = objectives.logistic_mixture_nll(x, normal(32, 1, 3)[..., None], mean[..., None], log_scale[..., None])
+    close(nll, -objectives.discretised_logistic_log_prob(x, mean, log_scale).sum(1))
+    some = objectives.logistic_mixture_nll(
+        x, *(a[..., None] for a in (mean, mean, log_scale)), jnp.array([[0, 1, 0]]) > 0
+    )
+    close(some, -objectives.discretised_logistic_log_prob(x, mean, log_scale)[:, 1])
+
+
+def test_dreg_is_another_estimate_of_the_gradient_of_iwae() -> None:
+    """q = N(m, s^2), p = N(0, 1), x|z ~ N(z, 1): gradients at x = 2, m = log s = 0 for two draws, by hand."""
+    eps, x = jnp.array([[0.5], [-1.0]]), 2.0
+
+    def log_weights(q, held):
+        z = q[0] + jnp.exp(q[1]) * eps
+        of_q = jnp.square((z - held[0]) * jnp.exp(-held[1])) / 2 + held[1]
+        return of_q - jnp.square(z) / 2 - jnp.square(x - z) / 2 - math.log(2 * math.pi) / 2
+
+    q = jnp.zeros(2)
+    iwae = lambda q: importance_weighted_bound(log_weights(q, q))[0]  # noqa: E731
+    dreg = lambda q: -objectives.dreg_loss(log_weights(q, jax.lax.stop_gradient(q)))[0]  # noqa: E731
+    close(iwae(q), -2.703440)
+    close(jax.grad(iwae)(q), [1.099258, 1.351113])
+    close(jax.grad(dreg)(q), [1.405668, 0.697908])
+
+
+def test_the_kl_to_a_vamp_prior_of_one_component_is_that_between_gaussians() -> None:
+    """In expectation over z ~ q, by quadrature; a prior of equal components is one of them."""
+    mean, logvar, at, spread = 0.4, -1.0, -0.3, 0.5
+    nodes, weights = np.polynomial.hermite_e.hermegauss(30)
+    z = jnp.asarray(mean + math.exp(logvar / 2) * nodes, jnp.float32)[:, None]
+    log_q = -objectives.gaussian_nll(z, jnp.full_like(z, mean), logvar / 2)
+    for k in (1, 3):
+        log_p = objectives.mixture_log_prob(z, jnp.full((k, 1), at), jnp.full((k, 1), spread))
+        kl = (np.asarray(log_q - log_p) * weights).sum() / weights.sum()
+        one = [jnp.array([[value]]) for value in (mean, logvar, at, spread)]
+        close(kl, objectives.gaussian_kl_between(*one)[0], rtol=1e-5)
 
 
 def test_optimal_sigma_is_optimal() -> None:

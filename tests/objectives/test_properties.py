@@ -18,7 +18,7 @@ from jimgen.objectives import AdversarialLoss
 from jimgen.parallel import DEVICE_AXIS, mean_over_devices
 
 # Their gradients hold a factor constant, so they differ from the slope: each has its own test.
-HELD_CONSTANT = {"adaptive_loss", "commitment_loss", "codebook_loss", "running_mean"}
+HELD_CONSTANT = {"adaptive_loss", "commitment_loss", "codebook_loss", "running_mean", "dreg_loss"}
 
 SMOOTH = [name for name in PER_EXAMPLE if name not in HELD_CONSTANT]
 
@@ -83,7 +83,8 @@ PUBLIC = {
     if function.__module__ == objectives.__name__ and not name.startswith("_") and name not in OF_FUNCTIONS
 }
 OF_TOKENS = ("cross_entropy", "masked_cross_entropy")  # take integers; their rows have wrong shapes
-SHAPES = {"free_bits": (4, 3), "lfq_entropy": (4, 3)}  # of arrays, others are [4]
+OF_MIXTURES = ("logistic_mixture_nll", "mixture_log_prob")  # take arrays of several shapes; likewise
+SHAPES = {"free_bits": (4, 3), "lfq_entropy": (4, 3), "dreg_loss": (4, 3)}  # of arrays, others are [4]
 ANY_SHAPE = ("soft_lower_bound", "bits_per_dim", "lfq_entropy")  # of their first argument; the second is a scalar
 
 
@@ -93,7 +94,11 @@ def plain_arguments(function: Callable, array: Array) -> dict[str, Any]:
     return {p.name: array if p.annotation is Array else 1 for p in parameters}
 
 
-SEVERAL = [name for name in PUBLIC if len(inspect.signature(PUBLIC[name]).parameters) > 1 and name not in OF_TOKENS]
+SEVERAL = [
+    name
+    for name in PUBLIC
+    if len(inspect.signature(PUBLIC[name]).parameters) > 1 and name not in OF_TOKENS + OF_MIXTURES
+]
 
 
 @pytest.mark.parametrize("name", SEVERAL)
@@ -117,7 +122,9 @@ def test_no_argument_broadcasts(name: str) -> None:
                     PUBLIC[name](**{**right, parameter: jnp.ones(shape)})
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLIC if name not in ("kl_weight_from_sigma", *OF_TOKENS)])
+@pytest.mark.parametrize(
+    "name", [name for name in PUBLIC if name not in ("kl_weight_from_sigma", *OF_TOKENS, *OF_MIXTURES)]
+)
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "bfloat16"])
 def test_integers_and_halves_are_taken_for_floats(name: str, dtype: str) -> None:
     """Differences of uint8 and their squares would wrap around at 256; the loss is that of the same floats."""

@@ -30,6 +30,7 @@ from jimgen.diffusion import Guidance, uniform_times
 from jimgen.experiment import RunConfig, main
 from jimgen.methods.gan import gan
 from jimgen.methods.meanflow import mean_flow
+from jimgen.methods.vae import bernoulli, gaussian, vae
 from jimgen.methods.method import Method
 from jimgen.nets.stems import patchify
 from jimgen.run_folder import CONTAINED_RUN

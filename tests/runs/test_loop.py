@@ -31,7 +31,7 @@ from jimgen.data.dataset import Arrays, Dataset, DataSpec, Stream, read_rows
 from jimgen.data.fitting import fitting_of
 from jimgen.data.random_crops import random_crops
 from jimgen.errors import UserError
-from jimgen.methods.vae import gaussian
+from jimgen.methods.likelihoods import gaussian
 from jimgen.output import Output
 from jimgen.runs import loop
 from jimgen.runs.checkpoint import content_hash

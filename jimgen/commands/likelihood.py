@@ -1,0 +1,85 @@
+"""The likelihood of test images under a VAE: likelihood."""
+
+from pathlib import Path
+from typing import Literal
+
+from jimgen.commands.shared import RunFolder, load_run, output_file, require_positive, start_jax
+from jimgen.errors import UserError
+
+
+def likelihood(
+    run: RunFolder,
+    /,
+    samples: int = 100,
+    num: int = 1000,
+    seed: int = 777,
+    chunk: int = 250,
+    split: Literal["test", "train"] = "test",
+    best: bool = False,
+    out: Path | None = None,
+) -> None:
+    """Bound the likelihood of test images by importance sampling (IWAE-k); the last line is JSON.
+
+    Binarised images are drawn once from their grey values, by the seed. The time grows with --num times --samples.
+
+    Args:
+        run: folder of the run.
+        samples: number k of samples of the latents of each image.
+        num: number of images, the first ones of the split; 0 for all.
+        seed: random seed of the binarisation and of the samples.
+        chunk: images that are computed at a time.
+        split: test, or train to see overfitting.
+        best: use the best checkpoint, which --quality-every kept, instead of the newest one.
+        out: path of the result, .json. Default: RUN/likelihood.json
+    """
+    import json
+    import sys
+    import time
+
+    from jimgen.data.dataset import num_rows
+    from jimgen.evaluation.likelihood import importance_bounds, named_bounds
+    from jimgen.files import write_atomically
+    from jimgen.noise import require_seed
+    from jimgen.runs.subject import load_data
+    from jimgen.train_step import eval_variables
+
+    require_positive(samples=samples, chunk=chunk)
+    require_seed(seed)
+    if num:
+        require_positive(num=num)
+    path = output_file(out or run / "likelihood.json", ".json")
+    with start_jax():
+        loaded = load_run(run, best)
+        sampler = loaded.method.importance
+        if sampler is None:
+            raise UserError(f"{run} has no importance weights: its method is no VAE. Its test metrics may be exact")
+        dataset = load_data(loaded.config)
+        images = dataset.test if split == "test" else dataset.train
+        num = num or num_rows(images)
+        began = time.perf_counter()
+
+        def tell(done: int) -> None:
+            seconds = time.perf_counter() - began
+            print(f"{done} of {num} images, {seconds:.0f} s", file=sys.stderr)
+
+        bounds = importance_bounds(
+            sampler,
+            eval_variables(loaded.state),
+            images,
+            samples=samples,
+            num=num,
+            seed=seed,
+            chunk=min(chunk, num),
+            tell=tell,
+        )
+        seconds = time.perf_counter() - began
+    metrics = named_bounds(bounds, sampler.data, samples, loaded.conditional, loaded.spec.shape)
+    for name, (mean, error) in metrics.items():
+        print(f"{name} {mean:.4f} ± {error:.2g}")
+    asked = {"samples": samples, "num": num, "seed": seed, "split": split, "data": dataset.spec.name}
+    found = {"metrics": {name: mean for name, (mean, _) in metrics.items()}}
+    errors = {"standard_errors": {name: error for name, (_, error) in metrics.items()}}
+    result = {**found, **errors, **asked, "step": int(loaded.state.step), "seconds": round(seconds, 1)}
+    write_atomically(path, json.dumps(result, indent=2).replace("NaN", "null"))
+    print(path)
+    print(json.dumps({**found["metrics"], **asked}))

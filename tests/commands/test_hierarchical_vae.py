@@ -1,0 +1,36 @@
+"""Commands on a hierarchical VAE: what its levels hold, and the likelihood of test images."""
+
+import json
+
+import numpy as np
+from drawn_files import size_of
+
+
+def test_levels_shows_each_image_with_more_and_more_of_its_latents(folders, jimgen, tmp_path):
+    """Columns: the image, one that keeps nothing of it, one for each level."""
+    run = folders["hierarchical_vae"]
+    said = jimgen("levels", run, "--num", 2, "--out", tmp_path / "levels.npz").splitlines()
+    assert said[0] == "columns: the image, kept nothing, and 4, and 4, and 2x2x4, and 2x2x4, and 2x2x4"
+    with np.load(tmp_path / "levels.npz") as saved:
+        images = saved["images"].reshape(2, 7, 8, 8, 1)
+    assert (images[:, 1] != images[:, 6]).any()
+    jimgen("levels", run, "--num", 2)
+    assert size_of(run / "levels.png") == ((7 * 9 - 1) * 3, (2 * 9 - 1) * 3)
+
+
+def test_likelihood_prints_and_writes_bounds_with_their_protocol(folders, jimgen, refused):
+    run = folders["hierarchical_vae"]
+    said = jimgen("likelihood", run, "--samples", 3, "--num", 5, "--chunk", 4).splitlines()
+    last, saved = json.loads(said[-1]), json.loads((run / "likelihood.json").read_text())
+    assert last.items() >= {"samples": 3, "num": 5, "seed": 777, "split": "test", "data": "digits"}.items()
+    assert saved["metrics"] == {name: last[name] for name in saved["metrics"]} and saved["step"] == 2
+    nats = {bound: last[f"nats[binarised,{bound}]"] for bound in ("ELBO", "IWAE-3")}
+    assert nats["IWAE-3"] < nats["ELBO"] and 1 <= last["effective_samples"] <= 3
+    np.testing.assert_allclose(last["bits_per_dim[binarised,ELBO]"], nats["ELBO"] / (64 * np.log(2)), rtol=1e-5)
+    assert set(saved["standard_errors"]) == set(saved["metrics"])
+    assert "--num 9000" in refused("likelihood", run, "--num", 9000)
+
+
+def test_other_methods_have_neither(folders, refused):
+    assert "has no levels of latents" in refused("levels", folders["vae"])
+    assert "has no importance weights" in refused("likelihood", folders["dcgan"])
