@@ -31,8 +31,10 @@ from jimgen.data.labels import classes_of
 from jimgen.evaluation.classifier import predict, train_classifier
 from jimgen.metrics.image_quality import ssim
 from jimgen.pictures import grid_of_rows, save_png, to_uint8
+from jimgen.runs.compilation_cache import keep_compiled_programs
 from jimgen.runs.load import load_run
 from jimgen.runs.subject import load_data
+from jimgen.sampling.spectrum import spectrum_of
 from jimgen.train_step import eval_variables
 
 ATTENUATION = 0.1  # of a white pixel: e^-0.1 of the photons pass
@@ -150,6 +152,7 @@ def baselines(
 
 
 def main(args: Args) -> None:
+    keep_compiled_programs()  # each draw compiles anew
     loaded = load_run(args.run)
     dataset = load_data(loaded.config)
     size = loaded.spec.shape[:2]
@@ -177,7 +180,8 @@ def main(args: Args) -> None:
         found = baselines(sinogram, protocol, size, (scanned(tuned, protocol, args.seed + 1)[0], tuned))
         operator = radon(protocol.angles)
         values = 2 * jnp.asarray(sinogram) - operator(jnp.ones((1, *size, 1)))
-        seen = Observation(operator, values, 2 * jnp.asarray(sigma), size)
+        spectrum = spectrum_of(operator, (*size, 1))
+        seen = Observation(operator, values, 2 * jnp.asarray(sigma), size, spectrum=spectrum)
         began = time.process_time()
         drawn = []
         for i in range(args.draws):

@@ -20,6 +20,7 @@ from jimgen.evaluation.generated import generate
 from jimgen.methods.method import Method
 from jimgen.pictures import to_uint8
 from jimgen.sampling.posterior import flower
+from jimgen.sampling.spectrum import Spectrum
 from jimgen.sampling.tiles import tiled
 from jimgen.train_step import Variables
 
@@ -36,6 +37,7 @@ class Observation(NamedTuple):
     sigma: Array | float  # standard deviation of its noise, broadcastable to y; images are in [-1, 1]
     size: tuple[int, int]  # (h, w) of the images
     known: np.ndarray | None = None  # bool [h, w]: where H shows pixels as they are, for filling in
+    spectrum: Spectrum | None = None  # of H: a flow draws faster with it, where H mixes distant pixels
 
 
 class Steps(NamedTuple):
@@ -156,7 +158,8 @@ def _image_shape(method: Method, variables: Variables, labels: Array) -> tuple[i
 
 
 def _given(variables: Variables, observation: Observation) -> Variables:
-    return {"nets": variables, "observed": observation.values, "sigma": jnp.asarray(observation.sigma)}
+    sigma = jnp.asarray(observation.sigma)
+    return {"nets": variables, "observed": observation.values, "sigma": sigma, "spectrum": observation.spectrum}
 
 
 def _flow_sampler(
@@ -177,6 +180,7 @@ def _flow_sampler(
         own = size == (height, width)
         velocity = velocity_of(labels) if own else tiled(velocity_of, labels, size, (height, width))
         times, values = flow.times(steps.flow), jnp.broadcast_to(values, (len(labels), *values.shape[1:]))
-        return flower(velocity, observation.operator, values, given["sigma"], times, key, (*size, channels))
+        shape, spectrum = (*size, channels), given["spectrum"]
+        return flower(velocity, observation.operator, values, given["sigma"], times, key, shape, spectrum=spectrum)
 
     return sample

@@ -15,6 +15,7 @@ from jax.scipy.sparse.linalg import cg
 from jimgen import noise
 from jimgen.sampling.diffusion import data_of, interpolate
 from jimgen.sampling.solvers import Velocity, ancestral_step, steps_of
+from jimgen.sampling.spectrum import Spectrum
 
 
 def renoise(x: Array, t: Array, t_later: Array, fresh: Array) -> Array:
@@ -87,6 +88,7 @@ def flower(
     *,
     draws: bool = True,
     iterations: int = 50,
+    spectrum: Spectrum | None = None,
 ) -> Array:
     """Draws images from about p(x | y): each step denoises, draws x given that and y, and noises it for the next time.
 
@@ -104,6 +106,7 @@ def flower(
         shape: (h, w, c) of the images.
         draws: False for steps to the mean; the images then vary less than p(x | y) does.
         iterations: most iterations of conjugate gradients in a step.
+        spectrum: of H. Two iterations are enough with it where sigma is one number, and few elsewhere.
     Returns: float [n, *shape].
     References:
         Pourya et al., FLOWER: A Flow-Matching Solver for Inverse Problems, arXiv:2509.26287; t runs the other way.
@@ -121,7 +124,8 @@ def flower(
         def system(x: Array) -> Array:
             return x + squared * transpose(precision[None] * operator(x[None]))[0][0]
 
-        return cg(system, right, x0=first, tol=1e-5, maxiter=iterations)[0]
+        nearly = spectrum and (lambda x: spectrum.solve(x, squared * precision.mean()))
+        return cg(system, right, x0=first, tol=1e-5, maxiter=iterations, M=nearly)[0]
 
     def step(x: Array, at: tuple[Array, Array, Array]) -> tuple[Array, None]:
         number, t, t_next = at
