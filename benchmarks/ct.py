@@ -34,7 +34,6 @@ from jimgen.pictures import grid_of_rows, save_png, to_uint8
 from jimgen.runs.compilation_cache import keep_compiled_programs
 from jimgen.runs.load import load_run
 from jimgen.runs.subject import load_data
-from jimgen.sampling.spectrum import spectrum_of
 from jimgen.train_step import eval_variables
 
 ATTENUATION = 0.1  # of a white pixel: e^-0.1 of the photons pass
@@ -180,8 +179,7 @@ def main(args: Args) -> None:
         found = baselines(sinogram, protocol, size, (scanned(tuned, protocol, args.seed + 1)[0], tuned))
         operator = radon(protocol.angles)
         values = 2 * jnp.asarray(sinogram) - operator(jnp.ones((1, *size, 1)))
-        spectrum = spectrum_of(operator, (*size, 1))
-        seen = Observation(operator, values, 2 * jnp.asarray(sigma), size, spectrum=spectrum)
+        seen = Observation(operator, values, 2 * jnp.asarray(sigma), size)
         began = time.process_time()
         drawn = []
         for i in range(args.draws):

@@ -20,12 +20,13 @@ from jimgen.evaluation.generated import generate
 from jimgen.methods.method import Method
 from jimgen.pictures import to_uint8
 from jimgen.sampling.posterior import flower
-from jimgen.sampling.spectrum import Spectrum
+from jimgen.sampling.spread import spread_of
 from jimgen.sampling.tiles import tiled
 from jimgen.train_step import Variables
 
 LEAST_SIGMA = 1 / 127.5  # of images in [-1, 1]: a grey level, what rounding to 8 bits leaves unknown
 CHUNK = 16  # draws that each device makes at a time
+PROBES = 8192  # values of the samples, at least eight, by which a flow's spread is measured
 MAD = 0.6745  # the median of |n| for n ~ N(0, 1)
 
 
@@ -37,7 +38,6 @@ class Observation(NamedTuple):
     sigma: Array | float  # standard deviation of its noise, broadcastable to y; images are in [-1, 1]
     size: tuple[int, int]  # (h, w) of the images
     known: np.ndarray | None = None  # bool [h, w]: where H shows pixels as they are, for filling in
-    spectrum: Spectrum | None = None  # of H: a flow draws faster with it, where H mixes distant pixels
 
 
 class Steps(NamedTuple):
@@ -158,8 +158,7 @@ def _image_shape(method: Method, variables: Variables, labels: Array) -> tuple[i
 
 
 def _given(variables: Variables, observation: Observation) -> Variables:
-    sigma = jnp.asarray(observation.sigma)
-    return {"nets": variables, "observed": observation.values, "sigma": sigma, "spectrum": observation.spectrum}
+    return {"nets": variables, "observed": observation.values, "sigma": jnp.asarray(observation.sigma)}
 
 
 def _flow_sampler(
@@ -172,6 +171,7 @@ def _flow_sampler(
     flow = method.flow
     assert flow is not None
     guide = not bool(are_open(jnp.asarray(labels), method.num_classes).all())
+    first = labels[:1]
 
     def sample(given: Variables, key: Array, labels: Array) -> Array:
         variables, values = given["nets"], given["observed"]
@@ -180,7 +180,10 @@ def _flow_sampler(
         own = size == (height, width)
         velocity = velocity_of(labels) if own else tiled(velocity_of, labels, size, (height, width))
         times, values = flow.times(steps.flow), jnp.broadcast_to(values, (len(labels), *values.shape[1:]))
-        shape, spectrum = (*size, channels), given["spectrum"]
-        return flower(velocity, observation.operator, values, given["sigma"], times, key, shape, spectrum=spectrum)
+        few = jnp.asarray(np.repeat(first, max(8, PROBES // (height * width * channels)), axis=0))
+        keys = jax.random.split(jax.random.key(0))  # the same for all draws, on however many devices
+        spread = spread_of(velocity_of(few), method.sample(variables, keys[0], few), times, keys[1])
+        shape = *size, channels
+        return flower(velocity, observation.operator, values, given["sigma"], times, key, shape, spread=spread)
 
     return sample

@@ -3,7 +3,6 @@
 Pictures are float [h, w, c] in [-1, 1]. Standard deviations of noise are in grey levels, of 0 to 255.
 """
 
-import math
 from typing import Literal, NamedTuple
 
 import jax
@@ -17,7 +16,6 @@ from jimgen.apps.degradations import Operator
 from jimgen.apps.restoration import LEAST_SIGMA, Observation, estimated_sigma
 from jimgen.apps.tomography import filtered_back_projection, radon
 from jimgen.errors import UserError
-from jimgen.sampling.spectrum import MOST_VALUES, spectrum_of
 
 Task = Literal["denoise", "inpaint", "enlarge", "deblur", "colourise", "ct"]
 LEVELS = 127.5  # grey levels in a unit of [-1, 1]
@@ -163,7 +161,4 @@ def _problem(
         seen = jnp.repeat(seen, 3, axis=-1)
     elif known is not None:
         seen = jnp.where(jnp.asarray(known)[..., None], seen, 0)
-    shape, spectrum = (*size, observed.shape[-1]), None
-    if task == "ct" and math.prod(shape) <= MOST_VALUES:
-        spectrum = spectrum_of(operator, shape)
-    return Problem(Observation(operator, observed, sigma, size, known, spectrum), np.clip(np.asarray(seen), -1, 1))
+    return Problem(Observation(operator, observed, sigma, size, known), np.clip(np.asarray(seen), -1, 1))
