@@ -31,6 +31,7 @@ from jimgen.data.labels import classes_of
 from jimgen.evaluation.classifier import predict, train_classifier
 from jimgen.metrics.image_quality import ssim
 from jimgen.pictures import grid_of_rows, save_png, to_uint8
+from jimgen.runs.compilation_cache import keep_compiled_programs
 from jimgen.runs.load import load_run
 from jimgen.runs.subject import load_data
 from jimgen.train_step import eval_variables
@@ -150,6 +151,7 @@ def baselines(
 
 
 def main(args: Args) -> None:
+    keep_compiled_programs()  # each draw compiles anew
     loaded = load_run(args.run)
     dataset = load_data(loaded.config)
     size = loaded.spec.shape[:2]

@@ -30,6 +30,7 @@ from jimgen.data.dataset import num_rows, read_rows
 from jimgen.evaluation.extractors import extract, load_extractor
 from jimgen.metrics.frechet import frechet_distance, moments
 from jimgen.pictures import grid_of_rows, save_png, to_uint8
+from jimgen.runs.compilation_cache import keep_compiled_programs
 from jimgen.runs.load import Run, load_run
 from jimgen.runs.subject import load_data
 from jimgen.sampling.posterior import pnp_flow
@@ -176,6 +177,7 @@ def coverage(ranked: np.ndarray, truth: np.ndarray, where: np.ndarray, seed: int
 
 
 def main(args: Args) -> None:
+    keep_compiled_programs()  # each draw compiles anew
     loaded = load_run(args.run)
     dataset = load_data(loaded.config)
     height, width, channels = dataset.spec.shape

@@ -20,11 +20,13 @@ from jimgen.evaluation.generated import generate
 from jimgen.methods.method import Method
 from jimgen.pictures import to_uint8
 from jimgen.sampling.posterior import flower
+from jimgen.sampling.spread import spread_of
 from jimgen.sampling.tiles import tiled
 from jimgen.train_step import Variables
 
 LEAST_SIGMA = 1 / 127.5  # of images in [-1, 1]: a grey level, what rounding to 8 bits leaves unknown
 CHUNK = 16  # draws that each device makes at a time
+PROBES = 8192  # values of the samples, at least eight, by which a flow's spread is measured
 MAD = 0.6745  # the median of |n| for n ~ N(0, 1)
 
 
@@ -169,6 +171,7 @@ def _flow_sampler(
     flow = method.flow
     assert flow is not None
     guide = not bool(are_open(jnp.asarray(labels), method.num_classes).all())
+    first = labels[:1]
 
     def sample(given: Variables, key: Array, labels: Array) -> Array:
         variables, values = given["nets"], given["observed"]
@@ -177,6 +180,10 @@ def _flow_sampler(
         own = size == (height, width)
         velocity = velocity_of(labels) if own else tiled(velocity_of, labels, size, (height, width))
         times, values = flow.times(steps.flow), jnp.broadcast_to(values, (len(labels), *values.shape[1:]))
-        return flower(velocity, observation.operator, values, given["sigma"], times, key, (*size, channels))
+        few = jnp.asarray(np.repeat(first, max(8, PROBES // (height * width * channels)), axis=0))
+        keys = jax.random.split(jax.random.key(0))  # the same for all draws, on however many devices
+        spread = spread_of(velocity_of(few), method.sample(variables, keys[0], few), times, keys[1])
+        shape = *size, channels
+        return flower(velocity, observation.operator, values, given["sigma"], times, key, shape, spread=spread)
 
     return sample

@@ -15,6 +15,7 @@ from jax.scipy.sparse.linalg import cg
 from jimgen import noise
 from jimgen.sampling.diffusion import data_of, interpolate
 from jimgen.sampling.solvers import Velocity, ancestral_step, steps_of
+from jimgen.sampling.spread import Spread, white_spread
 
 
 def renoise(x: Array, t: Array, t_later: Array, fresh: Array) -> Array:
@@ -87,12 +88,15 @@ def flower(
     *,
     draws: bool = True,
     iterations: int = 50,
+    spread: Spread | None = None,
 ) -> Array:
     """Draws images from about p(x | y): each step denoises, draws x given that and y, and noises it for the next time.
 
-    Given x_t the image is taken to be N(x^, r^2 I) with x^ = x_t - t v and r = t / sqrt(t^2 + (1 - t)^2), which is
-    exact for images ~ N(0, I). Then x given x^ and y solves (H^T H / sigma^2 + I / r^2) x = H^T y' / sigma^2 +
-    x^' / r^2, with y' = y + sigma n, x^' = x^ + r n for a draw, or y' = y, x^' = x^ for the mean.
+    Given x_t the image is taken to be x^ + S u with x^ = x_t - t v, u ~ N(0, I) and the flow's `spread` S. Then
+    x = x^ + k S u, where u solves (B^T B + I) u = B^T (y' - H x^) / sigma + n / k, B = H k S / sigma, with y' = y +
+    sigma n' for a draw, or y' = y and n = 0 for the mean. k is the spread's unevenness: what is observed is weighed by
+    the error where it is large, and what is not observed drawn with its mean. Without `spread` this is Flower, which is
+    exact for images ~ N(0, I); of other images it leaves noise in what y does not show.
 
     Args:
         velocity: see the solvers.
@@ -104,6 +108,7 @@ def flower(
         shape: (h, w, c) of the images.
         draws: False for steps to the mean; the images then vary less than p(x | y) does.
         iterations: most iterations of conjugate gradients in a step.
+        spread: of the flow at these times, by `spread_of`; None for that of images ~ N(0, I).
     Returns: float [n, *shape].
     References:
         Pourya et al., FLOWER: A Flow-Matching Solver for Inverse Problems, arXiv:2509.26287; t runs the other way.
@@ -115,29 +120,27 @@ def flower(
     def normal(number: Array | int, part: int, shape: tuple[int, ...]) -> Array:
         return noise.normal(jax.random.fold_in(key, 3 * number + part), index, shape).astype(observed.dtype)
 
-    def solve(right: Array, first: Array, precision: Array, squared: Array) -> Array:
-        """One image of (r^2 H^T W H + I) x = right, from a first guess."""
+    def drawn(denoised: Array, y: Array, fresh: Array, precision: Array, spread: Spread) -> Array:
+        """One image given y, from n / k."""
+        scaled = lambda x: spread.unevenness * spread.colour(x)  # noqa: E731
+        back = lambda residual: scaled(transpose(precision[None] * residual)[0][0])  # noqa: E731
+        right = back(y[None] - operator(denoised[None])) + fresh
+        u = cg(lambda u: u + back(operator(scaled(u)[None])), right, x0=fresh, tol=1e-5, maxiter=iterations)[0]
+        return denoised + scaled(u)
 
-        def system(x: Array) -> Array:
-            return x + squared * transpose(precision[None] * operator(x[None]))[0][0]
-
-        return cg(system, right, x0=first, tol=1e-5, maxiter=iterations)[0]
-
-    def step(x: Array, at: tuple[Array, Array, Array]) -> tuple[Array, None]:
-        number, t, t_next = at
-        denoised = data_of(x, velocity(x, t), t)
-        squared = jnp.square(t) / (jnp.square(t) + jnp.square(1 - t))
-        y = observed
+    def step(x: Array, at: tuple[Array, Array, Array, Spread]) -> tuple[Array, None]:
+        number, t, t_next, spread = at
+        denoised, y, fresh = data_of(x, velocity(x, t), t), observed, jnp.zeros_like(x)
         if draws:
             y = y + normal(number, 0, y.shape[1:]) / jnp.sqrt(precision)
-            denoised = denoised + jnp.sqrt(squared) * normal(number, 1, shape)
-        seen = jax.vmap(lambda y: transpose(y[None])[0][0])(precision * y)
-        x = jax.vmap(solve, (0, 0, 0, None))(denoised + squared * seen, denoised, precision, squared)
+            fresh = normal(number, 1, shape) / spread.unevenness
+        x = jax.vmap(drawn, (0, 0, 0, 0, None))(denoised, y, fresh, precision, spread)
         return interpolate(x, normal(number, 2, shape), t_next), None
 
     start = noise.normal(jax.random.fold_in(key, 0), index, shape).astype(observed.dtype)
     t, t_next = steps_of(times, observed)
-    return lax.scan(step, start, (1 + jnp.arange(t.size, dtype=jnp.int32), t, t_next))[0]
+    spreads = white_spread(times, observed) if spread is None else spread
+    return lax.scan(step, start, (1 + jnp.arange(t.size, dtype=jnp.int32), t, t_next, spreads))[0]
 
 
 def pnp_flow(
