@@ -15,7 +15,7 @@ def test_levels_shows_each_image_with_more_and_more_of_its_latents(folders, jimg
         images = saved["images"].reshape(2, 7, 8, 8, 1)
     assert (images[:, 1] != images[:, 6]).any()
     jimgen("levels", run, "--num", 2)
-    assert size_of(run / "levels.png") == ((7 * 9 - 1) * 3, (2 * 9 - 1) * 3)
+    assert size_of(run / "levels.png") == ((7 * 9 - 1) * 6, (2 * 9 - 1) * 6)
 
 
 def test_likelihood_prints_and_writes_bounds_with_their_protocol(folders, jimgen, refused):
