@@ -5,13 +5,15 @@ Child, Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them o
     python experiments/hierarchical_vae.py --data digits --steps 500
     python experiments/hierarchical_vae.py --data fashion_mnist --steps 24000 --kl-warmup 300000 \
         --ema-half-life 100000 --workdir runs/hvae
+    python experiments/hierarchical_vae.py --data fashion_mnist --likelihood logistic_mixture --neighbours --patch 2 \
+        --widths 32 64 256 --levels 1 3 2 --latent-channels 4 8 16 --steps 10000 --ema-half-life 100000
     jimgen likelihood runs/hvae --samples 1000 --num 0
     jimgen levels runs/hvae
 
 On an accelerator, 64 pixels, colour, 8 bits:
 
     python experiments/hierarchical_vae.py --data folder:pictures/ --size 64 --likelihood logistic_mixture \
-        --components 10 --patch 2 --widths 128 192 256 384 512 --levels 4 8 6 4 2 --latent-channels 16 16 16 16 16 \
+        --components 10 --patch 2 --widths 128 192 256 512 --levels 4 4 3 1 --latent-channels 16 16 16 32 \
         --batch-size 128 --learning-rate 5e-4 --warmup-steps 1000 --steps 200000 --ema-half-life 200000 \
         --dtype bfloat16
 

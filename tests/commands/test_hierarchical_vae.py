@@ -10,12 +10,12 @@ def test_levels_shows_each_image_with_more_and_more_of_its_latents(folders, jimg
     """Columns: the image, one that keeps nothing of it, one for each level."""
     run = folders["hierarchical_vae"]
     said = jimgen("levels", run, "--num", 2, "--out", tmp_path / "levels.npz").splitlines()
-    assert said[0] == "columns: the image, kept nothing, and 4, and 4, and 2x2x4, and 2x2x4, and 2x2x4"
+    assert said[0] == "columns: the image, kept nothing, and 16, and 16, and 2x2x4, and 2x2x4, and 2x2x4"
     with np.load(tmp_path / "levels.npz") as saved:
         images = saved["images"].reshape(2, 7, 8, 8, 1)
     assert (images[:, 1] != images[:, 6]).any()
     jimgen("levels", run, "--num", 2)
-    assert size_of(run / "levels.png") == ((7 * 9 - 1) * 3, (2 * 9 - 1) * 3)
+    assert size_of(run / "levels.png") == ((7 * 9 - 1) * 6, (2 * 9 - 1) * 6)
 
 
 def test_likelihood_prints_and_writes_bounds_with_their_protocol(folders, jimgen, refused):
