@@ -41,7 +41,7 @@ from jimgen.nets.layers import base_size
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ScheduledConfig):
-    sigmas: tuple[float, ...] = (0.38, 0.29, 0.22, 0.165, 0.125, 0.095)
+    sigmas: tuple[float, ...] = (0.6, 0.44, 0.32, 0.235, 0.17, 0.125)
     """for each rate, the smallest files first, the standard deviation of pixels in [-1, 1] that the loss assumes"""
     coarse_channels: int = field(default=24, metadata=COUNT)
     """latents at each 8x8 pixels"""
@@ -53,23 +53,16 @@ class Config(ScheduledConfig):
     """residual blocks of the synthesis on the grid of 4x4 pixels; the other grids, and the analysis, have one each"""
     hidden: int = field(default=64, metadata=COUNT)
     """units of the prior's hidden layers"""
-    noisy: float = 0.0
-    """part of the training in which the synthesis gets latents with noise; after it they are rounded"""
     learning_rate: float = 2e-3
     """peak learning rate of Adam"""
     warmup_steps: int = 250
     """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""
-    clip: float = 1e4
+    clip: float = 5000
     """largest norm of the gradient; 0 for no limit"""
     batch_size: int = 96
     """images a step, over all devices"""
     dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
     """precision of analysis and synthesis; parameters and prior stay float32"""
-
-    def check(self) -> None:
-        super().check()
-        if not 0 <= self.noisy <= 1:
-            raise ValueError(f"--noisy {self.noisy}: must lie within 0 and 1")
 
 
 def build(config: Config, data: DataSpec) -> Codec:
@@ -81,12 +74,11 @@ def build(config: Config, data: DataSpec) -> Codec:
     return codec(
         Analysis(channels, steps, widths[1:], dtype=config.dtype),
         Synthesis(data.shape[-1], steps, widths, (1, config.depth, 1), dtype=config.dtype),
-        Prior(channels.coarse, len(steps), config.hidden),
-        Prior(channels.fine, len(steps), config.hidden),
+        Prior(channels.coarse, 0, len(steps), config.hidden),
+        Prior(channels.fine, channels.coarse, len(steps), config.hidden),
         image_shape=data.shape,
         sigmas=config.sigmas,
         tx=optax.chain(optax.clip_by_global_norm(config.clip or math.inf), adam),
-        noisy_images=round(config.noisy * config.schedule_length() * config.batch_size),
     )
 
 

@@ -111,14 +111,13 @@ def codec(
     image_shape: tuple[int, int, int],
     sigmas: Sequence[float],
     tx: optax.GradientTransformation,
-    noisy_images: int = 0,
     table_half_life: float = 20_000,
 ) -> Codec:
     """-log p(latents) + ||x - D(latents)||^2 / (2 sigma^2) in one phase, with sigma another one for each rate.
 
     Each example of a batch has its own rate, in turn. Latents are analysed, then rounded. The rate is that of latents
-    with uniform noise in [-1/2, 1/2], whose density has gradients. The synthesis gets noisy latents as well for the
-    first `noisy_images`, then rounded ones, whose gradient passes straight through the rounding.
+    with uniform noise in [-1/2, 1/2], whose density has gradients. The synthesis gets rounded ones, whose gradient
+    passes straight through the rounding.
 
     `sample` draws latents from the prior at the highest rate: this shows the prior, which is not made to draw images.
     `evaluate` computes for each rate r the bytes under the prior of whole images, and the PSNR of decoded 8-bit images
@@ -131,7 +130,6 @@ def codec(
         image_shape: (h, w, c) of samples.
         sigmas: for each rate, the standard deviation of images in [-1, 1] that the loss assumes, > 0 and falling.
         tx: the optimiser.
-        noisy_images: images seen with noisy latents for the synthesis.
         table_half_life: half-life of the counts of symbols, in images.
     Raises:
         ValueError: if sigmas are not positive and falling.
@@ -146,9 +144,7 @@ def codec(
         noisy = Latents(*(_with_noise(jax.random.fold_in(key, i), batch["index"], x) for i, x in enumerate(exact)))
         rounded = jax.tree.map(_straight_through_round, exact)
         nats = nets.nats(variables, noisy, rate)
-        is_noisy = batch["images_seen"] < noisy_images
-        given = jax.tree.map(lambda noisy, rounded: jnp.where(is_noisy, noisy, rounded), noisy, rounded)
-        error = squared_error(batch["image"], nets.synthesise(variables, given, rate))
+        error = squared_error(batch["image"], nets.synthesise(variables, rounded, rate))
         loss = negative_elbo(error / (2 * jnp.square(jnp.asarray(sigmas)[rate])), nats)
         metrics = {"rate_nats": nats.mean(), "squared_error": error.mean()}
         return loss.mean(), Aux(metrics, observed={"latents": rounded, "rate": rate})

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jimgen.nets.layers import Conv, ConvTranspose, Dtype, Initializer, Norm, at_least_float32, base_size
+from jimgen.nets.convolution import conv
+from jimgen.nets.layers import Conv, ConvTranspose, Dtype, Initializer, Norm, along_last, at_least_float32, base_size
 
 PATCH = 4  # pixels between places of the fine grid, each way
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))  # (row, column) parities, in the order of coding
@@ -107,52 +108,38 @@ class Synthesis(nn.Module):
         return at_least_float32(ConvTranspose(self.channels, name="output", **options)(x))
 
 
-class PhasePrior(nn.Module):
-    """One phase of a `Prior`: what is known, [b, h, w, n] with even sides -> means and log scales, [b, h/2, w/2, 2 c].
-
-    A window of 3x3 places and an offset of the rate, then two 1x1 layers, with ReLU between them: arithmetic that
-    integers repeat exactly.
-    """
-
-    parity: tuple[int, int]  # of rows and columns
-    channels: int
-    num_rates: int
-    hidden: int
-
-    @nn.compact
-    def __call__(self, known: Array, rate: Array) -> Array:
-        i, j = self.parity
-        x = jnp.pad(known, ((0, 0), (1 - i, i), (1 - j, j), (0, 0)))
-        x = Conv(self.hidden, 3, 2, 0, use_bias=False, name="window")(x)
-        x = nn.relu(x + _of_rate(self, "rate", nn.initializers.zeros, (self.num_rates, self.hidden), rate))
-        x = nn.relu(Conv(self.hidden, 1, 1, 0, name="hidden_layer")(x))
-        return Conv(2 * self.channels, 1, 1, 0, kernel_init=nn.initializers.zeros, name="output")(x)
-
-
 class Prior(nn.Module):
     """p(values) of a grid of rounded latents, place by place given the grid `above`: means and log scales of logistics.
 
     Places are coded in four phases, by the parities of row and column. A phase knows the values of those before it and
-    the grid above, in a window of 3x3 places. This is the float form, for training; a codec computes it in integers.
+    the grid above. It computes a window of 3x3 places with an offset of the rate, then two layers of single places,
+    with ReLU between them: arithmetic that a codec repeats in integers. This is the float form, for training.
     """
 
     channels: int
+    above: int  # channels of the grid above; may be 0
     num_rates: int
     hidden: int = 64
 
     def setup(self) -> None:
-        self.phases = [PhasePrior(parity, self.channels, self.num_rates, self.hidden) for parity in PHASES]
+        n, hidden, lecun, zeros = len(PHASES), self.hidden, nn.initializers.lecun_normal, nn.initializers.zeros
+        self.window = self.param("window", lecun(batch_axis=0), (n, 3, 3, self.channels + self.above, hidden))
+        self.rate = self.param("rate", zeros, (n, self.num_rates, hidden))
+        self.middle = self.param("middle", lecun(batch_axis=0), (n, hidden, hidden))
+        self.middle_bias = self.param("middle_bias", zeros, (n, hidden))
+        self.output = self.param("output", zeros, (n, hidden, 2 * self.channels))
+        self.output_bias = self.param("output_bias", zeros, (n, 2 * self.channels))
 
     def __call__(self, values: Array, above: Array, rate: Array) -> tuple[Array, Array]:
         """Mean and raw log scale of each value.
 
         Args:
             values: float [b, h, w, channels], rounded latents, or latents with noise.
-            above: float [b, h, w, a], what is known of these places already; a may be 0.
+            above: float [b, h, w, above], what is known of these places already.
             rate: int32 [b].
         Returns: two float32 [b, h, w, channels].
         """
-        height, width, _ = values.shape[1:]
+        height, width = values.shape[1:3]
         values, above = even(values), even(above)
         found = [self.phase(k, values, above, rate) for k in range(len(PHASES))]
         cells = jnp.stack([found[PHASES.index(parity)] for parity in np.ndindex(2, 2)], axis=3)
@@ -162,8 +149,13 @@ class Prior(nn.Module):
 
     def phase(self, k: int, values: Array, above: Array, rate: Array) -> Array:
         """Means and log scales of phase k, joined: [b, h/2, w/2, 2 channels]. The sides of both grids are even."""
+        i, j = PHASES[k]
         known = jnp.concatenate([values * is_known(k, values.shape[1:3]), above], -1)
-        return self.phases[k](known, rate)
+        known = jnp.pad(known, ((0, 0), (1 - i, i), (1 - j, j), (0, 0)))
+        x = conv(known, self.window[k], stride=2, padding=0)
+        x = nn.relu(x + self.rate[k][rate][:, None, None])
+        x = nn.relu(x @ self.middle[k] + along_last(self.middle_bias[k], x))
+        return x @ self.output[k] + self.output_bias[k][None, None, None]
 
 
 def is_known(k: int, size: tuple[int, int]) -> np.ndarray:
