@@ -23,8 +23,8 @@ def compress(
 ) -> None:
     """Compress pictures into one file, by a run of codec.py (lossy) or pixel_transformer.py (lossless).
 
-    Pictures are brought to the run's channels, never to its size. A run on grey pictures stores colours as their luma; a
-    run on opaque pictures puts transparent ones over its background; a run on colour stores grey as colour. Lossless
+    Pictures are brought to the run's channels, never to its size. A run on grey pictures stores colours as their luma.
+    A run on opaque pictures puts transparent ones over its background. A run on colour stores grey as colour. Lossless
     runs refuse pictures that would change. The file is decoded again before it is written.
 
     Args:

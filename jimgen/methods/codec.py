@@ -153,7 +153,7 @@ def codec(
         """Counts symbols by table."""
         latents, rate = observed["latents"], observed["rate"]
         found = [
-            _table_and_symbol(x, *logistic)
+            table_and_symbol(x, *logistic)
             for x, logistic in zip(latents, nets.logistics(variables, latents, rate), strict=True)
         ]
         entries = jnp.concatenate([(table * NUM_SYMBOLS + symbol).reshape(-1) for table, symbol in found])
@@ -203,7 +203,7 @@ def logistic_tables() -> np.ndarray:
     return np.concatenate([p, escape], -1).reshape(NUM_TABLES, NUM_SYMBOLS).astype(np.float32)
 
 
-def _table_and_symbol(values: Array, mean: Array, raw: Array) -> tuple[Array, Array]:
+def table_and_symbol(values: Array, mean: Array, raw: Array) -> tuple[Array, Array]:
     """Which table codes each rounded value, and the entry of the value in it, int32 each."""
     steps = jnp.round(FRACTIONS * mean).astype(jnp.int32)
     whole = (steps + FRACTIONS // 2) // FRACTIONS

@@ -159,10 +159,10 @@ class Prior(nn.Module):
 
 
 def is_known(k: int, size: tuple[int, int]) -> np.ndarray:
-    """float32 [h, w, 1]: 1 at the places of the phases before k, else 0."""
-    known = np.zeros((*size, 1), np.float32)
+    """float32 [1, h, w, 1]: 1 at the places of the phases before k, else 0."""
+    known = np.zeros((1, *size, 1), np.float32)
     for i, j in PHASES[:k]:
-        known[i::2, j::2] = 1
+        known[:, i::2, j::2] = 1
     return known
 
 

@@ -15,9 +15,9 @@ from jimgen.nets.codec import PHASES, is_known
 
 LARGEST_LATENT = 2**15 - 1
 _WEIGHT_BITS = 12  # of the fraction of weights
-_UNIT_BITS = 8  # of the fraction of hidden units
+_UNIT_BITS = 10  # of the fraction of hidden units
 _LARGEST_WEIGHT = 2**20 - 1  # in fixed point: 256
-_LARGEST_UNIT = 2**22 - 1  # 16384
+_LARGEST_UNIT = 2**22 - 1  # 4096
 _LARGEST_KNOWN = 2**11 - 1  # of latents as the prior sees them
 _MOST_UNITS = 2**10  # 2^10 products of at most 2^42 stay below 2^53
 
