@@ -1,6 +1,5 @@
 """Autoregressive models: exact likelihoods, causality, cached decoding, sampling, inpainting, coding."""
 
-import importlib.util
 import itertools
 
 import jax
@@ -8,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_runs import ROOT
 from tiny import SHAPE, largest_difference, state_of, tiny_batch
 
+from jimgen.apps.codec import lossless
 from jimgen.methods.autoregressive import pixel_autoregressive, token_autoregressive
 from jimgen.methods.tokenizer import tokenizer
 from jimgen.nets.pixel_transformer import PixelTransformer
@@ -230,13 +229,10 @@ def test_patches_must_divide_the_image():
 def test_coding_without_loss(model, variables):
     """Decoding is lossless, and the code is at most 1% longer than the likelihood implies."""
     pytest.importorskip("constriction")
-    spec = importlib.util.spec_from_file_location("lossless", ROOT / "benchmarks" / "lossless.py")
-    lossless = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(lossless)
     images = random_images()
     code = lossless.encode(model, variables, images, LABELS)
     np.testing.assert_array_equal(
-        model.to_levels(lossless.decode(model, variables, code, LABELS, 72)), model.to_levels(images)
+        model.to_levels(lossless.decode(model, variables, code.tobytes(), LABELS, 72)), model.to_levels(images)
     )
     bits = -jax.jit(model.log_likelihood)(variables, images, LABELS).sum() / np.log(2)
     assert 32 * len(code) == pytest.approx(float(bits), rel=0.01, abs=64)
