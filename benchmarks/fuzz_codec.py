@@ -12,6 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from fuzz_mutations import HUGE, damage, truncate
@@ -24,7 +25,7 @@ from jimgen.apps.codec.files import compress, decompress
 from jimgen.apps.codec.lossy import lossy
 from jimgen.apps.codec.payload import Payload
 from jimgen.methods.codec import NUM_SYMBOLS, NUM_TABLES, Codec, logistic_tables
-from jimgen.nets.codec import Latents
+from jimgen.nets.codec import Latents, Prior
 
 _CHANNELS = Latents(2, 2)  # pyright: ignore[reportArgumentType]
 _RATES, _HIDDEN = 3, 8
@@ -119,15 +120,10 @@ def _payload() -> Payload:
     rng = np.random.default_rng(0)
 
     def prior(channels: int, above: int) -> dict[str, Any]:
-        shapes = {
-            "window": (4, 3, 3, channels + above, _HIDDEN),
-            "rate": (4, _RATES, _HIDDEN),
-            "middle": (4, _HIDDEN, _HIDDEN),
-            "middle_bias": (4, _HIDDEN),
-            "output": (4, _HIDDEN, 2 * channels),
-            "output_bias": (4, 2 * channels),
-        }
-        return {"params": {name: 0.3 * rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}}
+        net = Prior(channels, above, _RATES, _HIDDEN)
+        grids = jnp.zeros((1, 2, 2, channels)), jnp.zeros((1, 1, 1, above)) if above else None
+        shapes = jax.eval_shape(net.init, jax.random.key(0), *grids, jnp.zeros(1, jnp.int32))
+        return jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape), shapes)
 
     def encode(variables: Any, images: Array, rate: Array) -> Latents:
         b, h, w, _ = images.shape

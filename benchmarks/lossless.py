@@ -3,7 +3,7 @@
     pip install constriction
     python benchmarks/lossless.py RUN --num 16
 
-The coder is that of `jimgen compress` (jimgen/apps/codec/lossless.py), here given the images' labels. Prints the bits per
+The coder is that of `jimgen compress` (jimgen/apps/codec/lossless.py), given labels. Prints the bits per
 dimension of the code and of the likelihood, which is computed in one pass; the code is up to a hundredth longer.
 """
 

@@ -7,7 +7,7 @@ gains for several rates: Cui et al., Asymmetric Gained Deep Image Compression, a
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,7 @@ from jax import Array, lax
 from jimgen import noise
 from jimgen.methods.method import Method
 from jimgen.metrics.image_quality import psnr
-from jimgen.nets.codec import PATCH, PHASES, Latents, Prior, doubled, even
+from jimgen.nets.codec import NUM_STEPS, PATCH, PHASES, Latents, Prior, of_step
 from jimgen.nets.vq import count_tokens
 from jimgen.objectives import negative_elbo, quantised_logistic_nll, soft_lower_bound, squared_error
 from jimgen.parallel import num_shards
@@ -65,12 +65,11 @@ class _Nets(NamedTuple):
         keys = jax.random.split(key, 4)
         rate = jnp.zeros(batch["image"].shape[:1], jnp.int32)
         latents, analysis = self.analysis.init_with_output(keys[0], batch["image"], rate)
-        none, above = _above(latents)
         return {
             "analysis": analysis,
             "synthesis": self.synthesis.init(keys[1], latents, rate),
-            "prior_coarse": self.prior_coarse.init(keys[2], latents.coarse, none, rate),
-            "prior_fine": self.prior_fine.init(keys[3], latents.fine, above, rate),
+            "prior_coarse": self.prior_coarse.init(keys[2], latents.coarse, None, rate),
+            "prior_fine": self.prior_fine.init(keys[3], latents.fine, latents.coarse, rate),
             "tables": {"counts": jnp.zeros((NUM_TABLES, NUM_SYMBOLS)), "logistic": jnp.asarray(logistic_tables())},
         }
 
@@ -90,7 +89,7 @@ class _Nets(NamedTuple):
     def logistics(self, variables: Variables, latents: Latents, rate: Array) -> list[tuple[Array, Array]]:
         """Mean and raw log scale of each grid's latents, given those that are coded before."""
         nets = self.prior_coarse, self.prior_fine
-        parts = zip(PRIORS, nets, latents, _above(latents), strict=True)
+        parts = zip(PRIORS, nets, latents, (None, latents.coarse), strict=True)
         return [net.apply(variables[name], values, above, rate) for name, net, values, above in parts]  # pyright: ignore[reportReturnType]
 
     def nats(self, variables: Variables, latents: Latents, rate: Array) -> Array:
@@ -213,11 +212,6 @@ def table_and_symbol(values: Array, mean: Array, raw: Array) -> tuple[Array, Arr
     return table, jnp.where(jnp.abs(symbol) <= LARGEST, symbol + LARGEST, NUM_SYMBOLS - 1)
 
 
-def _above(latents: Latents) -> tuple[Array, Array]:
-    """What is known of each grid before its first value: nothing, and the coarse grid."""
-    return latents.coarse[..., :0], doubled(latents.coarse, latents.fine)
-
-
 def _straight_through_round(x: Array) -> Array:
     return x + lax.stop_gradient(jnp.round(x) - x)
 
@@ -227,29 +221,26 @@ def _with_noise(key: Array, index: Array, x: Array) -> Array:
 
 
 def _sampler(nets: _Nets, image_shape: tuple[int, int, int], rate: int) -> Callable[[Variables, Array, Array], Array]:
-    """Draws latents from the prior, grid by grid and phase by phase, and decodes them."""
+    """Draws latents from the prior, grid by grid and step by step, and decodes them."""
     height, width = image_shape[0] // PATCH, image_shape[1] // PATCH
+    half = -(-height // 2), -(-width // 2)
 
-    def draw(variables: Variables, name: str, net: Prior, above: Array, rates: Array, key: Array) -> Array:
-        height, width = above.shape[1:3]
-        above = even(above)
-        values = jnp.zeros((*above.shape[:3], net.channels))
-        for k, (i, j) in enumerate(PHASES):
-            found = net.apply(variables[name], k, values, above, rates, method="phase")
-            mean, raw = jnp.split(found, 2, axis=-1)  # pyright: ignore[reportArgumentType]
+    def draw(variables: Any, net: Prior, above: Array | None, size: tuple[int, int], rates: Array, key: Array) -> Array:
+        seen = net.apply(variables, above, method="seen")
+        values = jnp.zeros((len(rates), size[0] + size[0] % 2, size[1] + size[1] % 2, net.channels))
+        for k in range(NUM_STEPS):
+            (i, j), channels = PHASES[k // 2], of_step(k, net.channels)
+            mean, raw = jnp.split(net.apply(variables, k, values, seen, rates, method="step"), 2, axis=-1)  # pyright: ignore[reportArgumentType]
             uniform = noise.uniform(jax.random.fold_in(key, k), jnp.arange(len(rates)), mean.shape[1:])
             scale = jnp.exp(soft_lower_bound(raw, _SMALLEST_LOG_SCALE))
             drawn = mean + scale * jax.scipy.special.logit(jnp.clip(uniform, 1e-6, 1 - 1e-6))
-            values = values.at[:, i::2, j::2].set(jnp.round(drawn))
-        return values[:, :height, :width]
+            values = values.at[:, i::2, j::2, channels].set(jnp.round(drawn))
+        return values[:, : size[0], : size[1]]
 
     def sample(variables: Variables, key: Array, labels: Array) -> Array:
-        num = labels.shape[0]
-        rates, keys = jnp.full(num, rate), jax.random.split(key)
-        nothing = jnp.zeros((num, -(-height // 2), -(-width // 2), 0))
-        coarse = draw(variables, "prior_coarse", nets.prior_coarse, nothing, rates, keys[0])
-        above = doubled(coarse, jnp.zeros((num, height, width, 0)))
-        fine = draw(variables, "prior_fine", nets.prior_fine, above, rates, keys[1])
+        rates, keys = jnp.full(labels.shape[:1], rate), jax.random.split(key)
+        coarse = draw(variables["prior_coarse"], nets.prior_coarse, None, half, rates, keys[0])
+        fine = draw(variables["prior_fine"], nets.prior_fine, coarse, (height, width), rates, keys[1])
         return nets.decode(variables, Latents(coarse, fine), rates)
 
     return sample

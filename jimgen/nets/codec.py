@@ -18,6 +18,8 @@ from jimgen.nets.layers import Conv, ConvTranspose, Dtype, Initializer, Norm, al
 
 PATCH = 4  # pixels between places of the fine grid, each way
 PHASES = ((0, 0), (1, 1), (0, 1), (1, 0))  # (row, column) parities, in the order of coding
+NUM_STEPS = 2 * len(PHASES)  # of a grid: half of the channels at a time
+WINDOW = 5  # places each way, of known values
 
 
 class Latents(NamedTuple):
@@ -47,7 +49,8 @@ class Block(nn.Module):
 class Analysis(nn.Module):
     """Images [b, h, w, c] in [-1, 1] -> Latents, float32, before rounding.
 
-    The initial gains of a rate are 1 / its entry of `steps`, the size of its quantisation steps.
+    The initial gains of a rate are 1 / its entry of `steps`, the size of its quantisation steps. The nets compute with
+    levels from 0, so that the zeros around a picture, and latents of zero, are black.
 
     Raises:
         ValueError: for sides that are not multiples of 4.
@@ -63,7 +66,7 @@ class Analysis(nn.Module):
     def __call__(self, images: Array, rate: Array) -> Latents:
         base_size(images.shape[1:], 2, "the analysis")
         options = {"dtype": self.dtype}
-        x = Conv(self.widths[0], 2 * PATCH, PATCH, PATCH // 2, name="stem", **options)(images.astype(self.dtype))
+        x = Conv(self.widths[0], 2 * PATCH, PATCH, PATCH // 2, name="stem", **options)(images.astype(self.dtype) + 1)
         for i in range(self.depths[0]):
             x = Block(len(self.steps), name=f"fine{i}", **options)(x, rate)
         fine = Conv(self.channels.fine, 1, 1, 0, name="to_fine", **options)(x)
@@ -105,75 +108,106 @@ class Synthesis(nn.Module):
         x = ConvTranspose(self.widths[0], name="up1", **options)(x)
         for i in range(self.depths[0]):
             x = Block(len(self.steps), name=f"half{i}", **options)(x, rate)
-        return at_least_float32(ConvTranspose(self.channels, name="output", **options)(x))
+        return at_least_float32(ConvTranspose(self.channels, name="output", **options)(x)) - 1
 
 
 class Prior(nn.Module):
-    """p(values) of a grid of rounded latents, place by place given the grid `above`: means and log scales of logistics.
+    """p(values) of a grid of rounded latents, given the grid above it, if any: means and log scales of logistics.
 
-    Places are coded in four phases, by the parities of row and column. A phase knows the values of those before it and
-    the grid above. It computes a window of 3x3 places with an offset of the rate, then two layers of single places,
-    with ReLU between them: arithmetic that a codec repeats in integers. This is the float form, for training.
+    Values are coded in eight steps: `PHASES` of places, by the parities of row and column, and in each phase the first
+    half of the channels, then the second. A step knows the values of the steps before it in a window of 5x5 places, and
+    two convolutions of the grid above, which has a place for each 2x2 here. All is sums and ReLU, which a codec repeats
+    in integers; this is the float form, for training.
+
+    Raises:
+        ValueError: for an odd number of channels.
     """
 
     channels: int
-    above: int  # channels of the grid above; may be 0
+    above: int  # channels of the grid above; 0 where there is none
     num_rates: int
     hidden: int = 64
 
     def setup(self) -> None:
-        n, hidden, lecun, zeros = len(PHASES), self.hidden, nn.initializers.lecun_normal, nn.initializers.zeros
-        self.window = self.param("window", lecun(batch_axis=0), (n, 3, 3, self.channels + self.above, hidden))
+        if self.channels % 2:
+            raise ValueError(f"a prior of {self.channels} channels: the number must be even")
+        n, c, hidden, zeros = NUM_STEPS, self.channels, self.hidden, nn.initializers.zeros
+        lecun, lecun_of_step = nn.initializers.lecun_normal(), nn.initializers.lecun_normal(batch_axis=0)
+        if self.above:
+            self.above0 = self.param("above0", lecun, (3, 3, self.above, hidden))
+            self.above0_bias = self.param("above0_bias", zeros, (hidden,))
+            self.above1 = self.param("above1", lecun, (3, 3, hidden, hidden))
+            self.above1_bias = self.param("above1_bias", zeros, (hidden,))
+            self.across = self.param("across", lecun_of_step, (n, hidden, hidden))
+        self.window = self.param("window", lecun_of_step, (n, WINDOW, WINDOW, c, hidden))
         self.rate = self.param("rate", zeros, (n, self.num_rates, hidden))
-        self.middle = self.param("middle", lecun(batch_axis=0), (n, hidden, hidden))
+        self.middle = self.param("middle", lecun_of_step, (n, hidden, hidden))
         self.middle_bias = self.param("middle_bias", zeros, (n, hidden))
-        self.output = self.param("output", zeros, (n, hidden, 2 * self.channels))
-        self.output_bias = self.param("output_bias", zeros, (n, 2 * self.channels))
+        self.output = self.param("output", zeros, (n, hidden, c))
+        self.output_bias = self.param("output_bias", zeros, (n, c))
 
-    def __call__(self, values: Array, above: Array, rate: Array) -> tuple[Array, Array]:
+    def __call__(self, values: Array, above: Array | None, rate: Array) -> tuple[Array, Array]:
         """Mean and raw log scale of each value.
 
         Args:
             values: float [b, h, w, channels], rounded latents, or latents with noise.
-            above: float [b, h, w, above], what is known of these places already.
+            above: float [b, ceil(h / 2), ceil(w / 2), above], or None if there is no grid above.
             rate: int32 [b].
         Returns: two float32 [b, h, w, channels].
         """
         height, width = values.shape[1:3]
-        values, above = even(values), even(above)
-        found = [self.phase(k, values, above, rate) for k in range(len(PHASES))]
-        cells = jnp.stack([found[PHASES.index(parity)] for parity in np.ndindex(2, 2)], axis=3)
-        cells = cells.reshape(*cells.shape[:3], 2, 2, -1).swapaxes(2, 3)
-        mean, log_scale = jnp.split(cells.reshape(*values.shape[:3], -1)[:, :height, :width], 2, axis=-1)
-        return mean, log_scale
+        values, seen = even(values), self.seen(above)
+        found = [self.step(k, values, seen, rate) for k in range(NUM_STEPS)]
+        parts = []
+        for part in range(2):  # mean, raw log scale
+            halves = [jnp.split(x, 2, axis=-1)[part] for x in found]
+            phases = [jnp.concatenate(halves[k : k + 2], -1) for k in range(0, NUM_STEPS, 2)]
+            cells = jnp.stack([phases[PHASES.index(parity)] for parity in np.ndindex(2, 2)], axis=3)
+            cells = cells.reshape(*cells.shape[:3], 2, 2, -1).swapaxes(2, 3)
+            parts.append(cells.reshape(values.shape)[:, :height, :width])
+        return parts[0], parts[1]
 
-    def phase(self, k: int, values: Array, above: Array, rate: Array) -> Array:
-        """Means and log scales of phase k, joined: [b, h/2, w/2, 2 channels]. The sides of both grids are even."""
-        i, j = PHASES[k]
-        known = jnp.concatenate([values * is_known(k, values.shape[1:3]), above], -1)
-        known = jnp.pad(known, ((0, 0), (1 - i, i), (1 - j, j), (0, 0)))
-        x = conv(known, self.window[k], stride=2, padding=0)
-        x = nn.relu(x + self.rate[k][rate][:, None, None])
+    def seen(self, above: Array | None) -> Array | None:
+        """What the steps see of the grid above: [b, h / 2, w / 2, hidden]."""
+        if above is None:
+            return None
+        x = nn.relu(conv(above, self.above0) + along_last(self.above0_bias, above))
+        return nn.relu(conv(x, self.above1) + along_last(self.above1_bias, x))
+
+    def step(self, k: int, values: Array, seen: Array | None, rate: Array) -> Array:
+        """Means and raw log scales of step k, joined: [b, h / 2, w / 2, channels], for values with even sides."""
+        i, j = PHASES[k // 2]
+        known = jnp.pad(values, ((0, 0), (2 - i, i + 1), (2 - j, j + 1), (0, 0)))
+        x = conv(known, self.window[k] * is_known(k, self.channels), stride=2, padding=0)
+        x += self.rate[k][rate][:, None, None]
+        if seen is not None:
+            x += seen @ self.across[k]
+        x = nn.relu(x)
         x = nn.relu(x @ self.middle[k] + along_last(self.middle_bias[k], x))
         return x @ self.output[k] + self.output_bias[k][None, None, None]
 
 
-def is_known(k: int, size: tuple[int, int]) -> np.ndarray:
-    """float32 [1, h, w, 1]: 1 at the places of the phases before k, else 0."""
-    known = np.zeros((1, *size, 1), np.float32)
-    for i, j in PHASES[:k]:
-        known[:, i::2, j::2] = 1
+def is_known(k: int, channels: int) -> np.ndarray:
+    """Which taps of its window step k knows: float32 [5, 5, channels, 1], 1 or 0."""
+    known = np.zeros((WINDOW, WINDOW, channels, 1), np.float32)
+    i, j = PHASES[k // 2]
+    for row, column in np.ndindex(WINDOW, WINDOW):
+        phase = PHASES.index(((i + row) % 2, (j + column) % 2))  # the middle of the window is even: row 2, column 2
+        if phase < k // 2:
+            known[row, column] = 1
+        elif phase == k // 2 and k % 2:
+            known[row, column, : channels // 2] = 1
     return known
+
+
+def of_step(k: int, channels: int) -> slice:
+    """The channels that step k codes."""
+    return slice(channels // 2, channels) if k % 2 else slice(0, channels // 2)
 
 
 def even(x: Array) -> Array:
     """Appends a row and a column of zeros where the sides of x [b, h, w, c] are odd."""
     return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))
-
-
-def doubled(x: Array, like: Array) -> Array:
-    """Repeats each place of x [b, h, w, c] 2x2 times and crops to the height and width of `like`."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)[:, : like.shape[1], : like.shape[2]]
 
 
 def _of_rate(module: nn.Module, name: str, init: Initializer, shape: tuple[int, int], rate: Array) -> Array:

@@ -13,7 +13,7 @@ def test_a_constant_saving_of_a_tenth_is_minus_ten():
 
 def test_only_psnrs_that_both_reach_count():
     """Twice the rate where both have points; the first curve goes on."""
-    assert bd_rate([2.0, 4.0, 100.0], [20, 21, 22], [1.0, 2.0], [20, 21]) == pytest.approx(100.0)
+    assert bd_rate([2.0, 4.0, 8.0], [20, 21, 22], [1.0, 2.0], [20, 21]) == pytest.approx(100.0)
 
 
 @pytest.mark.parametrize(

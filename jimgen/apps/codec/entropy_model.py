@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jimgen.apps.codec.errors import DamagedFile, UnusableModel
-from jimgen.apps.codec.integer_prior import LARGEST_LATENT, IntegerPrior, integer_prior, phase
+from jimgen.apps.codec.integer_prior import LARGEST_LATENT, IntegerPrior, integer_prior, seen, tables_and_means
 from jimgen.apps.codec.range_coder import Reader, Tables, Writer
 from jimgen.methods.codec import PRIORS
-from jimgen.nets.codec import PATCH, PHASES, Latents
+from jimgen.nets.codec import NUM_STEPS, PATCH, PHASES, Latents, of_step
 
 TOTAL = 2**20  # of the frequencies of a table
 _LOGISTIC_COUNTS = 16  # as many symbols, spread as the logistic says, are added to the counts of a table
@@ -64,10 +64,9 @@ def encode_latents(model: EntropyModel, latents: Latents, rate: int) -> bytes:
     """Latents int32 [n, h, w, c] of pictures of one size and rate, |latent| <= LARGEST_LATENT, as bytes."""
     writer = Writer(model.tables)
 
-    def visit(grid: int, k: int, inside: Any, tables: np.ndarray, means: np.ndarray) -> np.ndarray:
-        i, j = PHASES[k]
-        values = latents[grid][:, i::2, j::2].astype(np.int64)
-        writer.write(tables[inside].ravel(), (values - means[inside]).ravel())
+    def visit(grid: int, places: Any, tables: np.ndarray, means: np.ndarray) -> np.ndarray:
+        values = latents[grid][places].astype(np.int64)
+        writer.write(tables.ravel(), (values - means).ravel())
         return values
 
     _walk(model, len(latents.coarse), Latents(*(x.shape[1:3] for x in latents)), rate, visit)
@@ -84,8 +83,7 @@ def decode_latents(model: EntropyModel, code: bytes, num: int, size: tuple[int, 
         raise DamagedFile(f"rate {rate}: the model has {model.num_rates}")
     reader = Reader(model.tables, code)
 
-    def visit(grid: int, k: int, inside: Any, tables: np.ndarray, means: np.ndarray) -> np.ndarray:
-        tables, means = tables[inside], means[inside]
+    def visit(grid: int, places: Any, tables: np.ndarray, means: np.ndarray) -> np.ndarray:
         values = reader.read(tables.ravel()).reshape(tables.shape) + means
         if np.abs(values).max(initial=0) > LARGEST_LATENT:
             raise DamagedFile("its code is damaged: a latent is too large")
@@ -100,21 +98,20 @@ def checksum(latents: Latents) -> int:
 
 
 def _walk(model: EntropyModel, num: int, sizes: Latents, rate: int, visit: Callable[..., np.ndarray]) -> Latents:
-    """Goes through all latents in coding order. `visit` gets tables and means of a phase, and returns its latents.
+    """Goes through all latents in coding order.
 
-    The sides of grids are made even for the prior; the index `inside` cuts them off again.
+    `visit` gets the number of the grid, the index in it of a step's latents, and their tables and means; it returns the
+    latents. The prior computes with even sides, which are cut off before.
     """
-    grids, above = [], None
+    grids: list[np.ndarray] = []
     for grid, (prior, channels, (height, width)) in enumerate(zip(model.priors, model.channels, sizes, strict=True)):
-        even = height + height % 2, width + width % 2
-        values = np.zeros((num, *even, channels), np.int64)
-        known = np.zeros((num, *even, 0), np.int64) if above is None else np.zeros((num, *even, above.shape[3]), int)
-        if above is not None:
-            known[:, :height, :width] = above.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
-        for k, (i, j) in enumerate(PHASES):
+        values = np.zeros((num, height + height % 2, width + width % 2, channels), np.int64)
+        above = seen(prior, grids[-1] if grids else None)
+        for k in range(NUM_STEPS):
+            i, j = PHASES[k // 2]
+            places = np.s_[:, i:height:2, j:width:2, of_step(k, channels)]
             inside = np.s_[:, : (height - i + 1) // 2, : (width - j + 1) // 2]
-            tables, means = phase(prior, k, values, known, rate)
-            values[:, i:height:2, j:width:2] = visit(grid, k, inside, tables, means)
-        above = values[:, :height, :width]
-        grids.append(above.astype(np.int32))
+            tables, means = tables_and_means(prior, k, values, above, rate)
+            values[places] = visit(grid, places, tables[inside], means[inside])
+        grids.append(values[:, :height, :width].astype(np.int32))
     return Latents(*grids)

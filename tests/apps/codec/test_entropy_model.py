@@ -3,13 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from codec_models import CHANNELS, NUM_RATES, codec_variables
+from codec_models import CHANNELS, HIDDEN, NUM_RATES, codec_variables
 
 from jimgen.apps.codec import entropy_model as entropy
 from jimgen.apps.codec.errors import DamagedFile, UnusableModel
-from jimgen.apps.codec.integer_prior import LARGEST_LATENT, integer_prior, phase
+from jimgen.apps.codec.integer_prior import LARGEST_LATENT, integer_prior, seen, tables_and_means
 from jimgen.methods.codec import FRACTIONS, LARGEST, NUM_SYMBOLS, logistic_tables, table_and_symbol
-from jimgen.nets.codec import PHASES, Latents, Prior, even
+from jimgen.nets.codec import NUM_STEPS, Latents, Prior, even
 
 pytest.importorskip("constriction")
 
@@ -57,33 +57,39 @@ def test_the_integer_prior_agrees_with_the_float_one(grid, model):
     """Tables and means agree but for numbers at the border of two steps."""
     variables, latents = codec_variables(), latents_of()
     name, values = ("prior_coarse", "prior_fine")[grid], even(jnp.asarray(latents[grid], jnp.float32))
-    above = np.zeros((*values.shape[:3], 0 if grid == 0 else CHANNELS.coarse), np.float32)
-    above += np.random.default_rng(1).integers(-3, 4, above.shape)
-    net = Prior(CHANNELS[grid], above.shape[-1], NUM_RATES, 6)
-    for k in range(len(PHASES)):
-        i, j = PHASES[k]
-        joined = net.apply(variables[name], k, values, jnp.asarray(above), jnp.full((3,), 1), method="phase")
+    above, rate = latents.coarse if grid else None, jnp.full((3,), 1)
+    net = Prior(CHANNELS[grid], CHANNELS.coarse if grid else 0, NUM_RATES, HIDDEN)
+    wanted_seen = net.apply(variables[name], None if above is None else jnp.asarray(above, jnp.float32), method="seen")
+    found_seen, prior = seen(model.priors[grid], above), model.priors[grid]
+    if grid:
+        assert found_seen / 2**10 == pytest.approx(np.asarray(wanted_seen), abs=0.01)
+    for k in range(NUM_STEPS):
+        joined = net.apply(variables[name], k, values, wanted_seen, rate, method="step")
         mean, raw = jnp.split(joined, 2, axis=-1)
         wanted, _ = table_and_symbol(jnp.zeros_like(mean), mean, raw)
-        tables, means = phase(model.priors[grid], k, np.asarray(values, np.int64), above.astype(np.int64), 1)
+        tables, means = tables_and_means(prior, k, np.asarray(values, np.int64), found_seen, 1)
         assert (tables == np.asarray(wanted)).mean() > 0.9, k
-        assert np.abs(means - np.asarray(mean)).max() < 0.6 and values[:, i::2, j::2].shape == means.shape
+        assert np.abs(means - np.asarray(mean)).max() < 0.6
 
 
 def test_float64_holds_the_integers_exactly(model):
-    """With weights and latents at their largest, the last phase equals a computation in 64-bit integers."""
-    prior = model.priors[1]
-    prior = prior._replace(window=np.sign(prior.window) * (2**20 - 1), middle=np.sign(prior.middle) * (2**20 - 1))
-    values, above = np.full((1, 2, 2, CHANNELS.fine), 9999), np.full((1, 2, 2, CHANNELS.coarse), -9999)
-    found = phase(prior, 3, values, above, 0)
+    """With weights and latents at their largest, the last step equals a computation in 64-bit integers."""
+    prior, k = model.priors[1], NUM_STEPS - 1
+    prior = prior._replace(
+        **{name: np.sign(x) * (2**18 - 1) for name, x in prior._asdict().items() if not name.endswith("bias")}
+    )
+    values, above = np.full((1, 2, 2, CHANNELS.fine), 9999), np.full((1, 1, 1, CHANNELS.coarse), -9999)
+    found = tables_and_means(prior, k, values, seen(prior, above), 0)
 
     weights = type(prior)(*(x.astype(np.int64) for x in prior))
-    values[0, 1, 0] = 0  # the place of this phase
-    known = np.pad(np.concatenate([values, above], -1).clip(-2047, 2047)[0], ((0, 1), (1, 0), (0, 0)))
-    x = np.einsum("ijc,ijch->h", known[:3, :3], weights.window[3]) + weights.rate[3, 0]
+    known = np.pad(values.clip(-2047, 2047)[0], ((1, 2), (2, 1), (0, 0)))
+    x = np.full(CHANNELS.coarse, -2047) @ weights.above0[1, 1] + weights.above0_bias
     x = x.clip(0, (2**22 - 1) << 2) >> 2
-    x = (x @ weights.middle[3] + weights.middle_bias[3]).clip(0, (2**22 - 1) << 12) >> 12
-    mean, raw = np.split(x @ weights.output[3] + weights.output_bias[3], 2)
+    x = (x @ weights.above1[1, 1] + weights.above1_bias).clip(0, (2**22 - 1) << 12) >> 12
+    window = np.einsum("ijc,ijch->h", known, weights.window[k]) + weights.rate[k, 0]
+    x = ((window << 10) + x @ weights.across[k]).clip(0, (2**22 - 1) << 12) >> 12
+    x = (x @ weights.middle[k] + weights.middle_bias[k]).clip(0, (2**22 - 1) << 12) >> 12
+    mean, raw = np.split(x @ weights.output[k] + weights.output_bias[k], 2)
     steps = ((mean * 8 + 2**21) >> 22).clip(-8 * LARGEST_LATENT, 8 * LARGEST_LATENT)
     scale = (((raw * 5 + 2**21) >> 22) + 20).clip(0, 31)
     assert np.array_equal(found[1][0, 0, 0], (steps + 4) // 8)
@@ -120,7 +126,7 @@ def test_impossible_codes_and_rates_are_refused(model, code, rate):
         entropy.decode_latents(model, code, 1, (8, 8), rate)
 
 
-@pytest.mark.parametrize(("value", "message"), [(np.nan, "not finite"), (1e4, "above 255")])
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "not finite"), (1e4, "of 64 or more")])
 def test_weights_that_integers_cannot_hold_are_refused(value, message):
     params = dict(codec_variables()["prior_fine"]["params"])
     params["middle"] = np.full_like(params["middle"], value)
