@@ -535,7 +535,7 @@ def gaussian_nll(x: Array, mean: Array, log_sigma: Scalar, where: Array | None =
 
 
 def quantised_logistic_nll(values: Array, mean: Array, log_scale: Array) -> Array:
-    """-log[F((v + 1/2 - m) / s) - F((v - 1/2 - m) / s)], F the logistic function: what an integer v costs in a file.
+    """-sum log[F((v + 1/2 - m) / s) - F((v - 1/2 - m) / s)], F the logistic function: what integers v cost in a file.
 
     For integers it is the ideal code length under a logistic distribution with unit bins. For v = y + u with u uniform
     in [-1/2, 1/2] it is the density of y + u, so its mean over u is a smooth stand-in for the rate of round(y).
@@ -546,7 +546,7 @@ def quantised_logistic_nll(values: Array, mean: Array, log_scale: Array) -> Arra
     Args:
         values: float [b, ...], integers or integers with noise.
         mean, log_scale: float [b, ...], m and log s; log s >= -40.
-    Returns: [b, ...] nats, >= 0, not summed.
+    Returns: [b] nats, >= 0.
     Raises:
         ValueError: if the shapes differ.
     References:
@@ -558,7 +558,7 @@ def quantised_logistic_nll(values: Array, mean: Array, log_scale: Array) -> Arra
     # F is odd about 1/2, so the sign of v - m does not matter; with this one both arguments are at most 1/(2s).
     distance = jnp.abs(values - mean)
     upper, lower = (0.5 - distance) * inverse, (-0.5 - distance) * inverse
-    return softplus(-upper) + softplus(lower) - jnp.log1p(-jnp.exp(-inverse))
+    return _sum_per_example(softplus(-upper) + softplus(lower) - jnp.log(-jnp.expm1(-inverse)))
 
 
 def optimal_log_sigma(x: Array, reconstruction: Array) -> Array:

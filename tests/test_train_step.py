@@ -9,6 +9,7 @@ from tiny import (
     largest_difference,
     state_of,
     tiny_batch,
+    tiny_codec,
     tiny_conditional_vae,
     tiny_gan,
     tiny_r3gan,
@@ -33,6 +34,7 @@ METHODS = {
     "stylegan2": tiny_stylegan2,
     "vae": tiny_vae,
     "conditional_vae": tiny_conditional_vae,
+    "codec": lambda dtype: tiny_codec(dtype).method,
 }
 
 

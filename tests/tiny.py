@@ -10,12 +10,14 @@ import optax
 from jimgen.augment import R3GAN, augment
 from jimgen.evaluation.extractors import Extractor
 from jimgen.methods.augmented import Augmented
+from jimgen.methods.codec import codec
 from jimgen.methods.conditional_vae import conditional_vae
 from jimgen.methods.gan import gan
 from jimgen.methods.stylegan2 import path_length_penalty, w_space
 from jimgen.methods.vae import bernoulli, gaussian, vae
 from jimgen.nets import conditional_vae as conditional_vae_nets
 from jimgen.nets import r3gan, sngan, stylegan2
+from jimgen.nets.codec import Analysis, Latents, Prior, Synthesis
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.nets.vae import ConvDecoder, ConvEncoder
 from jimgen.objectives import HINGE, RELATIVISTIC
@@ -113,6 +115,20 @@ def tiny_conditional_vae(dtype=jnp.float32, likelihood=None, **options):
         num_classes=3,
         tx=optax.adam(1e-3),
         likelihood=likelihood or gaussian(),
+        **options,
+    )
+
+
+def tiny_codec(dtype=jnp.float32, **options):
+    channels, steps = Latents(4, 2), (2.0, 1.0)
+    return codec(
+        Analysis(channels, steps, (4, 4), (0, 0), dtype),
+        Synthesis(SHAPE[-1], steps, (4, 4, 4), (0, 1, 0), dtype),
+        Prior(channels.coarse, 0, 2, 6),
+        Prior(channels.fine, channels.coarse, 2, 6),
+        image_shape=SHAPE,
+        sigmas=(0.4, 0.2),
+        tx=optax.adam(1e-3),
         **options,
     )
 

@@ -7,6 +7,7 @@ gains for several rates: Cui et al., Asymmetric Gained Deep Image Compression, a
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -95,10 +96,8 @@ class _Nets(NamedTuple):
     def nats(self, variables: Variables, latents: Latents, rate: Array) -> Array:
         """-log p(latents), [b]."""
         parts = zip(latents, self.logistics(variables, latents, rate), strict=True)
-        return sum(  # pyright: ignore[reportReturnType]
-            quantised_logistic_nll(x, mean, soft_lower_bound(raw, _SMALLEST_LOG_SCALE)).sum((1, 2, 3))
-            for x, (mean, raw) in parts
-        )
+        bound = partial(soft_lower_bound, bound=_SMALLEST_LOG_SCALE)
+        return sum(quantised_logistic_nll(x, mean, bound(raw)) for x, (mean, raw) in parts)  # pyright: ignore[reportReturnType]
 
 
 def codec(
@@ -230,7 +229,8 @@ def _sampler(nets: _Nets, image_shape: tuple[int, int, int], rate: int) -> Calla
         values = jnp.zeros((len(rates), size[0] + size[0] % 2, size[1] + size[1] % 2, net.channels))
         for k in range(NUM_STEPS):
             (i, j), channels = PHASES[k // 2], of_step(k, net.channels)
-            mean, raw = jnp.split(net.apply(variables, k, values, seen, rates, method="step"), 2, axis=-1)  # pyright: ignore[reportArgumentType]
+            found = net.apply(variables, values, seen, rates, method="steps")
+            mean, raw = jnp.split(found[k], 2, axis=-1)  # pyright: ignore[reportIndexIssue]
             uniform = noise.uniform(jax.random.fold_in(key, k), jnp.arange(len(rates)), mean.shape[1:])
             scale = jnp.exp(soft_lower_bound(raw, _SMALLEST_LOG_SCALE))
             drawn = mean + scale * jax.scipy.special.logit(jnp.clip(uniform, 1e-6, 1 - 1e-6))

@@ -41,9 +41,9 @@ class Block(nn.Module):
         film = _of_rate(self, "film", nn.initializers.zeros, (self.num_rates, 2 * width), rate)
         scale, offset = jnp.split(film.astype(self.dtype), 2, axis=-1)
         y = Norm(affine=False, dtype=self.dtype, name="norm")(x) * (1 + scale) + offset
-        y = nn.silu(Conv(width, kernel_size=3, stride=1, dtype=self.dtype, name="conv0")(y))
-        options = {"kernel_size": 1, "stride": 1, "padding": 0, "dtype": self.dtype}
-        return x + Conv(width, **options, kernel_init=nn.initializers.zeros, name="conv1")(y)
+        options = {"dtype": self.dtype, "kernel_init": nn.initializers.lecun_uniform()}
+        y = nn.silu(Conv(width, 3, 1, 1, name="conv0", **options)(y))
+        return x + Conv(width, 1, 1, 0, name="conv1", dtype=self.dtype, kernel_init=nn.initializers.zeros)(y)
 
 
 class Analysis(nn.Module):
@@ -65,14 +65,14 @@ class Analysis(nn.Module):
     @nn.compact
     def __call__(self, images: Array, rate: Array) -> Latents:
         base_size(images.shape[1:], 2, "the analysis")
-        options = {"dtype": self.dtype}
+        options = {"kernel_init": nn.initializers.lecun_uniform(), "dtype": self.dtype}
         x = Conv(self.widths[0], 2 * PATCH, PATCH, PATCH // 2, name="stem", **options)(images.astype(self.dtype) + 1)
         for i in range(self.depths[0]):
-            x = Block(len(self.steps), name=f"fine{i}", **options)(x, rate)
+            x = Block(len(self.steps), dtype=self.dtype, name=f"fine{i}")(x, rate)
         fine = Conv(self.channels.fine, 1, 1, 0, name="to_fine", **options)(x)
         x = Conv(self.widths[1], 2, 2, 0, name="down", **options)(even(x))
         for i in range(self.depths[1]):
-            x = Block(len(self.steps), name=f"coarse{i}", **options)(x, rate)
+            x = Block(len(self.steps), dtype=self.dtype, name=f"coarse{i}")(x, rate)
         coarse = Conv(self.channels.coarse, 1, 1, 0, name="to_coarse", **options)(x)
         gains = [_gain(self, self.steps, x.shape[-1], name, rate) for name, x in (("coarse", coarse), ("fine", fine))]
         return Latents(at_least_float32(coarse) * gains[0], at_least_float32(fine) * gains[1])
@@ -83,32 +83,29 @@ class Synthesis(nn.Module):
 
     channels: int
     steps: Sequence[float]
-    widths: tuple[int, int, int] = (
-        32,
-        64,
-        96,
-    )  # features of the pixels' grid halved, fine, coarse
+    widths: tuple[int, int, int] = (32, 64, 96)  # of the features at each 2x2 pixels, on the fine and the coarse grid
     depths: tuple[int, int, int] = (1, 2, 1)  # blocks on them
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, latents: Latents, rate: Array) -> Array:
-        options = {"dtype": self.dtype}
+        options = {"kernel_init": nn.initializers.lecun_uniform(), "dtype": self.dtype}
+        transposed = options | {"kernel_init": nn.initializers.lecun_uniform(in_axis=-1, out_axis=-2)}
         inverse = [1 / step for step in self.steps]
         coarse, fine = (
             x * _gain(self, inverse, x.shape[-1], name, rate) for name, x in zip(Latents._fields, latents, strict=True)
         )
         x = Conv(self.widths[2], 3, 1, 1, name="from_coarse", **options)(coarse)
         for i in range(self.depths[2]):
-            x = Block(len(self.steps), name=f"coarse{i}", **options)(x, rate)
-        x = ConvTranspose(self.widths[1], 2, 2, 0, name="up0", **options)(x)[:, : fine.shape[1], : fine.shape[2]]
+            x = Block(len(self.steps), dtype=self.dtype, name=f"coarse{i}")(x, rate)
+        x = ConvTranspose(self.widths[1], 2, 2, 0, name="up0", **transposed)(x)[:, : fine.shape[1], : fine.shape[2]]
         x += Conv(self.widths[1], 3, 1, 1, name="from_fine", **options)(fine)
         for i in range(self.depths[1]):
-            x = Block(len(self.steps), name=f"fine{i}", **options)(x, rate)
-        x = ConvTranspose(self.widths[0], name="up1", **options)(x)
+            x = Block(len(self.steps), dtype=self.dtype, name=f"fine{i}")(x, rate)
+        x = ConvTranspose(self.widths[0], name="up1", **transposed)(x)
         for i in range(self.depths[0]):
-            x = Block(len(self.steps), name=f"half{i}", **options)(x, rate)
-        return at_least_float32(ConvTranspose(self.channels, name="output", **options)(x)) - 1
+            x = Block(len(self.steps), dtype=self.dtype, name=f"half{i}")(x, rate)
+        return at_least_float32(ConvTranspose(self.channels, name="output", **transposed)(x)) - 1
 
 
 class Prior(nn.Module):
@@ -132,7 +129,7 @@ class Prior(nn.Module):
         if self.channels % 2:
             raise ValueError(f"a prior of {self.channels} channels: the number must be even")
         n, c, hidden, zeros = NUM_STEPS, self.channels, self.hidden, nn.initializers.zeros
-        lecun, lecun_of_step = nn.initializers.lecun_normal(), nn.initializers.lecun_normal(batch_axis=0)
+        lecun, lecun_of_step = nn.initializers.lecun_uniform(), nn.initializers.lecun_uniform(batch_axis=0)
         if self.above:
             self.above0 = self.param("above0", lecun, (3, 3, self.above, hidden))
             self.above0_bias = self.param("above0_bias", zeros, (hidden,))
@@ -156,12 +153,11 @@ class Prior(nn.Module):
         Returns: two float32 [b, h, w, channels].
         """
         height, width = values.shape[1:3]
-        values, seen = even(values), self.seen(above)
-        found = [self.step(k, values, seen, rate) for k in range(NUM_STEPS)]
+        values = even(values)
+        found = self.steps(values, self.seen(above), rate)
         parts = []
-        for part in range(2):  # mean, raw log scale
-            halves = [jnp.split(x, 2, axis=-1)[part] for x in found]
-            phases = [jnp.concatenate(halves[k : k + 2], -1) for k in range(0, NUM_STEPS, 2)]
+        for part in jnp.split(found, 2, axis=-1):  # mean, raw log scale
+            phases = [jnp.concatenate([part[k], part[k + 1]], -1) for k in range(0, NUM_STEPS, 2)]
             cells = jnp.stack([phases[PHASES.index(parity)] for parity in np.ndindex(2, 2)], axis=3)
             cells = cells.reshape(*cells.shape[:3], 2, 2, -1).swapaxes(2, 3)
             parts.append(cells.reshape(values.shape)[:, :height, :width])
@@ -174,17 +170,21 @@ class Prior(nn.Module):
         x = nn.relu(conv(above, self.above0) + along_last(self.above0_bias, above))
         return nn.relu(conv(x, self.above1) + along_last(self.above1_bias, x))
 
-    def step(self, k: int, values: Array, seen: Array | None, rate: Array) -> Array:
-        """Means and raw log scales of step k, joined: [b, h / 2, w / 2, channels], for values with even sides."""
-        i, j = PHASES[k // 2]
-        known = jnp.pad(values, ((0, 0), (2 - i, i + 1), (2 - j, j + 1), (0, 0)))
-        x = conv(known, self.window[k] * is_known(k, self.channels), stride=2, padding=0)
-        x += self.rate[k][rate][:, None, None]
+    def steps(self, values: Array, seen: Array | None, rate: Array) -> Array:
+        """Means and raw log scales of all steps, joined: [steps, b, h / 2, w / 2, channels], for even sides h and w."""
+        masks = jnp.asarray([is_known(k, self.channels) for k in range(NUM_STEPS)])
+        windows, hidden = self.window * masks, self.hidden
+        found = []
+        for p, (i, j) in enumerate(PHASES):
+            padded = jnp.pad(values, ((0, 0), (2 - i, i + 1), (2 - j, j + 1), (0, 0)))
+            kernel = jnp.concatenate([windows[2 * p], windows[2 * p + 1]], -1)
+            found += jnp.split(conv(padded, kernel, stride=2, padding=0), [hidden], axis=-1)
+        x = jnp.stack(found) + self.rate[:, rate][:, :, None, None]
         if seen is not None:
-            x += seen @ self.across[k]
+            x += jnp.einsum("buvh,khg->kbuvg", seen, self.across)
         x = nn.relu(x)
-        x = nn.relu(x @ self.middle[k] + along_last(self.middle_bias[k], x))
-        return x @ self.output[k] + self.output_bias[k][None, None, None]
+        x = nn.relu(jnp.einsum("kbuvh,khg->kbuvg", x, self.middle) + self.middle_bias[:, None, None, None])
+        return jnp.einsum("kbuvh,khg->kbuvg", x, self.output) + self.output_bias[:, None, None, None]
 
 
 def is_known(k: int, channels: int) -> np.ndarray:

@@ -63,9 +63,9 @@ def test_the_integer_prior_agrees_with_the_float_one(grid, model):
     found_seen, prior = seen(model.priors[grid], above), model.priors[grid]
     if grid:
         assert found_seen / 2**10 == pytest.approx(np.asarray(wanted_seen), abs=0.01)
+    steps = net.apply(variables[name], values, wanted_seen, rate, method="steps")
     for k in range(NUM_STEPS):
-        joined = net.apply(variables[name], k, values, wanted_seen, rate, method="step")
-        mean, raw = jnp.split(joined, 2, axis=-1)
+        mean, raw = jnp.split(steps[k], 2, axis=-1)
         wanted, _ = table_and_symbol(jnp.zeros_like(mean), mean, raw)
         tables, means = tables_and_means(prior, k, np.asarray(values, np.int64), found_seen, 1)
         assert (tables == np.asarray(wanted)).mean() > 0.9, k
