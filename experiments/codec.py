@@ -5,7 +5,7 @@ an entropy coder codes each. The loss is -log p(latents) + ||x - D(latents)||^2 
 rate (Balle, Minnen et al., arXiv:1802.01436).
 
     python experiments/codec.py --data digits --steps 1000
-    python experiments/codec.py --data fashion_mnist --steps 12000 --workdir runs/codec
+    python experiments/codec.py --data fashion_mnist --steps 8000 --workdir runs/codec
     jimgen compress runs/codec pictures/*.png --rate 3 --out pictures.jgc
     jimgen decompress pictures.jgc --run runs/codec --out pictures-again
     python benchmarks/rate_distortion.py runs/codec

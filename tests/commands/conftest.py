@@ -12,7 +12,7 @@ from small_runs import load_experiment, tiny_config
 from jimgen import cli
 from jimgen.runs import train
 
-RUNS = {"dcgan": {"size": 16}, "vae": {"conditional": True, "channels": 3}, "flow": {"num_steps": 2}}
+RUNS = {"dcgan": {"size": 16}, "vae": {"conditional": True, "channels": 3}, "flow": {"num_steps": 2}, "codec": {}}
 
 
 @pytest.fixture(scope="session")
