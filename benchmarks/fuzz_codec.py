@@ -25,9 +25,9 @@ from jimgen.apps.codec.files import compress, decompress
 from jimgen.apps.codec.lossy import lossy
 from jimgen.apps.codec.payload import Payload
 from jimgen.methods.codec import NUM_SYMBOLS, NUM_TABLES, Codec, logistic_tables
-from jimgen.nets.codec import Latents, Prior
+from jimgen.nets.codec import Channels, Latents, Prior
 
-_CHANNELS = Latents(2, 2)  # pyright: ignore[reportArgumentType]
+_CHANNELS = Channels(2, 2)
 _RATES, _HIDDEN = 3, 8
 
 

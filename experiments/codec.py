@@ -35,7 +35,7 @@ import optax
 
 from jimgen.data.dataset import DataSpec
 from jimgen.methods.codec import Codec, codec
-from jimgen.nets.codec import Analysis, Latents, Prior, Synthesis
+from jimgen.nets.codec import Analysis, Channels, Prior, Synthesis
 from jimgen.nets.layers import base_size
 
 
@@ -66,7 +66,7 @@ class Config(ScheduledConfig):
 def build(config: Config, data: DataSpec) -> Codec:
     base_size(data.shape, 2, "the codec")
     steps = tuple(sigma / math.sqrt(config.sigmas[0] * config.sigmas[-1]) for sigma in config.sigmas)
-    channels = Latents(config.coarse_channels, config.fine_channels)
+    channels = Channels(config.coarse_channels, config.fine_channels)
     widths = max(1, config.width // 2), config.width, 3 * config.width // 2
     adam = optax.adam(config.schedule())
     return codec(

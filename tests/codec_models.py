@@ -3,9 +3,9 @@
 import numpy as np
 
 from jimgen.methods.codec import NUM_SYMBOLS, NUM_TABLES, logistic_tables
-from jimgen.nets.codec import NUM_STEPS, WINDOW, Latents
+from jimgen.nets.codec import NUM_STEPS, WINDOW, Channels
 
-CHANNELS, NUM_RATES, HIDDEN = Latents(4, 2), 2, 6
+CHANNELS, NUM_RATES, HIDDEN = Channels(4, 2), 2, 6
 
 
 def codec_variables() -> dict:

@@ -17,7 +17,7 @@ from jimgen.methods.stylegan2 import path_length_penalty, w_space
 from jimgen.methods.vae import bernoulli, gaussian, vae
 from jimgen.nets import conditional_vae as conditional_vae_nets
 from jimgen.nets import r3gan, sngan, stylegan2
-from jimgen.nets.codec import Analysis, Latents, Prior, Synthesis
+from jimgen.nets.codec import Analysis, Channels, Prior, Synthesis
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.nets.vae import ConvDecoder, ConvEncoder
 from jimgen.objectives import HINGE, RELATIVISTIC
@@ -120,7 +120,7 @@ def tiny_conditional_vae(dtype=jnp.float32, likelihood=None, **options):
 
 
 def tiny_codec(dtype=jnp.float32, **options):
-    channels, steps = Latents(4, 2), (2.0, 1.0)
+    channels, steps = Channels(4, 2), (2.0, 1.0)
     return codec(
         Analysis(channels, steps, (4, 4), (0, 0), dtype),
         Synthesis(SHAPE[-1], steps, (4, 4, 4), (0, 1, 0), dtype),

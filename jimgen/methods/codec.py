@@ -20,7 +20,7 @@ from jax import Array, lax
 from jimgen import noise
 from jimgen.methods.method import Method
 from jimgen.metrics.image_quality import psnr
-from jimgen.nets.codec import NUM_STEPS, PATCH, PHASES, Latents, Prior, of_step
+from jimgen.nets.codec import NUM_STEPS, PATCH, PHASES, Channels, Latents, Prior, of_step
 from jimgen.nets.vq import count_tokens
 from jimgen.objectives import negative_elbo, quantised_logistic_nll, soft_lower_bound, squared_error
 from jimgen.parallel import num_shards
@@ -51,7 +51,7 @@ class Codec(NamedTuple):
     encode: Callable[[Variables, Array, Array], Latents]  # (variables, images [n, h, w, c], rate) -> int32
     decode: Callable[[Variables, Latents, Array], Array]  # (variables, latents, rate) -> images in [-1, 1]
     num_rates: int
-    channels: Latents  # channels of the grids, ints
+    channels: Channels
 
 
 class _Nets(NamedTuple):
@@ -183,7 +183,7 @@ def codec(
         reconstruct=reconstruct,
         evaluate=evaluate,
     )
-    return Codec(method, nets.encode, nets.decode, num_rates, Latents(prior_coarse.channels, prior_fine.channels))
+    return Codec(method, nets.encode, nets.decode, num_rates, Channels(prior_coarse.channels, prior_fine.channels))
 
 
 def logistic_tables() -> np.ndarray:
@@ -229,8 +229,8 @@ def _sampler(nets: _Nets, image_shape: tuple[int, int, int], rate: int) -> Calla
         values = jnp.zeros((len(rates), size[0] + size[0] % 2, size[1] + size[1] % 2, net.channels))
         for k in range(NUM_STEPS):
             (i, j), channels = PHASES[k // 2], of_step(k, net.channels)
-            found = net.apply(variables, values, seen, rates, method="steps")
-            mean, raw = jnp.split(found[k], 2, axis=-1)  # pyright: ignore[reportIndexIssue]
+            found: Any = net.apply(variables, values, seen, rates, method="steps")
+            mean, raw = jnp.split(found[k], 2, axis=-1)
             uniform = noise.uniform(jax.random.fold_in(key, k), jnp.arange(len(rates)), mean.shape[1:])
             scale = jnp.exp(soft_lower_bound(raw, _SMALLEST_LOG_SCALE))
             drawn = mean + scale * jax.scipy.special.logit(jnp.clip(uniform, 1e-6, 1 - 1e-6))

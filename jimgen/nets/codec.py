@@ -6,7 +6,8 @@ gains of the latents and a scale and an offset of each block.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -23,10 +24,21 @@ WINDOW = 5  # places each way, of known values
 
 
 class Latents(NamedTuple):
-    """Numbers that describe pictures; as integers, what a file holds."""
+    """Numbers that describe pictures, arrays of JAX or NumPy; as integers, what a file holds."""
 
-    coarse: Array  # [b, ceil(h / 8), ceil(w / 8), channels]
-    fine: Array  # [b, h / 4, w / 4, channels]
+    coarse: Any  # [b, ceil(h / 8), ceil(w / 8), channels]
+    fine: Any  # [b, h / 4, w / 4, channels]
+
+
+class Channels(NamedTuple):
+    """Channels of the two grids of latents, each an even number."""
+
+    coarse: int
+    fine: int
+
+
+_UNIFORM = nn.initializers.lecun_uniform()  # compiles faster than the normal one
+_UNIFORM_TRANSPOSED = nn.initializers.lecun_uniform(in_axis=-1, out_axis=-2)
 
 
 class Block(nn.Module):
@@ -41,9 +53,8 @@ class Block(nn.Module):
         film = _of_rate(self, "film", nn.initializers.zeros, (self.num_rates, 2 * width), rate)
         scale, offset = jnp.split(film.astype(self.dtype), 2, axis=-1)
         y = Norm(affine=False, dtype=self.dtype, name="norm")(x) * (1 + scale) + offset
-        options = {"dtype": self.dtype, "kernel_init": nn.initializers.lecun_uniform()}
-        y = nn.silu(Conv(width, 3, 1, 1, name="conv0", **options)(y))
-        return x + Conv(width, 1, 1, 0, name="conv1", dtype=self.dtype, kernel_init=nn.initializers.zeros)(y)
+        y = nn.silu(Conv(width, 3, 1, 1, kernel_init=_UNIFORM, dtype=self.dtype, name="conv0")(y))
+        return x + Conv(width, 1, 1, 0, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="conv1")(y)
 
 
 class Analysis(nn.Module):
@@ -56,7 +67,7 @@ class Analysis(nn.Module):
         ValueError: for sides that are not multiples of 4.
     """
 
-    channels: Latents  # channels of the two grids, ints
+    channels: Channels
     steps: Sequence[float]
     widths: tuple[int, int] = (64, 96)  # of the features on the fine and the coarse grid
     depths: tuple[int, int] = (1, 1)  # blocks on them
@@ -65,15 +76,15 @@ class Analysis(nn.Module):
     @nn.compact
     def __call__(self, images: Array, rate: Array) -> Latents:
         base_size(images.shape[1:], 2, "the analysis")
-        options = {"kernel_init": nn.initializers.lecun_uniform(), "dtype": self.dtype}
-        x = Conv(self.widths[0], 2 * PATCH, PATCH, PATCH // 2, name="stem", **options)(images.astype(self.dtype) + 1)
+        layer = partial(Conv, kernel_init=_UNIFORM, dtype=self.dtype)
+        x = layer(self.widths[0], 2 * PATCH, PATCH, PATCH // 2, name="stem")(images.astype(self.dtype) + 1)
         for i in range(self.depths[0]):
             x = Block(len(self.steps), dtype=self.dtype, name=f"fine{i}")(x, rate)
-        fine = Conv(self.channels.fine, 1, 1, 0, name="to_fine", **options)(x)
-        x = Conv(self.widths[1], 2, 2, 0, name="down", **options)(even(x))
+        fine = layer(self.channels.fine, 1, 1, 0, name="to_fine")(x)
+        x = layer(self.widths[1], 2, 2, 0, name="down")(even(x))
         for i in range(self.depths[1]):
             x = Block(len(self.steps), dtype=self.dtype, name=f"coarse{i}")(x, rate)
-        coarse = Conv(self.channels.coarse, 1, 1, 0, name="to_coarse", **options)(x)
+        coarse = layer(self.channels.coarse, 1, 1, 0, name="to_coarse")(x)
         gains = [_gain(self, self.steps, x.shape[-1], name, rate) for name, x in (("coarse", coarse), ("fine", fine))]
         return Latents(at_least_float32(coarse) * gains[0], at_least_float32(fine) * gains[1])
 
@@ -89,23 +100,23 @@ class Synthesis(nn.Module):
 
     @nn.compact
     def __call__(self, latents: Latents, rate: Array) -> Array:
-        options = {"kernel_init": nn.initializers.lecun_uniform(), "dtype": self.dtype}
-        transposed = options | {"kernel_init": nn.initializers.lecun_uniform(in_axis=-1, out_axis=-2)}
+        layer = partial(Conv, kernel_init=_UNIFORM, dtype=self.dtype)
+        transposed = partial(ConvTranspose, kernel_init=_UNIFORM_TRANSPOSED, dtype=self.dtype)
         inverse = [1 / step for step in self.steps]
         coarse, fine = (
             x * _gain(self, inverse, x.shape[-1], name, rate) for name, x in zip(Latents._fields, latents, strict=True)
         )
-        x = Conv(self.widths[2], 3, 1, 1, name="from_coarse", **options)(coarse)
+        x = layer(self.widths[2], 3, 1, 1, name="from_coarse")(coarse)
         for i in range(self.depths[2]):
             x = Block(len(self.steps), dtype=self.dtype, name=f"coarse{i}")(x, rate)
-        x = ConvTranspose(self.widths[1], 2, 2, 0, name="up0", **transposed)(x)[:, : fine.shape[1], : fine.shape[2]]
-        x += Conv(self.widths[1], 3, 1, 1, name="from_fine", **options)(fine)
+        x = transposed(self.widths[1], 2, 2, 0, name="up0")(x)[:, : fine.shape[1], : fine.shape[2]]
+        x += layer(self.widths[1], 3, 1, 1, name="from_fine")(fine)
         for i in range(self.depths[1]):
             x = Block(len(self.steps), dtype=self.dtype, name=f"fine{i}")(x, rate)
-        x = ConvTranspose(self.widths[0], name="up1", **transposed)(x)
+        x = transposed(self.widths[0], name="up1")(x)
         for i in range(self.depths[0]):
             x = Block(len(self.steps), dtype=self.dtype, name=f"half{i}")(x, rate)
-        return at_least_float32(ConvTranspose(self.channels, name="output", **transposed)(x)) - 1
+        return at_least_float32(transposed(self.channels, name="output")(x)) - 1
 
 
 class Prior(nn.Module):

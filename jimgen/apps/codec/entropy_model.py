@@ -10,8 +10,9 @@ from jimgen.apps.codec.errors import DamagedFile, UnusableModel
 from jimgen.apps.codec.integer_prior import LARGEST_LATENT, IntegerPrior, integer_prior, seen, tables_and_means
 from jimgen.apps.codec.range_coder import Reader, Tables, Writer
 from jimgen.methods.codec import PRIORS
-from jimgen.nets.codec import NUM_STEPS, PATCH, PHASES, Latents, of_step
+from jimgen.nets.codec import NUM_STEPS, PATCH, PHASES, Channels, Latents, of_step
 
+Size = tuple[int, int]
 TOTAL = 2**20  # of the frequencies of a table
 _LOGISTIC_COUNTS = 16  # as many symbols, spread as the logistic says, are added to the counts of a table
 
@@ -19,11 +20,11 @@ _LOGISTIC_COUNTS = 16  # as many symbols, spread as the logistic says, are added
 class EntropyModel(NamedTuple):
     tables: Tables
     priors: tuple[IntegerPrior, IntegerPrior]  # of the coarse and the fine grid
-    channels: Latents  # ints
+    channels: Channels
     num_rates: int
 
 
-def entropy_model(variables: Mapping[str, Any], channels: Latents, num_rates: int) -> EntropyModel:
+def entropy_model(variables: Mapping[str, Any], channels: Channels, num_rates: int) -> EntropyModel:
     """The entropy model in the variables of a codec.
 
     Raises:
@@ -54,10 +55,10 @@ def frequencies(counts: np.ndarray, logistic: np.ndarray) -> np.ndarray:
     return found
 
 
-def grid_sizes(height: int, width: int) -> Latents:
-    """(rows, columns) of the two grids of a picture: sides are padded to multiples of 4."""
+def grid_sizes(height: int, width: int) -> tuple[Size, Size]:
+    """(rows, columns) of the coarse and of the fine grid of a picture, whose sides are padded to multiples of 4."""
     fine = -(-height // PATCH), -(-width // PATCH)
-    return Latents((-(-fine[0] // 2), -(-fine[1] // 2)), fine)  # pyright: ignore[reportArgumentType]
+    return (-(-fine[0] // 2), -(-fine[1] // 2)), fine
 
 
 def encode_latents(model: EntropyModel, latents: Latents, rate: int) -> bytes:
@@ -69,7 +70,7 @@ def encode_latents(model: EntropyModel, latents: Latents, rate: int) -> bytes:
         writer.write(tables.ravel(), (values - means).ravel())
         return values
 
-    _walk(model, len(latents.coarse), Latents(*(x.shape[1:3] for x in latents)), rate, visit)
+    _walk(model, len(latents.coarse), (latents.coarse.shape[1:3], latents.fine.shape[1:3]), rate, visit)
     return writer.finish()
 
 
@@ -97,7 +98,9 @@ def checksum(latents: Latents) -> int:
     return zlib.crc32(latents.fine.astype("<i4").tobytes(), zlib.crc32(latents.coarse.astype("<i4").tobytes()))
 
 
-def _walk(model: EntropyModel, num: int, sizes: Latents, rate: int, visit: Callable[..., np.ndarray]) -> Latents:
+def _walk(
+    model: EntropyModel, num: int, sizes: tuple[Size, Size], rate: int, visit: Callable[..., np.ndarray]
+) -> Latents:
     """Goes through all latents in coding order.
 
     `visit` gets the number of the grid, the index in it of a step's latents, and their tables and means; it returns the
