@@ -29,7 +29,7 @@ format: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,metrics,faces,medical]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,metrics,faces,medical,codec]'
 	touch $@
 
 clean:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import fuzz_arrays
+import fuzz_codec
 import fuzz_medical
 import fuzz_pictures
 import fuzz_runs
@@ -44,5 +45,7 @@ KINDS = {
     "run": Kind(fuzz_runs.whole_run, 3),
     "tokens": Kind(fuzz_runs.tokens, 2),
 }
+if has_modules("constriction"):
+    KINDS["codec"] = Kind(fuzz_codec.codec, 12)
 if has_modules("pydicom", "nibabel"):
     KINDS["medical"] = Kind(fuzz_medical.medical, 6)

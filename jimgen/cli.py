@@ -11,6 +11,7 @@ from typing import Any
 import tyro
 
 from jimgen import __version__
+from jimgen.commands.codec import codec_info, compress, decompress
 from jimgen.commands.data import data
 from jimgen.commands.images import inpaint, interpolate, levels, reconstruct, sample
 from jimgen.commands.latents import directions, project
@@ -36,6 +37,9 @@ def main() -> None:
         "restore": restore,
         "project": project,
         "directions": directions,
+        "compress": compress,
+        "decompress": decompress,
+        "codec-info": codec_info,
         "evaluate": evaluate,
         "likelihood": likelihood,
         "compare": compare,

@@ -223,6 +223,18 @@ PER_EXAMPLE = {
         (IMAGES, IMAGES[..., 0], 0.0),
         r"x \[4, 2, 2, 1\], mean \[4, 2, 2\]",
     ),
+    "quantised_logistic_nll": Row(
+        objectives.quantised_logistic_nll,
+        (
+            jnp.array([[2.0, 1.0], [3.0, 0.0]]),
+            jnp.array([[2.0, -0.3], [1.0, 0.0]]),
+            jnp.log(jnp.array([[1.0] * 2, [0.5, 1.0]])),
+        ),
+        [1.406829 + 1.782753, 3.200716 + 1.406829],
+        (EXTREME, -EXTREME, jnp.array([[-30.0, -6.0, 6.0, 15.0]])),
+        (IMAGES, IMAGES, IMAGES[..., 0]),
+        r"log_scale \[4, 2, 2\]",
+    ),
     "optimal_log_sigma": Row(
         objectives.optimal_log_sigma,
         (jnp.array([[1.0, 0.0]]), jnp.array([[0.5, 0.25]])),

@@ -9,6 +9,7 @@ from tiny import (
     largest_difference,
     state_of,
     tiny_batch,
+    tiny_codec,
     tiny_conditional_vae,
     tiny_gan,
     tiny_hierarchical_vae,
@@ -38,6 +39,7 @@ METHODS = {
     "hierarchical_vae": tiny_hierarchical_vae,
     "vae_vamp": lambda dtype: tiny_prior_vae("vamp", dtype),
     "vae_flow": lambda dtype: tiny_prior_vae("flow", dtype),
+    "codec": lambda dtype: tiny_codec(dtype).method,
 }
 
 

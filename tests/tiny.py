@@ -11,6 +11,7 @@ from jimgen.augment import R3GAN, augment
 from jimgen.evaluation.extractors import Extractor
 from jimgen.methods.augmented import Augmented
 from jimgen.methods.autoencoder import autoencoder
+from jimgen.methods.codec import codec
 from jimgen.methods.conditional_vae import conditional_vae
 from jimgen.methods.gan import gan
 from jimgen.methods.hierarchical_vae import hierarchical_vae
@@ -21,6 +22,7 @@ from jimgen.methods.vae import vae
 from jimgen.nets import autoencoder_kl, r3gan, sngan, stylegan2
 from jimgen.nets import conditional_vae as conditional_vae_nets
 from jimgen.nets import hierarchical_vae as hierarchical_vae_nets
+from jimgen.nets.codec import Analysis, Channels, Prior, Synthesis
 from jimgen.nets.dcgan import Discriminator, Generator
 from jimgen.nets.hierarchical_vae import Stage
 from jimgen.nets.latent_flow import VelocityMLP
@@ -155,6 +157,20 @@ def tiny_hierarchical_vae(dtype=jnp.float32, likelihood=None, **options):
         **options,
     )
     return made.method
+
+
+def tiny_codec(dtype=jnp.float32, **options):
+    channels, steps = Channels(4, 2), (2.0, 1.0)
+    return codec(
+        Analysis(channels, steps, (4, 4), (0, 0), dtype),
+        Synthesis(SHAPE[-1], steps, (4, 4, 4), (0, 1, 0), dtype),
+        Prior(channels.coarse, 0, 2, 6),
+        Prior(channels.fine, channels.coarse, 2, 6),
+        image_shape=SHAPE,
+        sigmas=(0.4, 0.2),
+        tx=optax.adam(1e-3),
+        **options,
+    )
 
 
 def tiny_batch(size=8, seed=0, dtype=jnp.float32):

@@ -17,6 +17,7 @@ RUNS = {
     "vae": {"conditional": True, "channels": 3},
     "flow": {"num_steps": 2},
     "hierarchical_vae": {},
+    "codec": {},
 }
 
 

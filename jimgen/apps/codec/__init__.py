@@ -1,0 +1,1 @@
+"""Compression of pictures by a run: a container for files, and kinds of payloads in it."""

@@ -1,0 +1,181 @@
+"""Compression of pictures by a run: compress, decompress, codec-info."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from jimgen.commands.shared import RunFolder, load_run, output_file, output_folder, start_jax
+from jimgen.errors import UserError
+
+if TYPE_CHECKING:
+    from jimgen.apps.codec.payload import Payload
+
+MOST_BYTES = 2**30  # of a file to decompress
+
+
+def compress(
+    run: RunFolder,
+    pictures: Annotated[tuple[Path, ...], tyro.conf.Positional],
+    out: Path,
+    rate: int | None = None,
+    no_names: bool = False,
+) -> None:
+    """Compress pictures into one file, by a run of codec.py (lossy) or pixel_transformer.py (lossless).
+
+    Pictures are brought to the run's channels, never to its size. A run on grey pictures stores colours as their luma.
+    A run on opaque pictures puts transparent ones over its background. A run on colour stores grey as colour. Lossless
+    runs refuse pictures that would change. The file is decoded again before it is written.
+
+    Args:
+        run: folder of the run.
+        pictures: files of pictures, or folders of them.
+        out: path of the file, usually FILE.jgc.
+        rate: number of the rate, 0 for the smallest file; default: the middle one.
+        no_names: do not store the pictures' names; decompress numbers them.
+    """
+    from jimgen.apps.codec.container import require_valid_names
+    from jimgen.apps.codec.files import compress as compressed
+    from jimgen.files import write_atomically
+
+    path, sources = output_file(out), _sources(pictures)
+    names = None if no_names else tuple(_stored_name(source) for source in sources)
+    require_valid_names(names or ())
+    with start_jax():
+        loaded, payload = _payload(run)
+        read = [_picture(loaded, payload, source) for source in sources]
+        rate = payload.num_rates // 2 if rate is None else rate
+        data = compressed(payload, read, rate, names)
+    write_atomically(path, data)
+    pixels = sum(picture.size for picture in read)
+    each = f"{len(data) / len(read):.1f} bytes a picture, {8 * len(data) / pixels:.3f} bits a sub-pixel"
+    print(f"{path}: {len(read)} pictures, {len(data)} bytes, {each}, before {pixels}")
+
+
+def decompress(
+    file: Annotated[Path, tyro.conf.Positional],
+    run: Path,
+    out: Path,
+) -> None:
+    """Decompress a file of `jimgen compress` into a folder of PNGs, by the run that wrote it.
+
+    Args:
+        file: path of the compressed file.
+        run: folder of the run that wrote it.
+        out: folder for the pictures; it must be empty or not exist.
+    """
+    import numpy as np
+
+    from jimgen.alpha import unpremultiply
+    from jimgen.apps.codec.container import unpack
+    from jimgen.apps.codec.files import decompress as decompressed
+    from jimgen.files import disk_errors, write_atomically
+    from jimgen.pictures import encode_png
+
+    folder, data = output_folder(out, empty=True), _read(file)
+    unpack(data)  # before anything slow
+    num = 0
+    with start_jax():
+        _, payload = _payload(run)
+        for name, picture in decompressed(payload, data):
+            if num == 0:
+                with disk_errors(folder):
+                    folder.mkdir(parents=True, exist_ok=True)
+            straight = unpremultiply(picture) if picture.shape[-1] == 4 else np.asarray(picture)
+            pixels = straight[..., 0] if straight.shape[-1] == 1 else straight
+            write_atomically(folder / f"{name}.png", encode_png(pixels))
+            num += 1
+    print(f"{folder}: {num} pictures")
+
+
+def codec_info(file: Annotated[Path, tyro.conf.Positional]) -> None:
+    """Describe a file of `jimgen compress`: its model, pictures and sizes.
+
+    Args:
+        file: path of the compressed file.
+    """
+    from collections import Counter
+
+    from jimgen.apps.codec.container import unpack
+
+    data = _read(file)
+    container = unpack(data)
+    payload_bytes = sum(len(part) for block in container.blocks for part in block.parts)
+    print(f"{file}: {len(data)} bytes, {len(data) / max(1, container.num):.1f} a picture")
+    print(f"kind {container.kind.name.lower()}, model {container.model.hex()}")
+    print(f"{container.num} pictures in {len(container.blocks)} blocks, {payload_bytes} bytes of code")
+    shapes = Counter()
+    for block in container.blocks:
+        shapes[block.shape, block.rate] += block.num
+    for ((height, width, channels), rate), num in sorted(shapes.items()):
+        print(f"  {num} of {height}x{width} with {channels} channel{'s' if channels > 1 else ''}, rate {rate}")
+    names = container.names
+    shown = "none stored" if names is None else ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    print(f"names: {shown}")
+
+
+def _payload(run: Path) -> tuple[Any, "Payload"]:
+    from jimgen.apps.codec.of_run import payload_of
+
+    loaded = load_run(run)
+    return loaded, payload_of(loaded)
+
+
+def _read(file: Path) -> bytes:
+    from jimgen.files import expanded, read_errors
+
+    file = expanded(file)
+    with read_errors(file):
+        if file.stat().st_size > MOST_BYTES:
+            raise UserError(f"{file} has more than {MOST_BYTES} bytes: not a file of `jimgen compress`")
+        return file.read_bytes()
+
+
+def _sources(pictures: tuple[Path, ...]) -> list[Path]:
+    """The files, with folders replaced by the pictures in them, in order of their names."""
+    from jimgen.data.images import picture_suffixes
+    from jimgen.files import expanded, read_errors
+
+    found = []
+    for picture in map(expanded, pictures):
+        if picture.is_dir():
+            with read_errors(picture):
+                inside = sorted(path for path in picture.iterdir() if path.suffix.lower() in picture_suffixes())
+            if not inside:
+                raise UserError(f"{picture} holds no pictures")
+            found += inside
+        else:
+            found.append(picture)
+    if not found:
+        raise UserError("no pictures: give files of pictures, or a folder of them")
+    return found
+
+
+def _stored_name(source: Path) -> str:
+    from jimgen.files import shown
+
+    return shown(source.stem)
+
+
+def _picture(loaded: Any, payload: "Payload", source: Path) -> Any:
+    """A picture uint8 [h, w, c] in the run's channels.
+
+    Raises:
+        UserError: it cannot be read, or the payload is lossless and the picture would change.
+    """
+    import numpy as np
+
+    from jimgen.apps.codec.container import Kind
+    from jimgen.commands.fitted import fitted_picture
+    from jimgen.data.images import decode
+
+    fitted = fitted_picture(loaded, source, own_size=True)
+    if payload.kind == Kind.LATENTS:
+        return fitted
+    original = decode(source, alpha=True)
+    again = np.full(original.shape, 255, np.uint8)
+    again[..., : 4 if fitted.shape[-1] == 4 else 3] = fitted
+    if not np.array_equal(again, original):
+        have = {1: "grey", 3: "opaque colour", 4: "transparent"}[payload.channels]
+        raise UserError(f"{source} is not {have}, as the pictures of {loaded.folder} are: it would not be lossless")
+    return fitted
