@@ -1,6 +1,6 @@
 """Reconstruction of phantom slices from few views, a limited angle and a low dose, beside the usual methods.
 
-    python experiments/ct.py --data phantom:ct --size 64 --steps 2000 --workdir runs/ct
+    python experiments/ct.py --data phantom:ct --size 64 --patch 8 --steps 2000 --workdir runs/ct
     python benchmarks/ct.py runs/ct --num 100 --draws 19
 
 Phantoms only: no clinical claim. Baselines: filtered back-projection, SART, and total variation (gradient steps towards

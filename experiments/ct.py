@@ -1,6 +1,6 @@
 """Slices of computed tomography: a flow that reconstructs them from few views, a limited angle or a low dose.
 
-    python experiments/ct.py --data phantom:ct --size 64 --steps 2000 --workdir runs/ct
+    python experiments/ct.py --data phantom:ct --size 64 --patch 8 --steps 2000 --workdir runs/ct
     jimgen data phantom:ct --size 64 --out slices.png
     jimgen restore runs/ct slice.png --task ct --views 16 --simulate
     python benchmarks/ct.py runs/ct
@@ -35,7 +35,7 @@ from jimgen.nets.transformer import Backbone, num_heads
 
 @dataclass(frozen=True, kw_only=True)
 class Config(ScheduledConfig):
-    patch: int = field(default=8, metadata=COUNT)
+    patch: int = field(default=4, metadata=COUNT)
     """side of the patches that become tokens; divides height and width"""
     width: int = field(default=128, metadata=COUNT)
     """width of the tokens"""
