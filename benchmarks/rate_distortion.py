@@ -32,7 +32,7 @@ from jimgen.runs.load import load_run
 from jimgen.runs.subject import load_data
 
 QUALITIES = (1, 5, 10, 20, 30, 45, 60, 75, 85)
-KLT_STEPS = (6.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.35)  # of coefficients of pictures in [0, 1]
+KLT_STEPS = (4.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.13)  # of coefficients of pictures in [0, 1]
 NUM_FITTED = 20_000  # training pictures for the KLT
 BEST_PSNR = 60.0  # dB, stands for that of equal pictures
 
