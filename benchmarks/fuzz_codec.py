@@ -138,6 +138,7 @@ def _payload() -> Payload:
         return jnp.clip(fine / 7, -1, 1)
 
     variables = {
+        "analysis": {},
         "synthesis": {},
         "prior_coarse": prior(_CHANNELS.coarse, 0),
         "prior_fine": prior(_CHANNELS.fine, _CHANNELS.coarse),

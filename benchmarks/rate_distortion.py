@@ -32,7 +32,7 @@ from jimgen.runs.load import load_run
 from jimgen.runs.subject import load_data
 
 QUALITIES = (1, 5, 10, 20, 30, 45, 60, 75, 85)
-KLT_STEPS = (6.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.35)  # of coefficients of pictures in [0, 1]
+KLT_STEPS = (4.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.13)  # of coefficients of pictures in [0, 1]
 NUM_FITTED = 20_000  # training pictures for the KLT
 BEST_PSNR = 60.0  # dB, stands for that of equal pictures
 
@@ -150,12 +150,21 @@ def draw(curves: dict[str, list[Point]], path: Path) -> None:
 
 
 def _bd_rate(ours: list[Point], others: list[Point]) -> str:
-    curves = [[(p.bytes, p.psnr) for p in points] for points in (ours, others)]
+    curves = [[(p.bytes, p.psnr) for p in _rising(points)] for points in (ours, others)]
     try:
         (rates, psnrs), (anchor_rates, anchor_psnrs) = (zip(*curve, strict=True) for curve in curves)
         return f"{bd_rate(rates, psnrs, anchor_rates, anchor_psnrs):+.1f}%"
     except ValueError as error:
         return f"none ({error})"
+
+
+def _rising(points: list[Point]) -> list[Point]:
+    """Those points that have a better PSNR than all smaller ones."""
+    kept: list[Point] = []
+    for found in sorted(points, key=lambda p: p.bytes):
+        if not kept or (found.psnr > kept[-1].psnr and found.bytes > kept[-1].bytes):
+            kept.append(found)
+    return kept
 
 
 def _encoded(name: str, picture: np.ndarray, quality: int) -> tuple[int, np.ndarray]:

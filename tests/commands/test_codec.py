@@ -52,7 +52,7 @@ def test_what_cannot_be_compressed_is_refused(folders, refused, pictures, tmp_pa
     assert "holds no pictures" in refused("compress", folders["codec"], tmp_path / "empty", *out)
     assert "not a picture" in refused("compress", folders["codec"], tmp_path / "text.png", *out)
     assert "one name" in refused("compress", folders["codec"], pictures / "a.png", tmp_path / "more", *out)
-    assert "rates 0 (smallest files) to 5" in refused("compress", folders["codec"], pictures, "--rate", 6, *out)
+    assert "rates 0 (smallest files) to 6" in refused("compress", folders["codec"], pictures, "--rate", 7, *out)
     assert "experiments/codec.py compresses" in refused("compress", folders["flow"], pictures, *out)
     Image.new("L", (4096, 1025)).save(tmp_path / "large.png")
     assert "make them smaller" in refused("compress", folders["codec"], tmp_path / "large.png", *out)

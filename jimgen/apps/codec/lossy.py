@@ -31,6 +31,7 @@ def lossy(codec: Codec, variables: Variables, channels: int) -> Payload:
     Raises:
         UnusableModel: weights or tables are not finite, or too large.
     """
+    identity(variables["analysis"])  # it is not part of the identity below, but must be finite too
     model = entropy.entropy_model(variables, codec.channels, codec.num_rates)
     encode, decode = jax.jit(codec.encode), jax.jit(codec.decode)
 
@@ -66,8 +67,8 @@ def lossy(codec: Codec, variables: Variables, channels: int) -> Payload:
             raise OtherModel("decoded latents do not have the stored checksum: the file is damaged, or not of this run")
         return latents
 
-    id_ = identity({"synthesis": variables["synthesis"], "priors": model.priors, "tables": model.tables.frequencies})
-    return Payload(Kind.LATENTS, id_, channels, None, codec.num_rates, to_block, to_pictures)
+    decoder = identity(variables["synthesis"], model.priors, model.tables.frequencies)
+    return Payload(Kind.LATENTS, decoder, channels, None, codec.num_rates, to_block, to_pictures)
 
 
 def _chunks(num: int, pixels: int) -> Iterator[tuple[Any, int]]:
