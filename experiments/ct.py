@@ -14,7 +14,9 @@ On an accelerator, larger slices:
     python experiments/ct.py --data folder:slices/ --channels 1 --size 128 --width 384 --depth 12 --head-dim 64 \
         --batch-size 256 --learning-rate 5e-4 --warmup-steps 1000 --steps 40000 --ema-half-life 180000 --dtype bfloat16
 
-Results: none yet. The commands have not run to the end yet.
+Result of the first command, seed 0: test flow loss .060 after 1076 CPU s on one core that also had other work (AMD
+EPYC, 2026-11-26). In a first try patches of 8 pixels had a training loss of .12 after 190 s, patches of 4 one of .19
+after about 540 s. The benchmark has not run to the end yet, and the last command has not run.
 """
 
 from jimgen.experiment import COUNT, DRAWING, ScheduledConfig, main  # first, so that Ctrl-C works while JAX loads
