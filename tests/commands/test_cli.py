@@ -78,9 +78,10 @@ def test_version(jimgen):
 
 def test_runs_lists_step_and_metrics(folders, jimgen):
     lines = jimgen("runs", folders["vae"].parent).splitlines()
-    assert len(lines) == 3
-    assert "dcgan  digits  step 2 of 2" in lines[0] and "generator/loss" in lines[0]
-    assert "vae  digits  step 2 of 2" in lines[2] and "test/nats_given_label[binarised,ELBO]" in lines[2]
+    assert [line.split("/")[-1].split()[0] for line in lines] == sorted(folders)
+    of = {name: line for name, line in zip(sorted(folders), lines, strict=True)}
+    assert "dcgan  digits  step 2 of 2" in of["dcgan"] and "generator/loss" in of["dcgan"]
+    assert "vae  digits  step 2 of 2" in of["vae"] and "test/nats_given_label[binarised,ELBO]" in of["vae"]
 
 
 def test_names_that_are_not_utf8_are_printed_with_their_bytes(tmp_path, monkeypatch):

@@ -23,6 +23,9 @@ DRAWN = {
     "pixel_transformer": "guidance temperature top_k top_p dtype",
     "token_transformer": "tokenizer guidance temperature top_k top_p dtype",
     "ct": "num_steps dtype",
+    "hierarchical_vae": "temperature dtype",
+    "latent_flow": "autoencoder sampler num_steps guidance guidance_interval dtype",
+    "latent_meanflow": "autoencoder num_steps dtype",
     **dict.fromkeys(("dcgan", "r3gan", "sngan", "stylegan2"), "truncation dtype"),
 }
 
