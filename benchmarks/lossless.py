@@ -3,7 +3,7 @@
     pip install constriction
     python benchmarks/lossless.py RUN --num 16
 
-The coder is that of `jimgen compress` (jimgen/apps/codec/lossless.py), given labels. Prints the bits per
+The coder is that of `jimgen compress` (jimgen/apps/codec/pixels.py), given labels. Prints the bits per
 dimension of the code and of the likelihood, which is computed in one pass; the code is up to a hundredth longer.
 """
 
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jimgen.apps.codec.lossless import decode, encode
+from jimgen.apps.codec.pixels import decode, encode
 from jimgen.data.batches import scale_images
 from jimgen.data.dataset import read_rows
 from jimgen.errors import UserError

@@ -74,3 +74,19 @@ def test_a_file_of_another_model_or_damaged_is_refused(folders, jimgen, refused,
     assert "is of model 616e6f7468657221" in refused("decompress", file, *out)
     assert "cannot read" in refused("codec-info", tmp_path / "none.jgc")
     assert not (tmp_path / "out").exists()
+
+
+def test_black_and_white_pictures_come_back_exactly_by_a_hierarchical_vae(folders, jimgen, refused, tmp_path):
+    """In one file of bits-back code; a picture with greys would not be lossless."""
+    rng, run = np.random.default_rng(0), folders["hierarchical_vae"]
+    wanted = {f"{i}": 255 * rng.integers(0, 2, (8, 8)).astype(np.uint8) for i in range(3)}
+    (tmp_path / "in").mkdir()
+    for name, pixels in wanted.items():
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{name}.png")
+    jimgen("compress", run, tmp_path / "in", "--out", tmp_path / "x.jgc")
+    assert "kind bits_back" in jimgen("codec-info", tmp_path / "x.jgc")
+    jimgen("decompress", tmp_path / "x.jgc", "--run", run, "--out", tmp_path / "out")
+    for name, pixels in wanted.items():
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / f"{name}.png")), pixels)
+    Image.fromarray(np.full((8, 8), 7, np.uint8)).save(tmp_path / "grey.png")
+    assert "0 or 255" in refused("compress", run, tmp_path / "grey.png", "--out", tmp_path / "y.jgc")

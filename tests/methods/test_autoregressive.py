@@ -9,8 +9,9 @@ import optax
 import pytest
 from tiny import SHAPE, largest_difference, state_of, tiny_batch
 
-from jimgen.apps.codec import files, lossless
+from jimgen.apps.codec import files, pixels
 from jimgen.apps.codec.errors import OtherModel
+from jimgen.apps.codec.lossless import by_pixels
 from jimgen.errors import UserError
 from jimgen.methods.autoregressive import pixel_autoregressive, token_autoregressive
 from jimgen.methods.tokenizer import tokenizer
@@ -232,9 +233,9 @@ def test_coding_without_loss(model, variables):
     """Decoding is lossless, and the code is at most 1% longer than the likelihood implies."""
     pytest.importorskip("constriction")
     images = random_images()
-    code = lossless.encode(model, variables, images, LABELS)
+    code = pixels.encode(model, variables, images, LABELS)
     np.testing.assert_array_equal(
-        model.to_levels(lossless.decode(model, variables, code.tobytes(), LABELS, 72)), model.to_levels(images)
+        model.to_levels(pixels.decode(model, variables, code.tobytes(), LABELS, 72)), model.to_levels(images)
     )
     bits = -jax.jit(model.log_likelihood)(variables, images, LABELS).sum() / np.log(2)
     assert 32 * len(code) == pytest.approx(float(bits), rel=0.01, abs=64)
@@ -243,11 +244,11 @@ def test_coding_without_loss(model, variables):
 def test_a_lossless_file_holds_the_pictures_and_notices_another_model(model, variables):
     pytest.importorskip("constriction")
     pictures = list(np.random.default_rng(0).integers(256, size=(2, *COLOUR)).astype(np.uint8))
-    payload = lossless.lossless(model, variables, COLOUR)
+    payload = by_pixels(model, variables, COLOUR)
     data = files.compress(payload, pictures, 0, ["a", "b"])
     again = list(files.decompress(payload, data))
     assert [name for name, _ in again] == ["a", "b"] and np.array_equal([x for _, x in again], pictures)
-    other = lossless.lossless(model, jax.tree.map(lambda x: 1.01 * x, variables), COLOUR)
+    other = by_pixels(model, jax.tree.map(lambda x: 1.01 * x, variables), COLOUR)
     with pytest.raises(OtherModel, match="use the run that wrote it"):
         list(files.decompress(other, data))
     with pytest.raises(OtherModel, match="the platform that wrote them"):  # as if numbers came out differently

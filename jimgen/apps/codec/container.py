@@ -33,8 +33,8 @@ class Kind(enum.IntEnum):
     """How pictures are coded."""
 
     LATENTS = 0  # lossy: rounded latents (lossy.py)
-    PIXELS = 1  # lossless: a likelihood of pixels one after another (lossless.py)
-    BITS_BACK = 2  # lossless: a latent-variable model
+    PIXELS = 1  # lossless: a likelihood of pixels one after another (pixels.py)
+    BITS_BACK = 2  # lossless: a hierarchical VAE (bits_back.py)
 
 
 class Block(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jimgen.apps.bits_back import code_bits_per_dim, decode, encode, make_coder
+from jimgen.apps.codec.bits_back import code_bits_per_dim, decode, encode, make_coder
 from jimgen.errors import UserError
 from jimgen.methods.hierarchical_vae import hierarchical_vae
 from jimgen.methods.likelihoods import bernoulli, gaussian, logistic_mixture
@@ -14,6 +14,7 @@ from jimgen.nets.hierarchical_vae import Decoder, Encoder, Stage
 
 pytest.importorskip("constriction")
 SHAPE = (4, 4, 1)
+ANY = jnp.zeros(1, jnp.int32)
 STAGES = (Stage(4, 1, 1), Stage(4, 1, 3))
 
 
@@ -30,7 +31,7 @@ def binary():
     """Made-up black and white images, and their coder."""
     images = 255 * np.random.default_rng(0).integers(0, 2, (40, *SHAPE)).astype(np.uint8)
     made, variables = made_of(bernoulli())
-    return images, made, variables, make_coder(made.nets, variables, images[:8])
+    return images, made, variables, make_coder(made.nets, variables, images[:8], ANY)
 
 
 def test_black_and_white_images_come_back_at_the_length_of_their_bound(binary):
@@ -53,7 +54,7 @@ def test_images_of_8_bits_come_back(neighbours):
     images = rng.integers(0, 256, (3, *SHAPE)).astype(np.uint8)
     images[0], images[1, :2] = 0, 255
     made, variables = made_of(logistic_mixture(2, neighbours))
-    coder = make_coder(made.nets, variables, images)
+    coder = make_coder(made.nets, variables, images, ANY)
     for part in (images, images[:1], images[:0]):
         np.testing.assert_array_equal(decode(coder, encode(coder, part), len(part)), part)
 
@@ -74,7 +75,7 @@ def test_refuses_what_it_cannot_code(binary):
     with pytest.raises(UserError, match="expected words uint32"):
         decode(coder, np.zeros(4), 1)
     with pytest.raises(UserError, match="discrete pixels"):
-        make_coder(made_of(gaussian())[0].nets, variables, images)
+        make_coder(made_of(gaussian())[0].nets, variables, images, ANY)
     broken = jax.tree.map(lambda x: x * np.nan, variables)
     with pytest.raises(UserError, match="not a number"):
         encode(coder._replace(variables=broken), images[:1])

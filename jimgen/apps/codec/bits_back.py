@@ -24,6 +24,7 @@ import numpy as np
 from jax import Array
 from scipy.special import ndtr, ndtri
 
+from jimgen.apps.codec.range_coder import constriction
 from jimgen.data.batches import scale_images
 from jimgen.errors import UserError
 from jimgen.methods.hierarchical_vae import Gaussian, Hierarchy
@@ -41,6 +42,7 @@ class Coder(NamedTuple):
     nets: Hierarchy
     variables: Variables
     bits: tuple[np.ndarray, ...]  # of each latent, by level from the top: int64 [*latent_shape]
+    labels: Array  # int32 [1] or [1, columns], of every image
     image_shape: tuple[int, int, int]
     programs: "_Programs"
 
@@ -57,13 +59,14 @@ class _Programs(NamedTuple):
     log_probs: Callable[..., Any]  # (output, images) -> log p(x|z) of every level of x
 
 
-def make_coder(nets: Hierarchy, variables: Variables, images: np.ndarray) -> Coder:
-    """A coder whose bins suit the posteriors of some training images.
+def make_coder(nets: Hierarchy, variables: Variables, images: np.ndarray, labels: Array) -> Coder:
+    """A coder whose bins suit the posteriors of some images, such as samples or training images.
 
     Args:
-        nets: of a hierarchical VAE whose likelihood is of discrete x; nets that know labels get label 0.
+        nets: of a hierarchical VAE whose likelihood is of discrete x.
         variables: of the nets.
-        images: uint8 [n, h, w, c], some tens of training images. Another choice makes another, incompatible code.
+        images: uint8 [n, h, w, c], some tens. Another choice makes another, incompatible code.
+        labels: int32 [1] or [1, columns], for all images; nets that know none ignore them.
     Raises:
         UserError: a likelihood that is not of discrete x, or weights that are not numbers.
     """
@@ -72,7 +75,7 @@ def make_coder(nets: Hierarchy, variables: Variables, images: np.ndarray) -> Cod
     programs = _programs(nets)
     needs, kls = [], []
     for image in images:
-        posteriors = _mean_posteriors(nets, programs, variables, image)
+        posteriors = _mean_posteriors(nets, programs, variables, image, labels)
         needs.append([_needed_bins(q) for q in posteriors])
         kls.append([(np.square(q.mean) + np.expm1(q.logvar) - q.logvar) / 2 for q in posteriors])
     bits = []
@@ -80,7 +83,7 @@ def make_coder(nets: Hierarchy, variables: Variables, images: np.ndarray) -> Cod
         need = np.quantile(np.stack([of_image[level] for of_image in needs]), NEEDED_BY, axis=0)
         is_active = np.mean([of_image[level] for of_image in kls], axis=0) > INACTIVE
         bits.append(np.where(is_active, np.clip(np.ceil(np.log2(need)), 1, MOST_BITS), 0).astype(np.int64))
-    return Coder(nets, variables, tuple(bits), images.shape[1:], programs)
+    return Coder(nets, variables, tuple(bits), labels, images.shape[1:], programs)
 
 
 def encode(coder: Coder, images: np.ndarray) -> np.ndarray:
@@ -171,12 +174,8 @@ def _programs(nets: Hierarchy) -> _Programs:
     )
 
 
-def _labels() -> Array:
-    return jnp.zeros(1, jnp.int32)
-
-
 def _features(coder: Coder, image: np.ndarray) -> Any:
-    return coder.programs.features(coder.variables, scale_images(jnp.asarray(image[None])), _labels())
+    return coder.programs.features(coder.variables, scale_images(jnp.asarray(image[None])), coder.labels)
 
 
 def _descend(
@@ -187,7 +186,7 @@ def _descend(
 ) -> Array:
     """The last state; `choose` gives the bins of each level. Keeps the state and the prior of each level."""
     programs, variables = coder.programs, coder.variables
-    state = programs.begin(variables, _labels())
+    state = programs.begin(variables, coder.labels)
     for i in range(coder.nets.num_levels):
         state, p = programs.prior(variables, i, state)
         states.append(state)
@@ -197,10 +196,12 @@ def _descend(
     return state
 
 
-def _mean_posteriors(nets: Hierarchy, programs: _Programs, variables: Variables, image: np.ndarray) -> list[Gaussian]:
+def _mean_posteriors(
+    nets: Hierarchy, programs: _Programs, variables: Variables, image: np.ndarray, labels: Array
+) -> list[Gaussian]:
     """The posterior of each level in units of its prior, [*latent_shape]; each latent is the posterior's mean."""
-    features = programs.features(variables, scale_images(jnp.asarray(image[None])), _labels())
-    state, found = programs.begin(variables, _labels()), []
+    features = programs.features(variables, scale_images(jnp.asarray(image[None])), labels)
+    state, found = programs.begin(variables, labels), []
     for i in range(nets.num_levels):
         state, p = programs.prior(variables, i, state)
         q = programs.posterior(variables, i, state, features, p)
@@ -313,10 +314,10 @@ class _Stack:
     def __init__(self, words: np.ndarray):
         if words.dtype != np.uint32 or words.ndim != 1:
             raise UserError(f"expected words uint32 [n], got {words.dtype} {list(words.shape)}")
-        constriction = _constriction()
-        self.coder = constriction.stream.stack.AnsCoder(np.ascontiguousarray(words))
-        self.categorical = constriction.stream.model.Categorical(perfect=False)
-        self.uniform = constriction.stream.model.Uniform
+        library = constriction()
+        self.coder = library.stream.stack.AnsCoder(np.ascontiguousarray(words))
+        self.categorical = library.stream.model.Categorical(perfect=False)
+        self.uniform = library.stream.model.Uniform
         self.lowest = self.coder.num_words()
 
     def pop(self, probabilities: np.ndarray) -> np.ndarray:
@@ -337,11 +338,3 @@ class _Stack:
     def words(self) -> np.ndarray:
         """The code without the words at its bottom that were never read; the state itself is two words."""
         return self.coder.get_compressed()[max(0, self.lowest - 4) :]
-
-
-def _constriction() -> Any:
-    try:
-        import constriction  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError("lossless coding needs constriction: pip install constriction") from error
-    return constriction
