@@ -32,7 +32,7 @@ def tiled(
     """
     if not 0 <= overlap < 1:
         raise ValueError(f"expected an overlap in [0, 1), got {overlap}")
-    tops, lefts = (_starts(*sides, overlap) for sides in zip(size, tile, strict=True))
+    tops, lefts = (starts(*sides, overlap) for sides in zip(size, tile, strict=True))
     corners = [(top, left) for top in tops for left in lefts]
     window = np.outer(*(_window(side) for side in tile))
     total = np.zeros(size)
@@ -53,7 +53,7 @@ def tiled(
     return combined
 
 
-def _starts(side: int, tile: int, overlap: float) -> list[int]:
+def starts(side: int, tile: int, overlap: float) -> list[int]:
     """First pixels of evenly spread tiles that cover a side."""
     if side < tile:
         raise ValueError(f"an image side of {side} is less than that of a tile, {tile}")
