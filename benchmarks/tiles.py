@@ -2,9 +2,9 @@
 
     python benchmarks/tiles.py runs/scenery picture.png --sigma 25 --draws 4
 
-The seam ratio is the mean absolute difference of neighbouring pixels across the edges of tiles over that elsewhere: 1
-where no seam shows, if the picture itself has 1. For comparison the same picture is denoised tile by tile without
-overlap, each by itself. Other denoisers are scikit-image's.
+The seam ratio is the mean absolute difference of neighbouring pixels across edges of tiles over that elsewhere: where
+no seam shows, it is that of the picture itself, about 1. For comparison the same picture is denoised tile by tile
+without overlap, each by itself. Other denoisers are scikit-image's.
 """
 
 import json
@@ -28,7 +28,7 @@ from jimgen.runs.load import load_run
 from jimgen.sampling.tiles import starts
 from jimgen.train_step import eval_variables
 
-OVERLAP = 0.25  # the default of `tiled`
+OVERLAP = 0.5  # the default of `tiled`
 
 
 @dataclass(frozen=True)

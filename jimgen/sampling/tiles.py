@@ -14,7 +14,7 @@ def tiled(
     labels: Array,
     size: tuple[int, int],
     tile: tuple[int, int],
-    overlap: float = 0.25,
+    overlap: float = 0.5,
 ) -> Velocity:
     """The velocity of a large image: the mean of those of the tiles that contain a pixel, weighted by a window.
 
@@ -58,6 +58,7 @@ def starts(side: int, tile: int, overlap: float) -> list[int]:
     if side < tile:
         raise ValueError(f"an image side of {side} is less than that of a tile, {tile}")
     stride = max(1, int(tile * (1 - overlap)))
+    stride -= stride > 2 and stride % 2 == 0  # odd, so that the patches of a net do not line up in all tiles
     num = 1 + -(-(side - tile) // stride)
     return np.rint(np.linspace(0, side - tile, num)).astype(int).tolist()
 
