@@ -208,7 +208,7 @@ def main(args: Args) -> None:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
         deviation = draws.std(0)
-        columns = [truth, *[found[label] for label in list(found)[:-1]], deviation / deviation.max()]
+        columns = [truth, *[found[label] for label in list(found)[:-1]], deviation / max(deviation.max(), 1e-6)]
         rows_of_images = [to_uint8(2 * np.clip(np.stack([x[i] for x in columns]), 0, 1) - 1) for i in range(8)]
         save_png(args.out / f"{name.replace(' ', '-')}.png", grid_of_rows(rows_of_images))
 

@@ -16,7 +16,8 @@ On an accelerator, larger slices:
 
 Result of the first command, seed 0: test flow loss .060 after 1076 CPU s on one core that also had other work (AMD
 EPYC, 2026-11-26). In a first try patches of 8 pixels had a training loss of .12 after 190 s, patches of 4 one of .19
-after about 540 s. The benchmark has not run to the end yet, and the last command has not run.
+after about 540 s. The mean of 19 reconstructions from 16 views has a PSNR of 31.2 dB, that of total variation 28.2, and
+from 90 degrees 30.6 and 20.2 (SART: 21.4); docs/results.md has the whole table. The last command has not run.
 """
 
 from jimgen.experiment import COUNT, DRAWING, ScheduledConfig, main  # first, so that Ctrl-C works while JAX loads

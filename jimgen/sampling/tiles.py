@@ -14,7 +14,7 @@ def tiled(
     labels: Array,
     size: tuple[int, int],
     tile: tuple[int, int],
-    overlap: float = 0.25,
+    overlap: float = 0.5,
 ) -> Velocity:
     """The velocity of a large image: the mean of those of the tiles that contain a pixel, weighted by a window.
 
@@ -32,7 +32,7 @@ def tiled(
     """
     if not 0 <= overlap < 1:
         raise ValueError(f"expected an overlap in [0, 1), got {overlap}")
-    tops, lefts = (_starts(*sides, overlap) for sides in zip(size, tile, strict=True))
+    tops, lefts = (starts(*sides, overlap) for sides in zip(size, tile, strict=True))
     corners = [(top, left) for top in tops for left in lefts]
     window = np.outer(*(_window(side) for side in tile))
     total = np.zeros(size)
@@ -53,11 +53,12 @@ def tiled(
     return combined
 
 
-def _starts(side: int, tile: int, overlap: float) -> list[int]:
+def starts(side: int, tile: int, overlap: float) -> list[int]:
     """First pixels of evenly spread tiles that cover a side."""
     if side < tile:
         raise ValueError(f"an image side of {side} is less than that of a tile, {tile}")
     stride = max(1, int(tile * (1 - overlap)))
+    stride -= stride > 2 and stride % 2 == 0  # odd, so that the patches of a net do not line up in all tiles
     num = 1 + -(-(side - tile) // stride)
     return np.rint(np.linspace(0, side - tile, num)).astype(int).tolist()
 

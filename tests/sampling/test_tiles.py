@@ -34,6 +34,18 @@ def test_overlaps_are_weighted_by_the_distance_to_the_edge():
     np.testing.assert_allclose(found.ravel(), [0, 0, 0.25, 0.75, 1, 1], atol=1e-6)
 
 
+def test_marks_that_a_net_leaves_at_its_patches_are_averaged_out():
+    """A net with errors in every fourth column of a tile; tiles that line up would leave them as they are."""
+
+    def marks(labels):
+        return lambda x, t: jnp.broadcast_to(jnp.arange(x.shape[2]) % 4 == 0, x.shape[:3])[..., None].astype(x.dtype)
+
+    found = tiled(marks, LABELS[:1], (16, 64), (16, 16))(jnp.zeros((1, 16, 64, 1)), jnp.asarray(0.5))
+    columns = found[0, 0, 16:48, 0].reshape(8, 4)
+    assert columns.mean() == pytest.approx(0.25, abs=0.02)
+    assert columns.max() < 0.85
+
+
 def test_images_smaller_than_a_tile_are_an_error():
     with pytest.raises(ValueError, match="less than that of a tile"):
         tiled(pixelwise, LABELS, (3, 6), (4, 6))
