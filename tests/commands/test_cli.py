@@ -78,8 +78,8 @@ def test_version(jimgen):
 
 def test_runs_lists_step_and_metrics(folders, jimgen):
     lines = jimgen("runs", folders["vae"].parent).splitlines()
-    assert [line.split("/")[-1].split()[0] for line in lines] == sorted(folders)
-    of = {name: line for name, line in zip(sorted(folders), lines, strict=True)}
+    assert [os.path.basename(line.split("  ")[0]) for line in lines] == sorted(folders)
+    of = dict(zip(sorted(folders), lines, strict=True))
     assert "dcgan  digits  step 2 of 2" in of["dcgan"] and "generator/loss" in of["dcgan"]
     assert "vae  digits  step 2 of 2" in of["vae"] and "test/nats_given_label[binarised,ELBO]" in of["vae"]
 
