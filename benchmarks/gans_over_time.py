@@ -191,7 +191,8 @@ def plot(args: Args) -> None:
             if not runs:
                 continue
             name = next(key for key in runs[0][0] if key.startswith(f"fd[{extractor}"))
-            points = [(rows[0]["cpu_s"], [row[name] for row in rows]) for rows in zip(*runs, strict=False)]
+            reached = [[run[i] for run in runs if i < len(run)] for i in range(max(map(len, runs)))]
+            points = [(rows[0]["cpu_s"], [row[name] for row in rows]) for rows in reached]
             for seconds, values in points:
                 each = ", ".join(f"{value:.4g}" for value in values)
                 print(f"{name} {model} {seconds:.0f} s: {np.mean(values):.4g} ({each})")
