@@ -21,11 +21,12 @@ def compress(
     rate: int | None = None,
     no_names: bool = False,
 ) -> None:
-    """Compress pictures into one file, by a run of codec.py (lossy) or pixel_transformer.py (lossless).
+    """Compress pictures into one file.
 
-    Pictures are brought to the run's channels, never to its size. A run on grey pictures stores colours as their luma.
-    A run on opaque pictures puts transparent ones over its background. A run on colour stores grey as colour. Lossless
-    runs refuse pictures that would change. The file is decoded again before it is written.
+    A run of codec.py compresses with loss, one of pixel_transformer.py or hierarchical_vae.py without. Pictures are
+    brought to the run's channels, never to its size. A run on grey pictures stores colours as their luma. A run on
+    opaque pictures puts transparent ones over its background. A run on colour stores grey as colour. Lossless runs
+    refuse pictures that would change. The file is decoded again before it is written.
 
     Args:
         run: folder of the run.
