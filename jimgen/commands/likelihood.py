@@ -20,7 +20,8 @@ def likelihood(
 ) -> None:
     """Bound the likelihood of test images by importance sampling (IWAE-k); the last line is JSON.
 
-    Binarised images are drawn once from their grey values, by the seed. The time grows with --num times --samples.
+    Binarised images are drawn once from their grey values, by the seed. The time grows with --num times --samples. The
+    result is written after each chunk, and tells how many images it is about: an interrupt keeps what is done.
 
     Args:
         run: folder of the run.
@@ -37,7 +38,7 @@ def likelihood(
     import time
 
     from jimgen.data.dataset import num_rows
-    from jimgen.evaluation.likelihood import importance_bounds, named_bounds
+    from jimgen.evaluation.likelihood import Bounds, importance_bounds, named_bounds
     from jimgen.files import write_atomically
     from jimgen.noise import require_seed
     from jimgen.runs.subject import load_data
@@ -58,11 +59,24 @@ def likelihood(
         num = num or num_rows(images)
         began = time.perf_counter()
 
-        def tell(done: int) -> None:
-            seconds = time.perf_counter() - began
+        def save(bounds: Bounds) -> None:
+            """Writes the bounds of the images so far: an interrupt loses at most the last chunk."""
+            seconds, done = time.perf_counter() - began, len(bounds.neg_elbo)
+            named = named_bounds(bounds, sampler.data, samples, loaded.conditional, loaded.spec.shape)
+            means = {name: mean for name, (mean, _) in named.items()}
+            errors = {name: error for name, (_, error) in named.items()}
+            asked = {"samples": samples, "num": done, "seed": seed, "split": split, "data": dataset.spec.name}
+            progress = {"step": int(loaded.state.step), "seconds": round(seconds, 1)}
+            result = {"metrics": means, "standard_errors": errors, **asked, **progress}
+            write_atomically(path, json.dumps(result, indent=2).replace("NaN", "null"))
             print(f"{done} of {num} images, {seconds:.0f} s", file=sys.stderr)
+            if done == num:
+                for name, (mean, error) in named.items():
+                    print(f"{name} {mean:.4f} ± {error:.2g}")
+                print(path)
+                print(json.dumps({**means, **asked}))
 
-        bounds = importance_bounds(
+        importance_bounds(
             sampler,
             eval_variables(loaded.state),
             images,
@@ -70,16 +84,5 @@ def likelihood(
             num=num,
             seed=seed,
             chunk=min(chunk, num),
-            tell=tell,
+            tell=save,
         )
-        seconds = time.perf_counter() - began
-    metrics = named_bounds(bounds, sampler.data, samples, loaded.conditional, loaded.spec.shape)
-    for name, (mean, error) in metrics.items():
-        print(f"{name} {mean:.4f} ± {error:.2g}")
-    asked = {"samples": samples, "num": num, "seed": seed, "split": split, "data": dataset.spec.name}
-    found = {"metrics": {name: mean for name, (mean, _) in metrics.items()}}
-    errors = {"standard_errors": {name: error for name, (_, error) in metrics.items()}}
-    result = {**found, **errors, **asked, "step": int(loaded.state.step), "seconds": round(seconds, 1)}
-    write_atomically(path, json.dumps(result, indent=2).replace("NaN", "null"))
-    print(path)
-    print(json.dumps({**found["metrics"], **asked}))

@@ -45,7 +45,7 @@ def importance_bounds(
     num: int,
     seed: int,
     chunk: int = 250,
-    tell: Callable[[int], Any] = lambda done: None,
+    tell: Callable[[Bounds], Any] = lambda bounds: None,
 ) -> Bounds:
     """-ELBO and -IWAE-k of the first images of a split, by k samples of each.
 
@@ -61,7 +61,7 @@ def importance_bounds(
         seed: random seed of x, where it is drawn from grey values, and of the samples. x of an image depends on seed
             and row alone.
         chunk: images at a time.
-        tell: gets the number of images that are done.
+        tell: gets the bounds of the images so far, after each chunk.
     Raises:
         UserError: fewer images in the split, or a weight that is not a number.
     """
@@ -69,7 +69,7 @@ def importance_bounds(
         raise UserError(f"--num {num}: there are {num_rows(split)} images")
     x_key, z_key = jax.random.split(key_of(seed))
     encode, add = jax.jit(sampler.encode), jax.jit(_adder(sampler))
-    found = []
+    found, bounds = [], Bounds(*np.zeros((3, 0)))
     for start in range(0, num, chunk):
         rows = np.minimum(np.arange(start, start + chunk), num - 1)  # one shape, so that one program serves all chunks
         images, labels = read_rows(split, rows)
@@ -82,10 +82,11 @@ def importance_bounds(
         part = [np.asarray(x, np.float64)[: num - start] for x in sums]
         if not np.isfinite(part[0]).all():
             raise UserError("a weight is not a number: the run's weights are NaN, or its training has diverged")
-        found.append(part)
-        tell(min(start + chunk, num))
-    largest, weights, squares, log_weights = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return Bounds(-log_weights / samples, -(largest + np.log(weights / samples)), weights**2 / squares)
+        largest, weights, squares, log_weights = part
+        found.append((-log_weights / samples, -(largest + np.log(weights / samples)), weights**2 / squares))
+        bounds = Bounds(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        tell(bounds)
+    return bounds
 
 
 def _adder(sampler: ImportanceSampler) -> Callable[[Variables, Any, Batch, Array, _Sums], _Sums]:

@@ -3,7 +3,11 @@
 import json
 
 import numpy as np
+import pytest
 from drawn_files import size_of
+
+from jimgen.data.dataset import read_rows
+from jimgen.evaluation import likelihood
 
 
 def test_levels_shows_each_image_with_more_and_more_of_its_latents(folders, jimgen, tmp_path):
@@ -29,6 +33,26 @@ def test_likelihood_prints_and_writes_bounds_with_their_protocol(folders, jimgen
     np.testing.assert_allclose(last["bits_per_dim[binarised,ELBO]"], nats["ELBO"] / (64 * np.log(2)), rtol=1e-5)
     assert set(saved["standard_errors"]) == set(saved["metrics"])
     assert "--num 9000" in refused("likelihood", run, "--num", 9000)
+
+
+def test_an_interrupted_likelihood_keeps_the_images_that_are_done(folders, jimgen, tmp_path, monkeypatch):
+    """The first of two chunks is on disk when the second one fails, as if it had been all that was asked for."""
+    run, asked = folders["hierarchical_vae"], ("--samples", 3, "--chunk", 4)
+    jimgen("likelihood", run, *asked, "--num", 4, "--out", tmp_path / "four.json")
+    reads = iter([read_rows])
+
+    def interrupted(*args):
+        return next(reads, _interrupt)(*args)
+
+    monkeypatch.setattr(likelihood, "read_rows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        jimgen("likelihood", run, *asked, "--num", 8, "--out", tmp_path / "eight.json")
+    found, expected = (json.loads((tmp_path / name).read_text()) for name in ("eight.json", "four.json"))
+    assert found["num"] == 4 and found["metrics"] == expected["metrics"]
+
+
+def _interrupt(*args):
+    raise KeyboardInterrupt
 
 
 def test_other_methods_have_neither(folders, refused):
