@@ -7,8 +7,7 @@ the discriminator of VQGAN (Esser et al., arXiv:2012.09841).
     python experiments/autoencoder.py --data digits --width 16 --steps 1000
 
     python experiments/autoencoder.py --data fashion_mnist --size 32 --fit pad --kl-weight 0.05 --feature-weight 0.3 \
-        --feature-resolution 32 --adversarial-weight 0.5 --adversarial-start 500 --steps 2500 \
-        --workdir runs/autoencoder-fashion
+        --feature-resolution 32 --steps 3000 --ema-half-life 20000 --workdir runs/autoencoder-fashion
 
 On an accelerator, 64 pixels, colour, latents of 16x16:
 
@@ -17,7 +16,11 @@ On an accelerator, 64 pixels, colour, latents of 16x16:
         --dtype bfloat16 --batch-size 256 --steps 50000 --learning-rate 3e-4 --ema-half-life 200000 \
         --workdir runs/autoencoder-64
 
-Results: none yet.
+Results of the second command with --mode jit, seed 0, one core of an AMD EPYC whose other core was busy, 780 s
+(2026-11-27): test PSNR 28.1 dB; Frechet distance of the reconstructions of 10,000 test images .189 by the classifier and
+122 by EfficientNet-Lite0 (the test images themselves: .026, 19.9). With --adversarial-weight 0.5 --adversarial-start 500
+the discriminator lost: its gradient vanished, the adaptive weight rose from 40 to 960, and by step 750 the error of the
+pixels had tripled. The third command has not run.
 """
 
 from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads
