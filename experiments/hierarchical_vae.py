@@ -17,7 +17,9 @@ On an accelerator, 64 pixels, colour, 8 bits:
         --batch-size 128 --learning-rate 5e-4 --warmup-steps 1000 --steps 200000 --ema-half-life 200000 \
         --dtype bfloat16
 
-Results: none yet. The commands have not run to the end yet.
+Results of the second command with --mode jit, seed 0, one core of an AMD EPYC whose other core was busy, 4191 s
+(2026-11-27): test -ELBO 228.0 nats, IWAE-1000 226.31 nats (binarised, whole test set, seed 777). See docs/results.md.
+The third and the last command have not run to the end.
 """
 
 from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads
