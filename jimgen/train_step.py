@@ -98,7 +98,8 @@ def init_state(
     `init` creates the variables of all nets from a key and an example batch (images float32 in [-1, 1]); `ema` lists
     the nets whose moving average is kept. Raises ValueError if a net in `phases` or `ema` is not created by `init`.
     """
-    variables = init(key, batch)
+    # Python numbers are weakly typed and what a step returns is not, so that the second step would compile again.
+    variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), init(key, batch))
     if unknown := {*ema, *(net for phase in phases for net in phase.trains)} - set(variables):
         raise ValueError(f"unknown nets {sorted(unknown)}: init makes {sorted(variables)}")
     zeros = {phase.name: jnp.zeros((), jnp.int32) for phase in phases}

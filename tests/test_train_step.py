@@ -179,6 +179,13 @@ def test_one_phase_by_hand():
     np.testing.assert_array_equal(state.variables["other"]["params"]["v"], np.ones(2))
 
 
+def test_a_variable_from_a_python_number_compiles_no_second_program():
+    phases = (quadratic(tx=optax.adam(0.1)),)
+    init = lambda key, batch: {"net": {"params": {"w": jnp.full((1,), 2.0), "b": 0.5, "n": 3}}}  # noqa: E731
+    state = jax.jit(lambda: init_state(init, phases, ("net",), jax.random.key(0), image_batch(1)))()
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(state))
+
+
 def test_later_phases_see_what_earlier_ones_learnt():
     phases = (quadratic("first"), quadratic("second"))
     _, metrics = make_train_step(phases)(quadratic_state(phases), image_batch(1, 3), jax.random.key(0))
