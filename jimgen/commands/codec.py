@@ -19,7 +19,7 @@ def compress(
     pictures: Annotated[tuple[Path, ...], tyro.conf.Positional],
     out: Path,
     rate: int | None = None,
-    no_names: bool = False,
+    names: bool = True,
 ) -> None:
     """Compress pictures into one file.
 
@@ -33,20 +33,20 @@ def compress(
         pictures: files of pictures, or folders of them.
         out: path of the file, usually FILE.jgc.
         rate: number of the rate, 0 for the smallest file; default: the middle one.
-        no_names: do not store the pictures' names; decompress numbers them.
+        names: store the names of the pictures; without them, decompress numbers pictures.
     """
     from jimgen.apps.codec.container import require_valid_names
     from jimgen.apps.codec.files import compress as compressed
     from jimgen.files import write_atomically
 
     path, sources = output_file(out), _sources(pictures)
-    names = None if no_names else tuple(_stored_name(source) for source in sources)
-    require_valid_names(names or ())
+    stored = tuple(_stored_name(source) for source in sources) if names else None
+    require_valid_names(stored or ())
     with start_jax():
         loaded, payload = _payload(run)
         read = [_picture(loaded, payload, source) for source in sources]
         rate = payload.num_rates // 2 if rate is None else rate
-        data = compressed(payload, read, rate, names)
+        data = compressed(payload, read, rate, stored)
     write_atomically(path, data)
     pixels = sum(picture.size for picture in read)
     each = f"{len(data) / len(read):.1f} bytes a picture, {8 * len(data) / pixels:.3f} bits a sub-pixel"
