@@ -29,7 +29,7 @@ SMALLEST = {  # flags that make an experiment tiny, given where its config has t
     "discriminator_width": 4,
     "w_dim": 4,
     "head_dim": 4,
-    "depth": 2,
+    "depth": 1,
     "num_steps": 2,
     "hidden": 8,
     "latent_dim": 4,
