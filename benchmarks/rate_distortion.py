@@ -134,15 +134,20 @@ def main(args: Args) -> None:
 
 
 def draw(curves: dict[str, list[Point]], path: Path) -> None:
-    """Draws PSNR over bytes."""
+    """Draws PSNR over bytes, from a little left of and below the run's points."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     figure = Figure(figsize=(6, 4), dpi=192, layout="constrained")
     axes = figure.add_subplot()
     for colour, (label, points) in zip(PALETTE, curves.items(), strict=False):
         width = 2.2 if label == "jimgen" else 1.2
         axes.plot([p.bytes for p in points], [p.psnr for p in points], "o-", ms=3, lw=width, color=colour, label=label)
+    smallest = min(curves["jimgen"], key=lambda p: p.bytes)
     axes.set(xscale="log", xlabel="bytes a picture, whole files", ylabel="PSNR in dB, mean over pictures")
+    axes.set(xlim=(smallest.bytes / 1.3, None), ylim=(smallest.psnr - 6, None))
+    axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter=ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
     figure.savefig(path)
