@@ -35,6 +35,7 @@ QUALITIES = (1, 5, 10, 20, 30, 45, 60, 75, 85)
 KLT_STEPS = (4.0, 2.0, 1.4, 1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.13)  # of coefficients of pictures in [0, 1]
 NUM_FITTED = 20_000  # training pictures for the KLT
 BEST_PSNR = 60.0  # dB, stands for that of equal pictures
+SHOWN = 12  # pictures of --pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Args:
     """number of test pictures"""
     plot: Path | None = None
     """path of a picture of the curves"""
+    pictures: Path | None = None
+    """path of a picture of the first pictures, decoded from files of about the size of the run's rate 2"""
 
 
 class Point(NamedTuple):
@@ -54,13 +57,15 @@ class Point(NamedTuple):
     bytes: float  # a picture
     psnr: float  # mean over pictures
     pooled_psnr: float  # of the mean squared error
+    shown: np.ndarray  # the first pictures, decoded: uint8 or float [SHOWN, h, w, c] in [0, 255]
 
 
 def point(setting: str, num_bytes: float, pictures: np.ndarray, decoded: np.ndarray) -> Point:
     """The point of decoded pictures uint8 or float [n, h, w, c] in [0, 255]."""
     error = np.square(pictures.astype(np.float64) - decoded).mean((1, 2, 3))
     each = np.minimum(10 * np.log10(255**2 / np.maximum(error, 1e-9)), BEST_PSNR)
-    return Point(setting, num_bytes / len(pictures), each.mean(), 10 * math.log10(255**2 / max(error.mean(), 1e-9)))
+    pooled = 10 * math.log10(255**2 / max(error.mean(), 1e-9))
+    return Point(setting, num_bytes / len(pictures), each.mean(), pooled, decoded[:SHOWN])
 
 
 def of_image_format(name: str, pictures: np.ndarray) -> list[Point]:
@@ -131,6 +136,8 @@ def main(args: Args) -> None:
         print(f"BD-rate against {label}: {_bd_rate(ours, curves[label])}")
     if args.plot:
         draw(curves, args.plot)
+    if args.pictures:
+        show(pictures[:SHOWN], curves, args.pictures)
 
 
 def draw(curves: dict[str, list[Point]], path: Path) -> None:
@@ -150,6 +157,26 @@ def draw(curves: dict[str, list[Point]], path: Path) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
+    figure.savefig(path)
+    print(path)
+
+
+def show(originals: np.ndarray, curves: dict[str, list[Point]], path: Path) -> None:
+    """Draws pictures in rows: the originals, and each codec's at the size that is the nearest to the run's rate 2."""
+    from matplotlib.figure import Figure
+
+    size = sorted(p.bytes for p in curves["jimgen"])[min(2, len(curves["jimgen"]) - 1)]
+    rows = [("original", originals)]
+    for label, points in curves.items():
+        nearest = min(points, key=lambda p: abs(p.bytes - size))
+        if nearest.bytes < 2 * size:
+            rows.append((f"{label}\n{nearest.bytes:.0f} bytes", nearest.shown))
+    figure = Figure(figsize=(0.8 * len(originals) + 1.2, 0.8 * len(rows)), dpi=96, layout="constrained")
+    for axes, (label, shown) in zip(figure.subplots(len(rows)), rows, strict=True):
+        pixels = np.concatenate(np.clip(shown, 0, 255).astype(np.uint8), axis=1)
+        axes.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=255)
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+        axes.set(xticks=(), yticks=())
     figure.savefig(path)
     print(path)
 
