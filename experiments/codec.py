@@ -16,7 +16,9 @@ On an accelerator, 64 pixels, colour:
         --fine-channels 48 --coarse-channels 96 --batch-size 128 --learning-rate 5e-4 --steps 100000 \
         --ema-half-life 200000 --dtype bfloat16
 
-Results: none yet. The commands have not run to the end yet.
+Results of the second command with --mode jit, seed 0, one core of an AMD EPYC whose other core was busy, 3249 s
+(2026-11-27), on the whole test split: 26.6 bytes a picture at a PSNR of 24.1 dB, 46.7 at 28.2, 98.2 at 34.1. A WebP
+mosaic has 53.8 at 24.3 and 103.8 at 30.2. See docs/compression.md. The last command has not run.
 """
 
 from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads
