@@ -31,8 +31,8 @@ class Likelihood(NamedTuple):
     # (params, decoder output, x, where) -> -log p(x|z) of the pixels where bool [b, h, w, c], None for all: nats [b]
     data: DiscreteData | None  # the kind of discrete x, whose nats are a code length; None for others
     outputs: int = 1  # the decoder's outputs for each value of x, side by side along the last axis
-    log_probs: Callable[[Array, Array], Array] | None = None
-    # (decoder output, x) -> log p(x|z) of every level of discrete x: [b, h, w, c, levels]
+    log_probs: Callable[[Array, Array, Array], Array] | None = None
+    # (decoder output, x, places int [k] in the flat h w c) -> log p(x|z) of every level of discrete x: [b, k, levels]
     turns: Callable[[int, int], np.ndarray] = lambda height, width: np.zeros((height, width), int)
     # (h, w) -> int [h, w]: `log_probs` of a pixel depend on no x but those of pixels of earlier turns
     params: dict[str, float] = {}  # initial values of parameters that are learned with the nets
@@ -49,13 +49,17 @@ def bernoulli(binarise: bool = True) -> Likelihood:
         grey = jnp.clip((images + 1) / 2, 0.0, 1.0)
         return noise.bernoulli(key, index, grey) if binarise else grey
 
+    def log_probs(logits: Array, x: Array, places: Array) -> Array:
+        chosen = logits.reshape(len(logits), -1)[:, places]
+        return jax.nn.log_sigmoid(jnp.stack([-chosen, chosen], -1))
+
     return Likelihood(
         observe=observe,
         as_images=lambda x: 2 * x - 1,
         expectation=jax.nn.sigmoid,
         nll=lambda _, logits, x, where: bernoulli_nll(logits, x, where),
         data="binarised" if binarise else None,
-        log_probs=(lambda logits, x: jax.nn.log_sigmoid(jnp.stack([-logits, logits], -1))) if binarise else None,
+        log_probs=log_probs if binarise else None,
     )
 
 
@@ -121,10 +125,11 @@ def logistic_mixture(components: int = 5, neighbours: bool = False) -> Likelihoo
             return (jax.nn.softmax(logits) * jnp.clip(mean, -1.0, 1.0)).sum(-1)
         return _expectation_by_pixels((jax.nn.softmax(logits) * mean).sum(-1), factors)
 
-    def log_probs(output: Array, x: Array) -> Array:
-        logits, mean, log_scale = (part[..., None, :] for part in distribution(output, x))
-        shape = (*mean.shape[:-2], 256, components)
-        levels = (jnp.arange(256) / 127.5 - 1).reshape((1,) * (mean.ndim - 2) + (256, 1))
+    def log_probs(output: Array, x: Array, places: Array) -> Array:
+        parts = (part.reshape(len(x), -1, 1, components)[:, places] for part in distribution(output, x))
+        logits, mean, log_scale = parts  # [b, k, 1, components]
+        shape = (*mean.shape[:2], 256, components)
+        levels = (jnp.arange(256) / 127.5 - 1)[None, None, :, None]
         log_p = discretised_logistic_log_prob(*(jnp.broadcast_to(a, shape) for a in (levels, mean, log_scale)))
         return jax.nn.logsumexp(jax.nn.log_softmax(logits) + log_p, axis=-1)
 

@@ -44,6 +44,7 @@ class Coder(NamedTuple):
     bits: tuple[np.ndarray, ...]  # of each latent, by level from the top: int64 [*latent_shape]
     labels: Array  # int32 [1] or [1, columns], of every image
     image_shape: tuple[int, int, int]
+    turns: tuple[np.ndarray, ...]  # the places in the flat image that are coded together, by turn
     programs: "_Programs"
 
 
@@ -56,7 +57,7 @@ class _Programs(NamedTuple):
     posterior: Callable[..., Any]  # (variables, i, state, features, prior) -> posterior in units of the prior
     absorb: Callable[..., Any]  # (variables, i, state, prior, eps) -> state
     output: Callable[..., Any]  # (variables, state) -> the decoder's output
-    log_probs: Callable[..., Any]  # (output, images) -> log p(x|z) of every level of x
+    log_probs: Callable[..., Any]  # (output, images, places) -> log p(x|z) of every level of x at these places
 
 
 def make_coder(nets: Hierarchy, variables: Variables, images: np.ndarray, labels: Array) -> Coder:
@@ -83,7 +84,8 @@ def make_coder(nets: Hierarchy, variables: Variables, images: np.ndarray, labels
         need = np.quantile(np.stack([of_image[level] for of_image in needs]), NEEDED_BY, axis=0)
         is_active = np.mean([of_image[level] for of_image in kls], axis=0) > INACTIVE
         bits.append(np.where(is_active, np.clip(np.ceil(np.log2(need)), 1, MOST_BITS), 0).astype(np.int64))
-    return Coder(nets, variables, tuple(bits), labels, images.shape[1:], programs)
+    shape = images.shape[1:]
+    return Coder(nets, variables, tuple(bits), labels, shape, _turns(nets, shape), programs)
 
 
 def encode(coder: Coder, images: np.ndarray) -> np.ndarray:
@@ -106,9 +108,8 @@ def encode(coder: Coder, images: np.ndarray) -> np.ndarray:
 
         state = _descend(coder, pop, states, priors)
         output, symbols = coder.programs.output(coder.variables, state), _symbols(coder, image)
-        probabilities = _pixel_probabilities(coder, output, image)
-        for places in reversed(_turns(coder)):
-            stack.push(symbols[places], probabilities[places])
+        for places in reversed(coder.turns):
+            stack.push(symbols[places], _pixel_probabilities(coder, output, image, places))
         for i in reversed(range(coder.nets.num_levels)):
             _push_uniform(stack, coder.bits[i], chosen[i])
     return stack.words()
@@ -132,8 +133,8 @@ def decode(coder: Coder, words: np.ndarray, count: int) -> np.ndarray:
 
         state = _descend(coder, pop, states, priors)
         output, image = coder.programs.output(coder.variables, state), np.zeros(coder.image_shape, np.uint8)
-        for places in _turns(coder):
-            image.ravel()[places] = _levels(coder, stack.pop(_pixel_probabilities(coder, output, image)[places]))
+        for places in coder.turns:
+            image.ravel()[places] = _levels(coder, stack.pop(_pixel_probabilities(coder, output, image, places)))
         features = _features(coder, image)
         for i in reversed(range(coder.nets.num_levels)):
             q = coder.programs.posterior(coder.variables, i, states[i], features, priors[i])
@@ -158,9 +159,9 @@ def _programs(nets: Hierarchy) -> _Programs:
     def absorb(variables: Variables, i: int, state: Array, p: Gaussian, eps: Array) -> Array:
         return nets.absorb(variables, i, state, p.at(eps))
 
-    def log_probs(output: Array, images: Array) -> Array:
+    def log_probs(output: Array, images: Array, places: Array) -> Array:
         assert nets.likelihood.log_probs is not None
-        return nets.likelihood.log_probs(output, scale_images(images))
+        return nets.likelihood.log_probs(output, scale_images(images), places)
 
     level = partial(jax.jit, static_argnums=1)
     return _Programs(
@@ -218,19 +219,24 @@ def _host(q: Gaussian) -> Gaussian:
     return Gaussian(mean, logvar)  # pyright: ignore[reportArgumentType]
 
 
-def _pixel_probabilities(coder: Coder, output: Array, image: np.ndarray) -> np.ndarray:
-    """p(x|z), given earlier turns of the image: float64 [h w c, levels of x]."""
-    log_p = np.asarray(coder.programs.log_probs(output, jnp.asarray(image[None])), np.float64)
+def _pixel_probabilities(coder: Coder, output: Array, image: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """p(x|z) at the places of a turn, given earlier turns of the image: float64 [places, levels of x].
+
+    Encoder and decoder run this one program, whose turns are all padded to the length of the longest.
+    """
+    padded = np.zeros(max(map(len, coder.turns)), np.int32)
+    padded[: len(places)] = places
+    log_p = coder.programs.log_probs(output, jnp.asarray(image[None]), jnp.asarray(padded))
+    log_p = np.asarray(log_p, np.float64)[0, : len(places)]
     if not np.isfinite(log_p).all():
         raise UserError("a probability is not a number: the run's weights are NaN, or its training has diverged")
-    return np.exp(log_p).reshape(-1, log_p.shape[-1])
+    return np.exp(log_p)
 
 
-def _turns(coder: Coder) -> list[np.ndarray]:
-    """The places in the flat image of each turn of the likelihood."""
-    height, width, channels = coder.image_shape
-    turns = np.repeat(coder.nets.likelihood.turns(height, width).ravel(), channels)
-    return [np.flatnonzero(turns == turn) for turn in range(turns.max() + 1)]
+def _turns(nets: Hierarchy, shape: tuple[int, int, int]) -> tuple[np.ndarray, ...]:
+    height, width, channels = shape
+    turns = np.repeat(nets.likelihood.turns(height, width).ravel(), channels)
+    return tuple(np.flatnonzero(turns == turn) for turn in range(turns.max() + 1))
 
 
 def _symbols(coder: Coder, image: np.ndarray) -> np.ndarray:
