@@ -77,7 +77,7 @@ class Config(ScheduledConfig):
     """channels of the discriminator's largest feature maps"""
     discriminator_learning_rate: float = 2e-4
     """learning rate of the discriminator's Adam"""
-    statistics_half_life: float = 10_000
+    statistics_half_life: float = field(default=10_000, metadata=COUNT)
     """half-life of the mean and standard deviation of the latents, in images"""
     warmup_steps: int = 250
     """steps over which the learning rate rises from 0; then it falls to 0 along a cosine"""

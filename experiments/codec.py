@@ -36,7 +36,7 @@ from typing import Literal
 import optax
 
 from jimgen.data.dataset import DataSpec
-from jimgen.methods.codec import Codec, codec
+from jimgen.methods.codec import Codec, codec, require_sigmas
 from jimgen.nets.codec import Analysis, Channels, Prior, Synthesis
 from jimgen.nets.layers import base_size
 
@@ -65,6 +65,10 @@ class Config(ScheduledConfig):
     """largest norm of the gradient; 0 for no limit"""
     dtype: Literal["float32", "bfloat16"] = field(default="float32", metadata=DRAWING)
     """precision of analysis and synthesis; parameters and prior stay float32"""
+
+    def check(self) -> None:
+        super().check()
+        require_sigmas(self.sigmas)
 
 
 def build(config: Config, data: DataSpec) -> Codec:

@@ -52,7 +52,7 @@ class Config(ScheduledConfig):
     """latents of each size"""
     latent_channels: tuple[int, ...] = (4, 16)
     """channels of the latents of each size; dimensions of the vector's"""
-    blocks: int = 2
+    blocks: int = field(default=2, metadata=COUNT)
     """residual blocks of the encoder at each size"""
     conditional: bool = False
     """give class and attributes to both nets"""
@@ -88,6 +88,8 @@ class Config(ScheduledConfig):
 
     def check(self) -> None:
         super().check()
+        if min(*self.widths, *self.levels, *self.latent_channels) < 1:
+            raise ValueError("--widths, --levels and --latent-channels must be at least 1 each")
         if not len(self.widths) == len(self.levels) == len(self.latent_channels):
             raise ValueError(
                 f"--widths {self.widths}, --levels {self.levels}, --latent-channels {self.latent_channels}: give each "

@@ -159,14 +159,14 @@ def tiny_hierarchical_vae(dtype=jnp.float32, likelihood=None, **options):
     return made.method
 
 
-def tiny_codec(dtype=jnp.float32, **options):
+def tiny_codec(dtype=jnp.float32, image_shape=SHAPE, **options):
     channels, steps = Channels(4, 2), (2.0, 1.0)
     return codec(
         Analysis(channels, steps, (4, 4), (0, 0), dtype),
         Synthesis(SHAPE[-1], steps, (4, 4, 4), (0, 1, 0), dtype),
         Prior(channels.coarse, 0, 2, 6),
         Prior(channels.fine, channels.coarse, 2, 6),
-        image_shape=SHAPE,
+        image_shape=image_shape,
         sigmas=(0.4, 0.2),
         tx=optax.adam(1e-3),
         **options,

@@ -26,7 +26,8 @@ def compress(
     A run of codec.py compresses with loss, one of pixel_transformer.py or hierarchical_vae.py without. Pictures are
     brought to the run's channels, never to its size. A run on grey pictures stores colours as their luma. A run on
     opaque pictures puts transparent ones over its background. A run on colour stores grey as colour. Lossless runs
-    refuse pictures that would change. The file is decoded again before it is written.
+    refuse pictures that would change, also those of more than 8 bits or several frames; colours under full
+    transparency are not kept. The file is decoded again before it is written.
 
     Args:
         run: folder of the run.
@@ -98,6 +99,7 @@ def codec_info(file: Annotated[Path, tyro.conf.Positional]) -> None:
     from collections import Counter
 
     from jimgen.apps.codec.container import unpack
+    from jimgen.files import some_of
 
     data = _read(file)
     container = unpack(data)
@@ -111,8 +113,8 @@ def codec_info(file: Annotated[Path, tyro.conf.Positional]) -> None:
     for ((height, width, channels), rate), num in sorted(shapes.items()):
         print(f"  {num} of {height}x{width} with {channels} channel{'s' if channels > 1 else ''}, rate {rate}")
     names = container.names
-    shown = "none stored" if names is None else ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    print(f"names: {shown}")
+    printable = (name if name.isprintable() else ascii(name) for name in names or ())
+    print(f"names: {'none stored' if names is None else some_of(printable)}")
 
 
 def _payload(run: Path) -> tuple[Any, "Payload"]:
@@ -134,14 +136,14 @@ def _read(file: Path) -> bytes:
 
 def _sources(pictures: tuple[Path, ...]) -> list[Path]:
     """The files, with folders replaced by the pictures in them, in order of their names."""
-    from jimgen.data.images import picture_suffixes
+    from jimgen.data.images import FOREIGN_SUFFIXES, picture_suffixes
     from jimgen.files import expanded, read_errors
 
-    found = []
+    known, found = picture_suffixes() | FOREIGN_SUFFIXES, []  # decoding tells which it cannot read
     for picture in map(expanded, pictures):
         if picture.is_dir():
             with read_errors(picture):
-                inside = sorted(path for path in picture.iterdir() if path.suffix.lower() in picture_suffixes())
+                inside = sorted(path for path in picture.iterdir() if path.suffix.lower() in known)
             if not inside:
                 raise UserError(f"{picture} holds no pictures")
             found += inside
@@ -168,11 +170,12 @@ def _picture(loaded: Any, payload: "Payload", source: Path) -> Any:
 
     from jimgen.apps.codec.container import Kind
     from jimgen.commands.fitted import fitted_picture
-    from jimgen.data.images import decode
+    from jimgen.data.images import decode, require_kept
 
     fitted = fitted_picture(loaded, source, own_size=True)
     if payload.kind == Kind.LATENTS:
         return fitted
+    require_kept(source)
     original = decode(source, alpha=True)
     again = np.full(original.shape, 255, np.uint8)
     again[..., : 4 if fitted.shape[-1] == 4 else 3] = fitted

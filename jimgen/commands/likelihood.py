@@ -20,8 +20,8 @@ def likelihood(
 ) -> None:
     """Bound the likelihood of test images by importance sampling (IWAE-k); the last line is JSON.
 
-    Binarised images are drawn once from their grey values, by the seed. The time grows with --num times --samples. The
-    result is written after each chunk, and tells how many images it is about: an interrupt keeps what is done.
+    Binarised images are drawn once from their grey values, by the seed. The time grows with --num times --samples. An
+    interrupt leaves the images that are done in a file .partial.json, beside an earlier result.
 
     Args:
         run: folder of the run.
@@ -31,7 +31,7 @@ def likelihood(
         chunk: images that are computed at a time.
         split: test, or train to see overfitting.
         best: use the best checkpoint, which --quality-every kept, instead of the newest one.
-        out: path of the result, .json. Default: RUN/likelihood.json
+        out: path of the result, .json. Default: RUN/likelihood.json, or RUN/likelihood_train.json
     """
     import json
     import sys
@@ -48,7 +48,8 @@ def likelihood(
     require_seed(seed)
     if num:
         require_positive(num=num)
-    path = output_file(out or run / "likelihood.json", ".json")
+    path = output_file(out or run / ("likelihood.json" if split == "test" else f"likelihood_{split}.json"), ".json")
+    partial = path.with_suffix(".partial.json")
     with start_jax():
         loaded = load_run(run, best)
         sampler = loaded.method.importance
@@ -60,17 +61,20 @@ def likelihood(
         began = time.perf_counter()
 
         def save(bounds: Bounds) -> None:
-            """Writes the bounds of the images so far: an interrupt loses at most the last chunk."""
+            """Writes the bounds of the images so far: an interrupt loses at most the last chunk, and no old result."""
             seconds, done = time.perf_counter() - began, len(bounds.neg_elbo)
             named = named_bounds(bounds, sampler.data, samples, loaded.conditional, loaded.spec.shape)
             means = {name: mean for name, (mean, _) in named.items()}
             errors = {name: error for name, (_, error) in named.items()}
-            asked = {"samples": samples, "num": done, "seed": seed, "split": split, "data": dataset.spec.name}
+            asked = {"samples": samples, "num": done, "seed": seed, "split": split, "best": best}
+            asked |= {"data": dataset.spec.name}
             progress = {"step": int(loaded.state.step), "seconds": round(seconds, 1)}
             result = {"metrics": means, "standard_errors": errors, **asked, **progress}
-            write_atomically(path, json.dumps(result, indent=2).replace("NaN", "null"))
+            written = json.dumps(result, indent=2).replace("NaN", "null")
+            write_atomically(path if done == num else partial, written)
             print(f"{done} of {num} images, {seconds:.0f} s", file=sys.stderr)
             if done == num:
+                partial.unlink(missing_ok=True)
                 for name, (mean, error) in named.items():
                     print(f"{name} {mean:.4f} ± {error:.2g}")
                 print(path)

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from jimgen.alpha import BLACK, Colour, premultiply
+from jimgen.alpha import BLACK, Colour, premultiply, unpremultiply
 from jimgen.errors import UserError
 from jimgen.files import read_errors, shown
 
@@ -131,6 +131,23 @@ def decode(
         return _with_alpha(levels, opacity)
     below = (background, background, background) if isinstance(background, int) else background
     return levels if opacity is None else _over(levels, opacity, below)
+
+
+def require_kept(file: Path) -> None:
+    """Raises UserError if `decode` with `alpha` loses anything of a picture but colour under full transparency.
+
+    It loses frames after the first, bits after the eighth, and fine shades of what is nearly transparent.
+    """
+    with _opened(file, None) as image:
+        if getattr(image, "n_frames", 1) > 1:
+            raise UserError(f"{file} has several frames: only the first would be kept. Give a picture of one")
+        if ";16" in _rawmode(image) or image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            raise UserError(f"{file} has more than 8 bits a channel, which would not be kept: save it with 8 bits")
+        if image.mode in ALPHA_MODES or "transparency" in image.info:
+            straight = np.asarray(image.convert("RGBA"))
+            straight = straight * (straight[..., 3:] > 0)
+            if not np.array_equal(unpremultiply(premultiply(straight)), straight):
+                raise UserError(f"{file} has half transparent colours, which would not be kept exactly")
 
 
 @contextlib.contextmanager

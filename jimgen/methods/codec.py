@@ -36,6 +36,7 @@ CLASSES = 32  # of scales
 LOWEST, CLASS_STEP = -4.0, 0.2  # raw log scale of class 0, and from one class to the next
 LARGEST = 31  # entries are the symbols -31 to 31, and an escape for all others
 NUM_TABLES, NUM_SYMBOLS = FRACTIONS * CLASSES, 2 * LARGEST + 2
+MOST_UNITS, MOST_CHANNELS = 512, 320  # of a prior, so that its integers stay below 2^53: apps/codec/integer_prior.py
 _SMALLEST_LOG_SCALE = math.log(0.05)
 _BEST_PSNR = 60.0  # stands for the infinite one of equal images in means
 
@@ -130,10 +131,13 @@ def codec(
         tx: the optimiser.
         table_half_life: half-life of the counts of symbols, in images.
     Raises:
-        ValueError: if sigmas are not positive and falling.
+        ValueError: if sigmas are not positive and falling, or a prior is too large for its integers.
     """
-    if not sigmas or min(sigmas) <= 0 or any(a <= b for a, b in zip(sigmas[:-1], sigmas[1:], strict=True)):
-        raise ValueError(f"--sigmas {' '.join(map(str, sigmas))}: must be positive, each less than the one before")
+    require_sigmas(sigmas)
+    for prior in (prior_coarse, prior_fine):
+        if prior.hidden > MOST_UNITS or prior.channels > MOST_CHANNELS:
+            has = f"{prior.hidden} units and {prior.channels} channels"
+            raise ValueError(f"a prior of {has}: at most {MOST_UNITS} and {MOST_CHANNELS}")
     nets, num_rates = _Nets(analysis, synthesis, prior_coarse, prior_fine), len(sigmas)
 
     def objective(variables: Variables, batch: Batch, key: Array) -> tuple[Array, Aux]:
@@ -186,6 +190,13 @@ def codec(
     return Codec(method, nets.encode, nets.decode, num_rates, Channels(prior_coarse.channels, prior_fine.channels))
 
 
+def require_sigmas(sigmas: Sequence[float]) -> None:
+    """Raises ValueError if they are not positive and falling, or none."""
+    falling = all(a > b for a, b in zip(sigmas[:-1], sigmas[1:], strict=True))
+    if not sigmas or not falling or not all(0 < sigma < math.inf for sigma in sigmas):
+        raise ValueError(f"--sigmas {' '.join(map(str, sigmas))}: must be positive, each less than the one before")
+
+
 def logistic_tables() -> np.ndarray:
     """Probabilities of the symbols of each table under its logistic, float32 [NUM_TABLES, NUM_SYMBOLS].
 
@@ -235,6 +246,7 @@ def _sampler(nets: _Nets, image_shape: tuple[int, int, int], rate: int) -> Calla
             scale = jnp.exp(soft_lower_bound(raw, _SMALLEST_LOG_SCALE))
             drawn = mean + scale * jax.scipy.special.logit(jnp.clip(uniform, 1e-6, 1 - 1e-6))
             values = values.at[:, i::2, j::2, channels].set(jnp.round(drawn))
+            values = values.at[:, size[0] :].set(0).at[:, :, size[1] :].set(0)  # no latents, only padding
         return values[:, : size[0], : size[1]]
 
     def sample(variables: Variables, key: Array, labels: Array) -> Array:

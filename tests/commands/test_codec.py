@@ -51,6 +51,13 @@ def test_what_cannot_be_compressed_is_refused(folders, refused, pictures, tmp_pa
     shutil.copy(pictures / "a.png", tmp_path / "more" / "A.png")
     assert "holds no pictures" in refused("compress", folders["codec"], tmp_path / "empty", *out)
     assert "not a picture" in refused("compress", folders["codec"], tmp_path / "text.png", *out)
+    (tmp_path / "foreign").mkdir()
+    shutil.copy(pictures / "a.png", tmp_path / "foreign" / "a.png")
+    (tmp_path / "foreign" / "b.heic").write_text("a format that needs a plugin")
+    assert "b.heic" in refused("compress", folders["codec"], tmp_path / "foreign", *out)
+    long = tmp_path / f"{'n' * 201}.png"
+    shutil.copy(pictures / "a.png", long)
+    assert "more than 200 bytes" in refused("compress", folders["codec"], long, *out)
     assert "one name" in refused("compress", folders["codec"], pictures / "a.png", tmp_path / "more", *out)
     assert "rates 0 (smallest files) to 6" in refused("compress", folders["codec"], pictures, "--rate", 7, *out)
     assert "experiments/codec.py compresses" in refused("compress", folders["flow"], pictures, *out)
@@ -90,3 +97,8 @@ def test_black_and_white_pictures_come_back_exactly_by_a_hierarchical_vae(folder
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / f"{name}.png")), pixels)
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(tmp_path / "grey.png")
     assert "0 or 255" in refused("compress", run, tmp_path / "grey.png", "--out", tmp_path / "y.jgc")
+    Image.fromarray(np.full((8, 8), 65535, np.uint16)).save(tmp_path / "deep.png")
+    assert "more than 8 bits" in refused("compress", run, tmp_path / "deep.png", "--out", tmp_path / "y.jgc")
+    frames = [Image.new("L", (8, 8), level) for level in (0, 255)]
+    frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
+    assert "several frames" in refused("compress", run, tmp_path / "film.gif", "--out", tmp_path / "y.jgc")

@@ -36,7 +36,10 @@ def test_likelihood_prints_and_writes_bounds_with_their_protocol(folders, jimgen
 
 
 def test_an_interrupted_likelihood_keeps_the_images_that_are_done(folders, jimgen, tmp_path, monkeypatch):
-    """The first of two chunks is on disk when the second one fails, as if it had been all that was asked for."""
+    """The first of two chunks is on disk when the second one fails, as if it had been all that was asked for.
+
+    An earlier result stays, until a whole one replaces it.
+    """
     run, asked = folders["hierarchical_vae"], ("--samples", 3, "--chunk", 4)
     jimgen("likelihood", run, *asked, "--num", 4, "--out", tmp_path / "four.json")
     reads = iter([read_rows])
@@ -45,10 +48,15 @@ def test_an_interrupted_likelihood_keeps_the_images_that_are_done(folders, jimge
         return next(reads, _interrupt)(*args)
 
     monkeypatch.setattr(likelihood, "read_rows", interrupted)
+    expected = (tmp_path / "four.json").read_text()
     with pytest.raises(KeyboardInterrupt):
-        jimgen("likelihood", run, *asked, "--num", 8, "--out", tmp_path / "eight.json")
-    found, expected = (json.loads((tmp_path / name).read_text()) for name in ("eight.json", "four.json"))
-    assert found["num"] == 4 and found["metrics"] == expected["metrics"]
+        jimgen("likelihood", run, *asked, "--num", 8, "--out", tmp_path / "four.json")
+    found = json.loads((tmp_path / "four.partial.json").read_text())
+    assert found["num"] == 4 and found["metrics"] == json.loads(expected)["metrics"]
+    assert (tmp_path / "four.json").read_text() == expected
+    monkeypatch.undo()
+    jimgen("likelihood", run, *asked, "--num", 4, "--out", tmp_path / "four.json")
+    assert not (tmp_path / "four.partial.json").exists()
 
 
 def _interrupt(*args):

@@ -9,7 +9,7 @@ from tiny import SHAPE, compiled, initialised, state_of, tiny_batch, tiny_codec
 
 from jimgen.methods.codec import FRACTIONS, LARGEST, NUM_SYMBOLS, codec, table_and_symbol
 from jimgen.nets.codec import NUM_STEPS, PHASES, Prior, of_step
-from jimgen.train_step import compile_step, make_train_step
+from jimgen.train_step import compile_step, eval_variables, make_train_step
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,22 @@ def test_a_higher_rate_costs_more_and_all_of_its_functions_have_the_shapes_of_im
     assert images.shape == batch["image"].shape and float(jnp.abs(images).max()) <= 1
 
 
-@pytest.mark.parametrize("sigmas", [(), (0.1, 0.2), (0.2, 0.2), (0.2, 0.0)])
+def test_samples_have_no_latents_in_the_padding_of_odd_grids(monkeypatch):
+    """As in training: 12x12 images have 3x3 fine latents in a grid of 4x4, whose fourth row and column stay zero."""
+    seen = []
+    steps = Prior.steps
+    monkeypatch.setattr(Prior, "steps", lambda net, values, *rest: seen.append(values) or steps(net, values, *rest))
+    method = tiny_codec(image_shape=(12, 12, SHAPE[-1])).method
+    state = state_of(method, {**tiny_batch(), "image": jnp.zeros((8, 12, 12, SHAPE[-1]))})
+    with jax.disable_jit():
+        seen.clear()
+        method.sample(eval_variables(state), jax.random.key(0), jnp.zeros(2, jnp.int32))
+    fine = np.asarray(seen[-1])
+    assert fine.shape[1:3] == (4, 4) and fine[:, :3, :3].any()
+    assert not fine[:, 3].any() and not fine[:, :, 3].any()
+
+
+@pytest.mark.parametrize("sigmas", [(), (0.1, 0.2), (0.2, 0.2), (0.2, 0.0), (0.2, float("nan"))])
 def test_sigmas_must_fall(sigmas):
     with pytest.raises(ValueError, match="--sigmas"):
         codec(None, None, Prior(2, 0, 1), Prior(2, 2, 1), image_shape=SHAPE, sigmas=sigmas, tx=optax.sgd(0.0))

@@ -427,6 +427,12 @@ def test_a_run_keeps_what_its_experiment_imports(tmp_path, monkeypatch):
         ("vae", ["--mode", "sharded", "--batch-size", "12"], "--batch-size 16"),
         ("vae", ["--accumulate", "3"], "microbatch"),
         ("vae", ["--devices", "9", "--mode", "sharded"], "only 8"),
+        ("codec", ["--sigmas", "0.4", "0"], "--sigmas 0.4 0.0: must be positive"),
+        ("codec", ["--sigmas", "0.4", "nan"], "--sigmas 0.4 nan: must be positive"),
+        ("codec", ["--hidden", "600"], "a prior of 600 units and 24 channels: at most 512 and 320"),
+        ("hierarchical_vae", ["--blocks", "0"], "--blocks 0: must be at least 1"),
+        ("hierarchical_vae", ["--levels", "1", "-1"], "--latent-channels must be at least 1 each"),
+        ("autoencoder", ["--statistics-half-life", "0"], "--statistics-half-life 0.0: must be at least 1"),
     ],
 )
 def test_bad_input_is_told_and_nothing_written(capsys, tmp_path, name, flags, message):

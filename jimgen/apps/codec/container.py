@@ -25,6 +25,7 @@ NAMED = 1  # flag
 MOST_PIXELS = 2**22  # height times width, summed over the pictures of a block
 MOST_PIXELS_IN_ALL = 2**28
 _MOST_NAME_BYTES = 2**24  # of all names, inflated
+_LONGEST_NAME = 200  # bytes: a file's name takes a suffix, and while it is written another one
 _FIXED = struct.Struct("<4sBBB8s")
 _CHECKSUM = struct.Struct("<I")
 
@@ -78,13 +79,13 @@ def pack(container: Container) -> bytes:
             out += _varint(len(part))
         out += b"".join(block.parts)
     if container.names is not None:
-        deflated = zlib.compress("\0".join(container.names).encode(), 9)
+        deflated = zlib.compress(_joined(container.names), 9)
         out += _varint(len(deflated)) + deflated
     return bytes(out) + _CHECKSUM.pack(zlib.crc32(out))
 
 
 def unpack(data: bytes) -> Container:
-    """Reads a container, with all its limits checked. Nothing is decoded, and no more memory taken than `data` has.
+    """Reads a container, with all its limits checked. Nothing is decoded; names take at most 16 MB.
 
     Raises:
         DamagedFile: not a container, of another version, cut off, or with a wrong checksum or impossible content.
@@ -101,7 +102,8 @@ def unpack(data: bytes) -> Container:
         raise DamagedFile(f"kind {kind} with flags {flags}: a newer jimgen may read it")
     reader = _Reader(data[_FIXED.size : -_CHECKSUM.size])
     blocks = tuple(_block(reader) for _ in range(reader.count("blocks")))
-    names = _names(reader.take(reader.varint())) if flags & NAMED else None
+    num = sum(block.num for block in blocks)
+    names = _names(reader.take(reader.varint()), num) if flags & NAMED else None
     if reader.left:
         raise DamagedFile(f"{reader.left} bytes after its end")
     container = Container(Kind(kind), model, blocks, names)
@@ -112,8 +114,10 @@ def unpack(data: bytes) -> Container:
 def require_valid_names(names: tuple[str, ...]) -> None:
     """Raises DamagedFile for names that could leave a folder, are empty or too long, or occur twice."""
     for name in names:
-        if name in ("", ".", "..") or any(c in name for c in "/\\\0:") or len(name.encode(errors="replace")) > 255:
+        if name in ("", ".", "..") or any(c in name for c in "/\\\0:"):
             raise DamagedFile(f"a picture named {name[:100]!r}: not the name of a file")
+        if len(name.encode(errors="replace")) > _LONGEST_NAME:
+            raise DamagedFile(f"a picture named {name[:100]!r}...: more than {_LONGEST_NAME} bytes; rename it")
     if len({name.casefold() for name in names}) != len(names):
         raise DamagedFile("two pictures of one name: rename one, or leave names out (--no-names)")
 
@@ -138,6 +142,8 @@ def _check(container: Container) -> None:
         if len(container.names) != container.num:
             raise DamagedFile(f"{len(container.names)} names for {container.num} pictures")
         require_valid_names(container.names)
+        if len(_joined(container.names)) > _MOST_NAME_BYTES:
+            raise TooLarge(f"names of more than {_MOST_NAME_BYTES} bytes: use several files")
 
 
 def _block(reader: "_Reader") -> Block:
@@ -148,12 +154,18 @@ def _block(reader: "_Reader") -> Block:
     return Block(num, (height, width, channels), rate, checksum, parts, bit_depth)
 
 
-def _names(deflated: bytes) -> tuple[str, ...]:
+def _joined(names: tuple[str, ...]) -> bytes:
+    return "\0".join(names).encode()
+
+
+def _names(deflated: bytes, num: int) -> tuple[str, ...]:
     inflater = zlib.decompressobj()
     try:
         text = inflater.decompress(deflated, _MOST_NAME_BYTES)
         if not inflater.eof or inflater.unused_data:
             raise DamagedFile("its names are cut off, or too long")
+        if (found := text.count(0) + 1) != num:
+            raise DamagedFile(f"{found} names for {num} pictures")
         return tuple(text.decode().split("\0"))
     except (zlib.error, UnicodeDecodeError) as error:
         raise DamagedFile(f"its names are damaged: {error}") from error

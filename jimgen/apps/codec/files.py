@@ -32,15 +32,14 @@ def compress(payload: Payload, pictures: Sequence[np.ndarray], rate: int, names:
         if picture.shape[2] != payload.channels or (payload.size and picture.shape[:2] != payload.size):
             wanted = [*(payload.size or ("any height", "any width")), payload.channels]
             raise UserError(f"a picture {list(picture.shape)}: the run compresses pictures {wanted}")
-    blocks = []
-    for _, group in groupby(pictures, key=np.shape):
-        group = list(group)
-        step = max(1, PIXELS_IN_A_BLOCK // (group[0].shape[0] * group[0].shape[1]))
-        parts = (np.stack(group[start : start + step]) for start in range(0, len(group), step))
-        for part in parts:
-            pack(Container(payload.kind, payload.model, (Block(len(part), part.shape[1:], 0, 0, ()),)))  # its limits
-            blocks.append(payload.encode(part, rate))
-    return pack(Container(payload.kind, payload.model, tuple(blocks), tuple(names) if names is not None else None))
+    groups: list[Sequence[np.ndarray]] = []
+    for shape, group in groupby(pictures, key=np.shape):
+        same, step = list(group), max(1, PIXELS_IN_A_BLOCK // (shape[0] * shape[1]))
+        groups += [same[start : start + step] for start in range(0, len(same), step)]
+    empty = tuple(Block(len(group), group[0].shape, 0, 0, ()) for group in groups)
+    container = Container(payload.kind, payload.model, empty, tuple(names) if names is not None else None)
+    pack(container)  # what is too large is told before anything slow
+    return pack(container._replace(blocks=tuple(payload.encode(np.stack(group), rate) for group in groups)))
 
 
 def decompress(payload: Payload, data: bytes) -> Iterator[tuple[str, np.ndarray]]:

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jimgen.apps.codec.errors import UnusableModel
-from jimgen.methods.codec import CLASS_STEP, CLASSES, FRACTIONS, LOWEST
+from jimgen.methods.codec import CLASS_STEP, CLASSES, FRACTIONS, LOWEST, MOST_CHANNELS, MOST_UNITS
 from jimgen.nets.codec import PHASES, is_known
 
 LARGEST_LATENT = 2**15 - 1
-MOST_UNITS, MOST_CHANNELS = 512, 320
 _WEIGHT_BITS = 12  # of the fraction of weights
 _UNIT_BITS = 10  # of the fraction of hidden units
 # Sums stay below 2^53: 25 channels 2^11 2^18 2^10 for a window, 9 units 2^22 2^18 for the rest.

@@ -40,6 +40,8 @@ def by_pixels(model: Autoregressive, variables: Variables, shape: tuple[int, int
         UnusableModel: weights are not finite.
     """
 
+    coder = pixels.make_coder(model, variables)
+
     def labels(num: int) -> Array:
         return _open(num, model.method.num_classes)
 
@@ -47,10 +49,10 @@ def by_pixels(model: Autoregressive, variables: Variables, shape: tuple[int, int
         images = scale_images(jnp.asarray(pictures))
         if not np.array_equal(to_uint8(model.to_images(model.to_levels(images))), pictures):
             raise UserError("the run knows fewer grey levels than these pictures have: it would not be lossless")
-        return pixels.encode(model, variables, images, labels(len(pictures))).tobytes()
+        return pixels.encode(coder, images, labels(len(pictures))).tobytes()
 
     def decode(code: bytes, num: int) -> np.ndarray:
-        return to_uint8(pixels.decode(model, variables, code, labels(num), math.prod(shape)))
+        return to_uint8(pixels.decode(coder, code, labels(num), math.prod(shape)))
 
     return _payload(Kind.PIXELS, identity(variables), shape, encode, decode, SIDE_BY_SIDE)
 

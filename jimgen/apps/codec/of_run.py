@@ -26,7 +26,7 @@ def payload_of(run: Run) -> Payload:
             "experiments/pixel_transformer.py and hierarchical_vae.py without"
         )
     if run.conditional and not run.method.hides_labels:
-        raise UserError(f"{run.folder} needs a label for each picture: train it with --label-drop above 0")
+        raise UserError(f"{run.folder} needs a label for each picture: train it without --conditional")
     trained = {net: variables[net] for net in run.method.ema}
     if isinstance(made, Autoregressive):
         return by_pixels(made, trained, shape)

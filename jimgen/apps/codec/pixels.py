@@ -4,7 +4,8 @@ A net computes, one sub-pixel after another, the probabilities by which a range 
 one compiled program, because a single different bit in a probability would spoil all that follows.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,42 +17,55 @@ from jimgen.methods.autoregressive import Autoregressive
 from jimgen.train_step import Variables
 
 
-def encode(model: Autoregressive, variables: Variables, images: Array, labels: Array) -> np.ndarray:
-    """Images float32 [n, h, w, c] in [-1, 1] -> the code of all images, uint32 [words], little-endian."""
-    levels = np.asarray(model.to_levels(images))
-    coder, family = constriction().stream.queue.RangeEncoder(), _family()
-    probabilities = _program(model, variables, labels)
-    decoding = model.empty(len(levels))
+class PixelCoder(NamedTuple):
+    """What encoder and decoder share."""
+
+    model: Autoregressive
+    variables: Variables
+    probabilities: Callable[..., tuple[Array, Any]]
+    # compiled: (variables, decoding, levels int32 [n, places], place, labels) -> float32 [n, levels], decoding
+
+
+def make_coder(model: Autoregressive, variables: Variables) -> PixelCoder:
+    @jax.jit
+    def probabilities(variables: Variables, decoding: Any, levels: Array, i: Array, labels: Array) -> tuple[Array, Any]:
+        logits, decoding = model.decode(variables, decoding, levels, i, labels)
+        return jax.nn.softmax(logits), decoding
+
+    return PixelCoder(model, variables, probabilities)
+
+
+def encode(coder: PixelCoder, images: Array, labels: Array) -> np.ndarray:
+    """Images float32 [n, h, w, c] in [-1, 1] with labels int32 [n] -> the code of all images, uint32 [words]."""
+    levels = np.asarray(coder.model.to_levels(images))
+    stream, family = constriction().stream.queue.RangeEncoder(), _family()
+    decoding = coder.model.empty(len(levels))
     for i in range(levels.shape[1]):
-        p, decoding = probabilities(decoding, jnp.asarray(levels), jnp.asarray(i, jnp.int32))
-        coder.encode(np.ascontiguousarray(levels[:, i]), family, np.asarray(p))
-    return coder.get_compressed().astype("<u4")
+        p, decoding = _probabilities(coder, decoding, levels, i, labels)
+        stream.encode(np.ascontiguousarray(levels[:, i]), family, p)
+    return stream.get_compressed().astype("<u4")
 
 
-def decode(model: Autoregressive, variables: Variables, code: bytes, labels: Array, num_places: int) -> Array:
+def decode(coder: PixelCoder, code: bytes, labels: Array, num_places: int) -> Array:
     """The images float32 [n, h, w, c] of a code, for labels int32 [n].
 
     Raises:
         DamagedFile: no images have this code.
     """
-    coder, family = decoder(code), _family()
-    probabilities = _program(model, variables, labels)
-    decoding, levels = model.empty(len(labels)), np.zeros((len(labels), num_places), np.int32)
+    stream, family = decoder(code), _family()
+    decoding, levels = coder.model.empty(len(labels)), np.zeros((len(labels), num_places), np.int32)
     for i in range(num_places):
-        p, decoding = probabilities(decoding, jnp.asarray(levels), jnp.asarray(i, jnp.int32))
-        levels[:, i] = decoded(coder, family, np.asarray(p))
-    return model.to_images(jnp.asarray(levels))
+        p, decoding = _probabilities(coder, decoding, levels, i, labels)
+        levels[:, i] = decoded(stream, family, p)
+    return coder.model.to_images(jnp.asarray(levels))
 
 
-def _program(model: Autoregressive, variables: Variables, labels: Array):
-    """Returns a function (decoding, levels, i) -> (probabilities float32 [n, levels] of place i, decoding)."""
-
-    @jax.jit
-    def run(variables: Any, decoding: Any, levels: Array, i: Array) -> tuple[Array, Any]:
-        logits, decoding = model.decode(variables, decoding, levels, i, labels)
-        return jax.nn.softmax(logits), decoding
-
-    return lambda *args: run(variables, *args)
+def _probabilities(
+    coder: PixelCoder, decoding: Any, levels: np.ndarray, i: int, labels: Array
+) -> tuple[np.ndarray, Any]:
+    place = jnp.asarray(i, jnp.int32)
+    p, decoding = coder.probabilities(coder.variables, decoding, jnp.asarray(levels), place, labels)
+    return np.asarray(p), decoding
 
 
 def _family() -> Any:

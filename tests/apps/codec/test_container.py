@@ -74,6 +74,20 @@ def test_two_pictures_of_one_name_are_refused():
         pack(SMALL._replace(names=("a", "A", "c")))
 
 
+def test_other_names_than_pictures_are_refused_before_they_are_taken_apart():
+    body = pack(SMALL)[:-4]
+    start = len(pack(SMALL._replace(names=None))) - 4
+    names = zlib.compress(b"a\0b")
+    with pytest.raises(DamagedFile, match="2 names for 3 pictures"):
+        unpack(signed(body[:start] + bytes([len(names)]) + names))
+
+
+def test_a_name_may_have_200_bytes():
+    pack(SMALL._replace(names=("a", "x" * 200, "c")))
+    with pytest.raises(DamagedFile, match="more than 200 bytes"):
+        pack(SMALL._replace(names=("a", "x" * 201, "c")))
+
+
 def test_names_that_inflate_without_end_are_refused():
     bomb = zlib.compress(bytes(2**25))
     body = pack(SMALL._replace(names=None))[:-4]
