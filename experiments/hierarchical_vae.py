@@ -18,8 +18,8 @@ On an accelerator, 64 pixels, colour, 8 bits:
         --dtype bfloat16
 
 Results of the second command with --mode jit, seed 0, one core of an AMD EPYC whose other core was busy, 4191 s
-(2026-11-27): test -ELBO 228.0 nats, IWAE-1000 226.31 nats (binarised, whole test set, seed 777). The third one, likewise,
-4009 s: ELBO 2.998 bits per dimension (8 bits). See docs/results.md. The last command has not run.
+(2026-11-27): test -ELBO 228.0 nats, IWAE-1000 226.31 nats (binarised, whole test set, seed 777). The third one,
+likewise, 4009 s: ELBO 2.998 bits per dimension (8 bits). See docs/results.md. The last command has not run.
 """
 
 from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads

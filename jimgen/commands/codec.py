@@ -9,6 +9,7 @@ from jimgen.commands.shared import RunFolder, load_run, output_file, output_fold
 from jimgen.errors import UserError
 
 if TYPE_CHECKING:
+    from jimgen.apps.codec.container import Container
     from jimgen.apps.codec.payload import Payload
 
 MOST_BYTES = 2**30  # of a file to decompress
@@ -24,16 +25,16 @@ def compress(
     """Compress pictures into one file.
 
     A run of codec.py compresses with loss, one of pixel_transformer.py or hierarchical_vae.py without. Pictures are
-    brought to the run's channels, never to its size. A run on grey pictures stores colours as their luma. A run on
-    opaque pictures puts transparent ones over its background. A run on colour stores grey as colour. Lossless runs
-    refuse pictures that would change, also those of more than 8 bits or several frames; colours under full
-    transparency are not kept. The file is decoded again before it is written.
+    brought to the run's channels, never to its size. An animation gives its first frame. A run on grey pictures stores
+    colours as their luma. A run on opaque pictures puts transparent ones over its background. A run on colour stores
+    grey as colour. Lossless runs refuse pictures that would change, also those of more than 8 bits or several frames;
+    colours under full transparency are not kept. The file is decoded again before it is written.
 
     Args:
         run: folder of the run.
-        pictures: files of pictures, or folders of them.
-        out: path of the file, usually FILE.jgc.
-        rate: number of the rate, 0 for the smallest file; default: the middle one.
+        pictures: files of pictures, or folders of them, without their subfolders.
+        out: path of the file, usually FILE.jgc; a file that is there is replaced.
+        rate: number of the rate, 0 for the smallest file; default: the middle one. Lossless runs have rate 0 alone.
         names: store the names of the pictures; without them, decompress numbers pictures.
     """
     from jimgen.apps.codec.container import require_valid_names
@@ -51,7 +52,7 @@ def compress(
     write_atomically(path, data)
     pixels = sum(picture.size for picture in read)
     each = f"{len(data) / len(read):.1f} bytes a picture, {8 * len(data) / pixels:.3f} bits a sub-pixel"
-    print(f"{path}: {len(read)} pictures, {len(data)} bytes, {each}, before {pixels}")
+    print(f"{path}: {len(read)} pictures, {len(data)} bytes, {each}; {pixels} bytes of raw pixels")
 
 
 def decompress(
@@ -69,13 +70,11 @@ def decompress(
     import numpy as np
 
     from jimgen.alpha import unpremultiply
-    from jimgen.apps.codec.container import unpack
     from jimgen.apps.codec.files import decompress as decompressed
     from jimgen.files import disk_errors, write_atomically
     from jimgen.pictures import encode_png
 
-    folder, data = output_folder(out, empty=True), _read(file)
-    unpack(data)  # before anything slow
+    folder, (data, _) = output_folder(out, empty=True), _read(file)
     num = 0
     with start_jax():
         _, payload = _payload(run)
@@ -98,11 +97,9 @@ def codec_info(file: Annotated[Path, tyro.conf.Positional]) -> None:
     """
     from collections import Counter
 
-    from jimgen.apps.codec.container import unpack
     from jimgen.files import some_of
 
-    data = _read(file)
-    container = unpack(data)
+    data, container = _read(file)
     payload_bytes = sum(len(part) for block in container.blocks for part in block.parts)
     print(f"{file}: {len(data)} bytes, {len(data) / max(1, container.num):.1f} a picture")
     print(f"kind {container.kind.name.lower()}, model {container.model.hex()}")
@@ -124,30 +121,45 @@ def _payload(run: Path) -> tuple[Any, "Payload"]:
     return loaded, payload_of(loaded)
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path) -> tuple[bytes, "Container"]:
+    """The bytes of a file, and what they hold."""
+    from jimgen.apps.codec.container import unpack
+    from jimgen.apps.codec.errors import DamagedFile, TooLarge
     from jimgen.files import expanded, read_errors
 
     file = expanded(file)
     with read_errors(file):
         if file.stat().st_size > MOST_BYTES:
             raise UserError(f"{file} has more than {MOST_BYTES} bytes: not a file of `jimgen compress`")
-        return file.read_bytes()
+        data = file.read_bytes()
+    try:
+        return data, unpack(data)
+    except (DamagedFile, TooLarge) as error:
+        raise type(error)(f"{file}: {error}") from error
 
 
 def _sources(pictures: tuple[Path, ...]) -> list[Path]:
-    """The files, with folders replaced by the pictures in them, in order of their names."""
+    """The files, with folders replaced by the pictures in them, in order of their names; tells what it leaves out."""
+    import sys
+
     from jimgen.data.images import FOREIGN_SUFFIXES, picture_suffixes
-    from jimgen.files import expanded, read_errors
+    from jimgen.files import expanded, read_errors, some_of
 
     known, found = picture_suffixes() | FOREIGN_SUFFIXES, []  # decoding tells which it cannot read
     for picture in map(expanded, pictures):
         if picture.is_dir():
             with read_errors(picture):
-                inside = sorted(path for path in picture.iterdir() if path.suffix.lower() in known)
-            if not inside:
-                raise UserError(f"{picture} holds no pictures")
-            found += inside
+                inside = sorted(picture.iterdir())
+            chosen = [path for path in inside if path.suffix.lower() in known and not path.is_dir()]
+            others = some_of([path.name for path in inside if path not in chosen])
+            if not chosen:
+                raise UserError(f"{picture} holds no pictures (other files and folders: {others})")
+            if len(chosen) < len(inside):
+                print(f"{picture}: left out {others}", file=sys.stderr)
+            found += chosen
         else:
+            with read_errors(picture):
+                picture.stat()  # before anything slow
             found.append(picture)
     if not found:
         raise UserError("no pictures: give files of pictures, or a folder of them")
@@ -173,6 +185,9 @@ def _picture(loaded: Any, payload: "Payload", source: Path) -> Any:
     from jimgen.data.images import decode, require_kept
 
     fitted = fitted_picture(loaded, source, own_size=True)
+    if payload.size and fitted.shape[:2] != payload.size:
+        sizes = " and ".join(f"{height}x{width}" for height, width in (fitted.shape[:2], payload.size))
+        raise UserError(f"{source} and the pictures of {loaded.folder} have different sizes: {sizes}")
     if payload.kind == Kind.LATENTS:
         return fitted
     require_kept(source)

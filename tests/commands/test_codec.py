@@ -51,6 +51,9 @@ def test_what_cannot_be_compressed_is_refused(folders, refused, pictures, tmp_pa
     shutil.copy(pictures / "a.png", tmp_path / "more" / "A.png")
     assert "holds no pictures" in refused("compress", folders["codec"], tmp_path / "empty", *out)
     assert "not a picture" in refused("compress", folders["codec"], tmp_path / "text.png", *out)
+    (tmp_path / "nested" / "inner").mkdir(parents=True)
+    assert "files and folders: inner" in refused("compress", folders["codec"], tmp_path / "nested", *out)
+    assert "No such file" in refused("compress", folders["codec"], tmp_path / "none.png", *out)
     (tmp_path / "foreign").mkdir()
     shutil.copy(pictures / "a.png", tmp_path / "foreign" / "a.png")
     (tmp_path / "foreign" / "b.heic").write_text("a format that needs a plugin")
@@ -96,6 +99,10 @@ def test_black_and_white_pictures_come_back_exactly_by_a_hierarchical_vae(folder
     for name, pixels in wanted.items():
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / f"{name}.png")), pixels)
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(tmp_path / "grey.png")
+    Image.new("L", (9, 8)).save(tmp_path / "wide.png")
+    assert "different sizes: 8x9 and 8x8" in refused(
+        "compress", run, tmp_path / "wide.png", "--out", tmp_path / "y.jgc"
+    )
     assert "0 or 255" in refused("compress", run, tmp_path / "grey.png", "--out", tmp_path / "y.jgc")
     Image.fromarray(np.full((8, 8), 65535, np.uint16)).save(tmp_path / "deep.png")
     assert "more than 8 bits" in refused("compress", run, tmp_path / "deep.png", "--out", tmp_path / "y.jgc")

@@ -16,9 +16,11 @@ ones. A container does not know how to code them.
 import enum
 import struct
 import zlib
+from collections import Counter
 from typing import NamedTuple
 
 from jimgen.apps.codec.errors import DamagedFile, TooLarge
+from jimgen.files import some_of
 
 MAGIC, VERSION = b"JGC\x1a", 1
 NAMED = 1  # flag
@@ -115,11 +117,17 @@ def require_valid_names(names: tuple[str, ...]) -> None:
     """Raises DamagedFile for names that could leave a folder, are empty or too long, or occur twice."""
     for name in names:
         if name in ("", ".", "..") or any(c in name for c in "/\\\0:"):
-            raise DamagedFile(f"a picture named {name[:100]!r}: not the name of a file")
+            raise DamagedFile(
+                f"a picture named {name[:100]!r}, which is not the name of a file on every system: rename it, or leave "
+                "names out (--no-names)"
+            )
         if len(name.encode(errors="replace")) > _LONGEST_NAME:
             raise DamagedFile(f"a picture named {name[:100]!r}...: more than {_LONGEST_NAME} bytes; rename it")
-    if len({name.casefold() for name in names}) != len(names):
-        raise DamagedFile("two pictures of one name: rename one, or leave names out (--no-names)")
+    counts = Counter(name.casefold() for name in names)
+    if twice := [name for name in names if counts[name.casefold()] > 1]:
+        raise DamagedFile(
+            f"pictures of one name, which has no suffix: {some_of(twice)}. Rename them, or leave names out (--no-names)"
+        )
 
 
 def _check(container: Container) -> None:

@@ -27,7 +27,8 @@ def compress(payload: Payload, pictures: Sequence[np.ndarray], rate: int, names:
     if not pictures:
         raise UserError("no pictures: give at least one")
     if not 0 <= rate < payload.num_rates:
-        raise UserError(f"--rate {rate}: the run has rates 0 (smallest files) to {payload.num_rates - 1}")
+        rates = f"rates 0 (smallest files) to {payload.num_rates - 1}" if payload.num_rates > 1 else "rate 0 alone"
+        raise UserError(f"--rate {rate}: the run has {rates}")
     for picture in pictures:
         if picture.shape[2] != payload.channels or (payload.size and picture.shape[:2] != payload.size):
             wanted = [*(payload.size or ("any height", "any width")), payload.channels]
