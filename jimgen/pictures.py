@@ -23,6 +23,10 @@ MOST_TILES = 1024  # in a sheet that a command writes: more than anyone looks at
 MOST_PIXELS = 80_000_000  # of such a sheet: from 89 million on Pillow warns of a decompression bomb
 
 
+class NotANumber(ValueError):
+    """Images hold NaN."""
+
+
 def to_uint8(images: ArrayLike) -> NDArray[np.uint8]:
     """Converts [-1, 1] to [0, 255], rounded, for files and screens; values outside are clipped.
 
@@ -30,7 +34,8 @@ def to_uint8(images: ArrayLike) -> NDArray[np.uint8]:
         images: any shape, usually [n, h, w, c]; floating point in [-1, 1], or uint8, which is returned unchanged.
     Returns: uint8 in [0, 255], of the same shape.
     Raises:
-        ValueError: pixels are NaN, or integers other than uint8 (their range would be a guess).
+        NotANumber: pixels are NaN.
+        ValueError: pixels are integers other than uint8 (their range would be a guess).
     """
     images = np.asarray(images)
     if images.dtype == np.uint8:
@@ -39,7 +44,7 @@ def to_uint8(images: ArrayLike) -> NDArray[np.uint8]:
         raise ValueError(f"images must be floating point in [-1, 1] or uint8, not {images.dtype}")
     images = images.astype(np.float32)  # also for bfloat16, which numpy cannot round
     if num_nan := int(np.isnan(images).sum()):
-        raise ValueError(f"images hold {num_nan} NaN of {images.size} values: the model that drew them has diverged")
+        raise NotANumber(f"images hold {num_nan} NaN of {images.size} values: the model that drew them has diverged")
     return np.rint(np.clip((images + 1) * 127.5, 0, 255)).astype(np.uint8)
 
 

@@ -36,6 +36,7 @@ CLASSES = 32  # of scales
 LOWEST, CLASS_STEP = -4.0, 0.2  # raw log scale of class 0, and from one class to the next
 LARGEST = 31  # entries are the symbols -31 to 31, and an escape for all others
 NUM_TABLES, NUM_SYMBOLS = FRACTIONS * CLASSES, 2 * LARGEST + 2
+LARGEST_LATENT = 2**15 - 1  # of those that files hold
 MOST_UNITS, MOST_CHANNELS = 512, 320  # of a prior, so that its integers stay below 2^53: apps/codec/integer_prior.py
 _SMALLEST_LOG_SCALE = math.log(0.05)
 _BEST_PSNR = 60.0  # stands for the infinite one of equal images in means
@@ -243,9 +244,11 @@ def _sampler(nets: _Nets, image_shape: tuple[int, int, int], rate: int) -> Calla
             found: Any = net.apply(variables, values, seen, rates, method="steps")
             mean, raw = jnp.split(found[k], 2, axis=-1)
             uniform = noise.uniform(jax.random.fold_in(key, k), jnp.arange(len(rates)), mean.shape[1:])
+            raw = jnp.minimum(raw, LOWEST + CLASS_STEP * (CLASSES - 1))  # as tables have it; else draws may explode
             scale = jnp.exp(soft_lower_bound(raw, _SMALLEST_LOG_SCALE))
             drawn = mean + scale * jax.scipy.special.logit(jnp.clip(uniform, 1e-6, 1 - 1e-6))
-            values = values.at[:, i::2, j::2, channels].set(jnp.round(drawn))
+            drawn = jnp.clip(jnp.round(drawn), -LARGEST_LATENT, LARGEST_LATENT)
+            values = values.at[:, i::2, j::2, channels].set(drawn)
             values = values.at[:, size[0] :].set(0).at[:, :, size[1] :].set(0)  # no latents, only padding
         return values[:, : size[0], : size[1]]
 

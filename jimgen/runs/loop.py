@@ -21,7 +21,7 @@ from jimgen.evaluation.quality import best_so_far, measure_quality
 from jimgen.interrupts import stop_requests
 from jimgen.methods.method import Method
 from jimgen.output import Output
-from jimgen.pictures import save_png
+from jimgen.pictures import NotANumber, save_png
 from jimgen.runs import checkpoint
 from jimgen.runs.config import RunConfig
 from jimgen.runs.folder import BEST, CHECKPOINTS, METRICS_FILE, PROFILE, REAL, SAMPLES
@@ -100,8 +100,11 @@ def train(method: Method, dataset: Dataset, config: RunConfig, folder: Path, out
                 checkpoint.finish(manager)
                 raise Interrupted(stop, step)
             if is_first_process and _is_due(step, config.sample_every or max(1, last // 10), last):
-                path = write_previews(method, dataset, folder / SAMPLES, keys.samples, state)
-                output.print(f"samples: {path}")
+                try:
+                    path = write_previews(method, dataset, folder / SAMPLES, keys.samples, state)
+                    output.print(f"samples: {path}")
+                except NotANumber as error:  # a sampler may diverge where the losses do not
+                    output.print(f"no samples of step {step}: {error}", style="yellow")
             if config.quality_every and _is_due(step, config.quality_every, last):
                 keep_if_best(step, state)
             if method.evaluate and _is_due(step, config.eval_every, last):

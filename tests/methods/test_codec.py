@@ -93,6 +93,14 @@ def test_samples_have_no_latents_in_the_padding_of_odd_grids(monkeypatch):
     assert not fine[:, 3].any() and not fine[:, :, 3].any()
 
 
+def test_samples_are_finite_where_the_prior_is_wild(tiny, state):
+    """Scales and latents have the bounds that they have in files; each step would be fed with larger latents else."""
+    wild = jax.tree.map(lambda x: 1e3 * (x + 1), eval_variables(state)["prior_fine"])
+    sample = jax.jit(tiny.method.sample)
+    images = sample({**eval_variables(state), "prior_fine": wild}, jax.random.key(0), jnp.zeros(4, jnp.int32))
+    assert np.isfinite(images).all()
+
+
 @pytest.mark.parametrize("sigmas", [(), (0.1, 0.2), (0.2, 0.2), (0.2, 0.0), (0.2, float("nan"))])
 def test_sigmas_must_fall(sigmas):
     with pytest.raises(ValueError, match="--sigmas"):

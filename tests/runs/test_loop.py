@@ -207,6 +207,14 @@ def test_a_loss_that_stays_nan_ends_the_run(tmp_path):
         train(poisoned(after=0), tmp_path / "at once", max_skipped=3)
 
 
+def test_samples_that_are_nan_do_not_end_a_run_whose_losses_are_finite(tmp_path):
+    said, method = io.StringIO(), tiny_vae()
+    lost = method._replace(sample=lambda variables, key, labels: jnp.full((len(labels), *SHAPE), jnp.nan))
+    state = train(lost, tmp_path, Output(said), steps=3, sample_every=2)
+    assert int(state.step) == 3 and saved_steps(tmp_path) == [3]
+    assert "no samples of step 2: images hold" in said.getvalue()
+
+
 def test_a_learning_rate_beyond_all_bounds_ends_the_run(tmp_path):
     """The nets overflow after one huge step, and the message says which phase."""
     huge = tiny_vae(likelihood=gaussian(0.1))

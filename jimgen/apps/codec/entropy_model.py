@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jimgen.apps.codec.errors import DamagedFile, UnusableModel
-from jimgen.apps.codec.integer_prior import LARGEST_LATENT, IntegerPrior, integer_prior, seen, tables_and_means
+from jimgen.apps.codec.integer_prior import IntegerPrior, integer_prior, seen, tables_and_means
 from jimgen.apps.codec.range_coder import Reader, Tables, Writer
-from jimgen.methods.codec import PRIORS
+from jimgen.methods.codec import LARGEST_LATENT, PRIORS
 from jimgen.nets.codec import NUM_STEPS, PATCH, PHASES, Channels, Latents, of_step
 
 Size = tuple[int, int]

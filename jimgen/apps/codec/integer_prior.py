@@ -10,10 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jimgen.apps.codec.errors import UnusableModel
-from jimgen.methods.codec import CLASS_STEP, CLASSES, FRACTIONS, LOWEST, MOST_CHANNELS, MOST_UNITS
+from jimgen.methods.codec import (
+    CLASS_STEP,
+    CLASSES,
+    FRACTIONS,
+    LARGEST_LATENT,
+    LOWEST,
+    MOST_CHANNELS,
+    MOST_UNITS,
+)
 from jimgen.nets.codec import PHASES, is_known
 
-LARGEST_LATENT = 2**15 - 1
 _WEIGHT_BITS = 12  # of the fraction of weights
 _UNIT_BITS = 10  # of the fraction of hidden units
 # Sums stay below 2^53: 25 channels 2^11 2^18 2^10 for a window, 9 units 2^22 2^18 for the rest.

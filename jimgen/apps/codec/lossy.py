@@ -15,10 +15,9 @@ from jimgen.apps.codec import entropy_model as entropy
 from jimgen.apps.codec.container import Block, Kind
 from jimgen.apps.codec.errors import DamagedFile, OtherModel
 from jimgen.apps.codec.identity import identity
-from jimgen.apps.codec.integer_prior import LARGEST_LATENT
 from jimgen.apps.codec.payload import Payload
 from jimgen.data.batches import scale_images
-from jimgen.methods.codec import Codec
+from jimgen.methods.codec import LARGEST_LATENT, Codec
 from jimgen.nets.codec import PATCH, Latents
 from jimgen.train_step import Variables
 

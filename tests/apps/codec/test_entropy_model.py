@@ -7,8 +7,8 @@ from codec_models import CHANNELS, HIDDEN, NUM_RATES, codec_variables
 
 from jimgen.apps.codec import entropy_model as entropy
 from jimgen.apps.codec.errors import DamagedFile, UnusableModel
-from jimgen.apps.codec.integer_prior import LARGEST_LATENT, integer_prior, seen, tables_and_means
-from jimgen.methods.codec import FRACTIONS, LARGEST, NUM_SYMBOLS, logistic_tables, table_and_symbol
+from jimgen.apps.codec.integer_prior import integer_prior, seen, tables_and_means
+from jimgen.methods.codec import FRACTIONS, LARGEST, LARGEST_LATENT, NUM_SYMBOLS, logistic_tables, table_and_symbol
 from jimgen.nets.codec import NUM_STEPS, Latents, Prior, even
 
 pytest.importorskip("constriction")
