@@ -47,7 +47,7 @@ class Args:
     plot: Path | None = None
     """path of a picture of the curves"""
     pictures: Path | None = None
-    """path of a picture of the first pictures, decoded from files of about the size of the run's rate 2"""
+    """path of a picture of some pictures, decoded from files of about the size of the run's rate 2"""
 
 
 class Point(NamedTuple):
@@ -57,7 +57,7 @@ class Point(NamedTuple):
     bytes: float  # a picture
     psnr: float  # mean over pictures
     pooled_psnr: float  # of the mean squared error
-    shown: np.ndarray  # the first pictures, decoded: uint8 or float [SHOWN, h, w, c] in [0, 255]
+    shown: np.ndarray  # `spread` of the decoded pictures: uint8 or float [SHOWN, h, w, c] in [0, 255]
 
 
 def point(setting: str, num_bytes: float, pictures: np.ndarray, decoded: np.ndarray) -> Point:
@@ -65,7 +65,7 @@ def point(setting: str, num_bytes: float, pictures: np.ndarray, decoded: np.ndar
     error = np.square(pictures.astype(np.float64) - decoded).mean((1, 2, 3))
     each = np.minimum(10 * np.log10(255**2 / np.maximum(error, 1e-9)), BEST_PSNR)
     pooled = 10 * math.log10(255**2 / max(error.mean(), 1e-9))
-    return Point(setting, num_bytes / len(pictures), each.mean(), pooled, decoded[:SHOWN])
+    return Point(setting, num_bytes / len(pictures), each.mean(), pooled, spread(decoded))
 
 
 def of_image_format(name: str, pictures: np.ndarray) -> list[Point]:
@@ -137,7 +137,12 @@ def main(args: Args) -> None:
     if args.plot:
         draw(curves, args.plot)
     if args.pictures:
-        show(pictures[:SHOWN], curves, args.pictures)
+        show(spread(pictures), curves, args.pictures)
+
+
+def spread(pictures: np.ndarray) -> np.ndarray:
+    """Some of the pictures, evenly from the first to the last, as a split may be in order of its classes."""
+    return pictures[np.linspace(0, len(pictures) - 1, SHOWN).astype(int)]
 
 
 def draw(curves: dict[str, list[Point]], path: Path) -> None:
