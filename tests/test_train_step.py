@@ -54,9 +54,9 @@ def adaptive():
 
 
 MODES = {
-    "gan": [("pmap", 8), ("sharded", 4)],
+    "gan": [("pmap", 8), ("pmap", 4), ("sharded", 8), ("sharded", 4)],
     "gan_health": [("pmap", 4), ("sharded", 4)],
-    "vae": [("pmap", 4), ("sharded", 8)],
+    "vae": [("pmap", 8), ("sharded", 4)],
 }
 
 

@@ -49,7 +49,7 @@ def likelihood(
     if num:
         require_positive(num=num)
     path = output_file(out or run / ("likelihood.json" if split == "test" else f"likelihood_{split}.json"), ".json")
-    partial = path.with_suffix(".partial.json")
+    unfinished = path.with_suffix(".partial.json")
     with start_jax():
         loaded = load_run(run, best)
         sampler = loaded.method.importance
@@ -66,15 +66,15 @@ def likelihood(
             named = named_bounds(bounds, sampler.data, samples, loaded.conditional, loaded.spec.shape)
             means = {name: mean for name, (mean, _) in named.items()}
             errors = {name: error for name, (_, error) in named.items()}
-            asked = {"samples": samples, "num": done, "seed": seed, "split": split, "best": best}
-            asked |= {"data": dataset.spec.name}
+            subject = {"split": split, "best": best, "data": dataset.spec.name}
+            asked = {"samples": samples, "num": done, "seed": seed, **subject}
             progress = {"step": int(loaded.state.step), "seconds": round(seconds, 1)}
             result = {"metrics": means, "standard_errors": errors, **asked, **progress}
             written = json.dumps(result, indent=2).replace("NaN", "null")
-            write_atomically(path if done == num else partial, written)
+            write_atomically(path if done == num else unfinished, written)
             print(f"{done} of {num} images, {seconds:.0f} s", file=sys.stderr)
             if done == num:
-                partial.unlink(missing_ok=True)
+                unfinished.unlink(missing_ok=True)
                 for name, (mean, error) in named.items():
                     print(f"{name} {mean:.4f} ± {error:.2g}")
                 print(path)

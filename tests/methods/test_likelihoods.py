@@ -32,7 +32,9 @@ def test_the_nll_is_that_of_probabilities_that_sum_to_one(name):
     for turn in range(turns.max() + 1):
         hidden = jnp.where(turns[None, :, :, None] >= turn, -1.0, x)
         now = np.flatnonzero(np.repeat(turns.ravel(), SHAPE[3]) == turn)[::-1]
-        np.testing.assert_allclose(log_probs(output, hidden, now), log_p[:, now], rtol=1e-6, atol=1e-6)
+        found = np.asarray(log_probs(output, hidden, now))
+        np.testing.assert_array_equal(found, log_probs(output, x, now))
+        np.testing.assert_allclose(found, log_p[:, now], rtol=1e-6, atol=1e-6)
 
 
 def test_the_expectation_with_neighbours_goes_from_pixel_to_pixel():

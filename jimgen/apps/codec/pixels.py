@@ -17,7 +17,7 @@ from jimgen.methods.autoregressive import Autoregressive
 from jimgen.train_step import Variables
 
 
-class PixelCoder(NamedTuple):
+class Coder(NamedTuple):
     """What encoder and decoder share."""
 
     model: Autoregressive
@@ -26,16 +26,18 @@ class PixelCoder(NamedTuple):
     # compiled: (variables, decoding, levels int32 [n, places], place, labels) -> float32 [n, levels], decoding
 
 
-def make_coder(model: Autoregressive, variables: Variables) -> PixelCoder:
+def make_coder(model: Autoregressive, variables: Variables) -> Coder:
+    """A coder for any number of images; one program serves equal numbers of them."""
+
     @jax.jit
     def probabilities(variables: Variables, decoding: Any, levels: Array, i: Array, labels: Array) -> tuple[Array, Any]:
         logits, decoding = model.decode(variables, decoding, levels, i, labels)
         return jax.nn.softmax(logits), decoding
 
-    return PixelCoder(model, variables, probabilities)
+    return Coder(model, variables, probabilities)
 
 
-def encode(coder: PixelCoder, images: Array, labels: Array) -> np.ndarray:
+def encode(coder: Coder, images: Array, labels: Array) -> np.ndarray:
     """Images float32 [n, h, w, c] in [-1, 1] with labels int32 [n] -> the code of all images, uint32 [words]."""
     levels = np.asarray(coder.model.to_levels(images))
     stream, family = constriction().stream.queue.RangeEncoder(), _family()
@@ -46,7 +48,7 @@ def encode(coder: PixelCoder, images: Array, labels: Array) -> np.ndarray:
     return stream.get_compressed().astype("<u4")
 
 
-def decode(coder: PixelCoder, code: bytes, labels: Array, num_places: int) -> Array:
+def decode(coder: Coder, code: bytes, labels: Array, num_places: int) -> Array:
     """The images float32 [n, h, w, c] of a code, for labels int32 [n].
 
     Raises:
@@ -60,9 +62,7 @@ def decode(coder: PixelCoder, code: bytes, labels: Array, num_places: int) -> Ar
     return coder.model.to_images(jnp.asarray(levels))
 
 
-def _probabilities(
-    coder: PixelCoder, decoding: Any, levels: np.ndarray, i: int, labels: Array
-) -> tuple[np.ndarray, Any]:
+def _probabilities(coder: Coder, decoding: Any, levels: np.ndarray, i: int, labels: Array) -> tuple[np.ndarray, Any]:
     place = jnp.asarray(i, jnp.int32)
     p, decoding = coder.probabilities(coder.variables, decoding, jnp.asarray(levels), place, labels)
     return np.asarray(p), decoding
