@@ -14,8 +14,8 @@ On an accelerator, 64 pixels, colour:
 
 Results on binarised Fashion-MNIST, seed 0, two CPU cores (AMD EPYC, 2026-11-23): the dense net (second command) reaches
 a test -ELBO of 234.1 nats (reconstruction 218.2, KL 15.9) in 263 s, on a machine that also had other work; the
-convolutional one (third command) 233.8 nats (214.8, 18.9) in 249 s. The fourth command has not run yet. The three priors
-are compared in docs/results.md.
+convolutional one (third command) 233.8 nats (214.8, 18.9) in 249 s. The fourth command has not run yet. "Priors of the
+VAE" in docs/results.md compares the priors.
 """
 
 from jimgen.experiment import (  # first, so that Ctrl-C works while JAX loads
